@@ -1,0 +1,28 @@
+"""depthkit: from a monocular-depth network in PyTorch to a realtime engine, with proof that nothing was lost."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import DepthkitError
+    from .runtime.load import load
+    from .runtime.session import Session
+    from .spec import ModelSpec
+
+__version__ = "0.1.0"
+__all__ = ["DepthkitError", "ModelSpec", "Session", "__version__", "load"]
+
+_HOME = {"DepthkitError": ".errors", "ModelSpec": ".spec", "Session": ".runtime.session", "load": ".runtime.load"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562), so that `import depthkit` stays cheap."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,72 @@
+"""The command line: a click group that imports a command only when it is used, and the one place that exits.
+
+Exit codes: 0 what was asked for is true; 2 the request cannot be met; 3 a gate failed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+import click
+
+from . import __version__
+from .errors import DepthkitError
+
+__all__ = ["COMMANDS", "cli", "main"]
+
+COMMANDS: Final = ("train", "evaluate", "export", "bench", "predict", "doctor", "demo")
+
+
+class _LazyGroup(click.Group):
+    """Finds command `x` as the function of that name in `commands/x.py`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f".commands.{cmd_name}", __package__), cmd_name)
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="depthkit")
+def cli() -> None:
+    """Train a monocular-depth network, turn it into a realtime engine, and prove that nothing was lost.
+
+    \b
+    The main line, on NYU Depth v2:
+      depthkit train --data nyu --size 96x128     both networks -> runs/compact, runs/unet
+      depthkit export --fp16                      runs/* -> ONNX, checked -> engine
+      depthkit bench --data nyu                   latency, parity, accuracy; exit 3 if a gate fails
+
+    Nothing at hand? `depthkit demo` does all of it on built-in scenes.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; a known error becomes one line on stderr, without a traceback."""
+    try:
+        code = cli.main(args=None if arguments is None else list(arguments), prog_name="depthkit", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except DepthkitError as error:
+        click.secho("depthkit: ", fg="red", bold=True, nl=False, err=True)
+        click.echo(str(error), err=True)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("depthkit: interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        return 141  # whoever read our output went away, as `depthkit … | head` does
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,69 @@
+"""Files: atomic writing, hashes and folders, so that nothing half-written ever stands under a goal's name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import OutputError
+
+__all__ = ["atomic_write", "make_folder", "sha256", "write_text"]
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; rename it to `path` when the block ends well, else remove it.
+
+    The temporary name ends in the goal's full name, because several writers choose the format by the suffix.
+
+    Raises:
+        OutputError: the folder cannot be made, or the operating system refused the write (read-only, disk full).
+
+    >>> import tempfile
+    >>> goal = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with atomic_write(goal) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> goal.read_text(), len(list(goal.parent.iterdir()))
+    ('whole', 1)
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _refused(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all. Raises OutputError."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def make_folder(path: Path) -> Path:
+    """Make `path` and its parents where they are missing, and return it. Raises OutputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(path, error) from error
+    return path
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _refused(path: Path, error: OSError) -> OutputError:
+    reason = error.strerror or str(error)
+    return OutputError(f"cannot write {path}: {reason}; choose a writable folder with enough free space")

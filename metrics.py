@@ -1,0 +1,209 @@
+"""Depth metrics in NumPy: errors in metres after Eigen et al., and the paper's MSE and SSIM on depth / 10 m.
+
+Nothing here aligns a prediction to the truth: depth is metric. A prediction that is not finite makes every figure
+of its picture NaN; it is never skipped or replaced.
+
+Sources: AbsRel, RMSE, log10 and the threshold accuracies: Eigen, Puhrsch, Fergus, "Depth Map Prediction from a
+Single Image using a Multi-Scale Deep Network", NIPS 2014, section 4; log10: Saxena, Sun, Ng, "Make3D", PAMI 2009. SSIM: Wang, Bovik, Sheikh,
+Simoncelli, IEEE TIP 2004, with their Gaussian window (11 pixels, sigma 1.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Final
+
+import numpy as np
+from skimage.metrics import structural_similarity
+
+__all__ = [
+    "DEPTH_SCALE",
+    "EIGEN_CROP",
+    "VALID_DEPTH",
+    "DepthScores",
+    "PixelSums",
+    "Scores",
+    "aggregate",
+    "pixel_sums",
+    "scaled_mse",
+    "scaled_ssim",
+    "score_frame",
+    "valid_pixels",
+]
+
+DEPTH_SCALE: Final = 10.0
+"""Metres that the paper maps to 1 before it takes MSE and SSIM."""
+
+VALID_DEPTH: Final = (1e-3, 10.0)
+"""Metres between which a true depth counts."""
+
+EIGEN_CROP: Final = (slice(45, 471), slice(41, 601))
+"""Rows and columns of a 480x640 NYU frame that are evaluated."""
+
+_SSIM_BORDER: Final = 5  # half of the 11-pixel window: nearer to the edge the window would leave the picture
+
+
+@dataclass(frozen=True)
+class PixelSums:
+    """Sums over the valid pixels of one or more pictures; two of them add up."""
+
+    count: int
+    abs_rel: float
+    squared: float
+    log10: float
+    delta1: float
+    delta2: float
+    delta3: float
+
+    def __add__(self, other: PixelSums) -> PixelSums:
+        return PixelSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def scores(self) -> Scores:
+        """The means; all NaN when no pixel was valid."""
+        if self.count == 0:
+            return Scores(*[float("nan")] * 6)
+        n = self.count
+        return Scores(
+            self.abs_rel / n, (self.squared / n) ** 0.5, self.log10 / n, self.delta1 / n, self.delta2 / n, self.delta3 / n
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """AbsRel, RMSE (metres), mean |log10 error|, and the shares of pixels within a factor of 1.25, 1.25^2, 1.25^3."""
+
+    abs_rel: float
+    rmse: float
+    log10: float
+    delta1: float
+    delta2: float
+    delta3: float
+
+
+@dataclass(frozen=True)
+class DepthScores:
+    """What `aggregate` says of a set of pictures.
+
+    Attributes:
+        mse, ssim: the paper's, on depth / 10 m over the whole frame, averaged over pictures.
+        pooled: every valid pixel of every picture counts the same.
+        per_image: every picture counts the same.
+        frames: pictures that had at least one valid pixel.
+    """
+
+    mse: float
+    ssim: float
+    pooled: Scores
+    per_image: Scores
+    frames: int
+
+
+def valid_pixels(truth: np.ndarray, crop: tuple[slice, slice] | None = None) -> np.ndarray:
+    """Which pixels of an H x W depth map in metres count: measured, within range, and inside `crop` if there is one."""
+    low, high = VALID_DEPTH
+    valid = np.isfinite(truth) & (truth > low) & (truth <= high)
+    if crop is not None:
+        inside = np.zeros_like(valid)
+        inside[crop] = True
+        valid &= inside
+    return valid
+
+
+def pixel_sums(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> PixelSums:
+    """Error sums of one picture: H x W depths in metres, H x W bool.
+
+    A prediction of zero or less has no logarithm and no ratio: its log10 term is infinite and it is within no factor.
+
+    >>> truth = np.full((2, 2), 2.0); all_valid = np.ones((2, 2), bool)
+    >>> pixel_sums(truth * 1.2, truth, all_valid).scores().delta1
+    1.0
+    >>> round(pixel_sums(truth * 1.3, truth, all_valid).scores().abs_rel, 3)
+    0.3
+    """
+    p, t = prediction[valid].astype(np.float64), truth[valid].astype(np.float64)
+    if not np.isfinite(p).all():
+        return PixelSums(p.size, *[float("nan")] * 6)
+    difference = p - t
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_error = np.where(p > 0, np.abs(np.log10(p) - np.log10(t)), np.inf)
+        factor = np.where(p > 0, np.maximum(p / t, t / p), np.inf)
+    return PixelSums(
+        count=p.size,
+        abs_rel=float((np.abs(difference) / t).sum()),
+        squared=float((difference**2).sum()),
+        log10=float(log_error.sum()),
+        delta1=float((factor < 1.25).sum()),
+        delta2=float((factor < 1.25**2).sum()),
+        delta3=float((factor < 1.25**3).sum()),
+    )
+
+
+def scaled_mse(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> float:
+    """The paper's MSE of one picture: mean squared difference of depth / 10 m over the valid pixels (no unit)."""
+    if not valid.any():
+        return float("nan")
+    return float(np.mean(((prediction[valid] - truth[valid]) / DEPTH_SCALE) ** 2, dtype=np.float64))
+
+
+def scaled_ssim(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> float:
+    """The paper's SSIM of one picture on depth / 10 m (data range 1), averaged over the valid pixels.
+
+    Where the truth is not measured the prediction stands in for it, so that a hole adds no error to its neighbours.
+    Pixels nearer than 5 to the edge have no whole window and do not count, as in Wang et al.'s own code.
+    """
+    if not np.isfinite(prediction).all():
+        return float("nan")
+    inner = np.zeros_like(valid)
+    inner[_SSIM_BORDER:-_SSIM_BORDER, _SSIM_BORDER:-_SSIM_BORDER] = True
+    inner &= valid
+    if not inner.any():
+        return float("nan")
+    p = (prediction / DEPTH_SCALE).astype(np.float32)
+    t = np.where(valid, truth / DEPTH_SCALE, p).astype(np.float32)
+    _, similarity = structural_similarity(
+        t, p, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+    )
+    return float(np.mean(similarity[inner], dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class FrameScore:
+    """One picture's part of a `DepthScores`."""
+
+    sums: PixelSums
+    mse: float
+    ssim: float
+
+
+def score_frame(prediction: np.ndarray, truth: np.ndarray, crop: tuple[slice, slice] | None = None) -> FrameScore:
+    """Score one H x W prediction against the truth, both in metres and of one shape; truth 0 means not measured.
+
+    MSE and SSIM take the whole frame (the paper names no crop); the other metrics take `crop`.
+    """
+    whole = valid_pixels(truth)
+    return FrameScore(
+        pixel_sums(prediction, truth, valid_pixels(truth, crop)),
+        scaled_mse(prediction, truth, whole),
+        scaled_ssim(prediction, truth, whole),
+    )
+
+
+def aggregate(frames: Iterable[FrameScore]) -> DepthScores:
+    """Pooled and per-image means over pictures; those without a valid pixel are left out. All NaN when none is left."""
+    kept = [frame for frame in frames if frame.sums.count]
+    if not kept:
+        nothing = Scores(*[float("nan")] * 6)
+        return DepthScores(float("nan"), float("nan"), nothing, nothing, 0)
+    total = kept[0].sums
+    for frame in kept[1:]:
+        total = total + frame.sums
+    rows = [frame.sums.scores() for frame in kept]
+    per_image = Scores(*(float(np.mean([getattr(row, f.name) for row in rows])) for f in fields(Scores)))
+    return DepthScores(
+        mse=float(np.mean([frame.mse for frame in kept])),
+        ssim=float(np.mean([frame.ssim for frame in kept])),
+        pooled=total.scores(),
+        per_image=per_image,
+        frames=len(kept),
+    )

@@ -1,0 +1,151 @@
+"""The run bundle: a folder that holds a trained network and how it came to be.
+
+    model.safetensors   weights
+    model.json          ModelSpec and how it was trained
+    frames.npz          8 validation frames and their depth at the camera's size, so that export needs no data set
+    metrics.csv         a line an epoch
+    curve.png           the same as a picture
+    samples.png         picture, truth, prediction, error
+    last.ckpt           to resume
+"""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from ..errors import BundleError, SpecError
+from ..files import atomic_write, sha256, write_text
+from ..spec import STRICT, ModelSpec, from_json, to_json
+from .module import EpochRecord
+from .networks import DepthNetwork, build_network
+
+__all__ = ["CHECKPOINT", "Bundle", "Frames", "TrainingRecord", "read_bundle", "write_bundle", "write_history"]
+
+WEIGHTS: Final = "model.safetensors"
+MODEL: Final = "model.json"
+FRAMES: Final = "frames.npz"
+CHECKPOINT: Final = "last.ckpt"
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainingRecord:
+    """How a bundle's weights came to be; with the same machine and versions it makes them again."""
+
+    data: str
+    split: str
+    samples: int
+    size: tuple[int, int]
+    preset: str
+    epochs: int
+    steps: int
+    batch: int
+    learning_rate: float
+    seed: int
+    precision: str
+    devices: int
+    seconds: float
+    versions: dict[str, str]
+    finished: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class BundleDocument:
+    """`model.json`."""
+
+    model: ModelSpec
+    training: TrainingRecord
+    weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    schema_version: Literal[1] = 1
+
+
+class Frames:
+    """Frames with their depth: `images` N x H x W x 3 uint8, `depths` N x H x W float32 metres, 0 where not measured."""
+
+    def __init__(self, images: np.ndarray, depths: np.ndarray) -> None:
+        self.images = images
+        self.depths = depths
+
+
+class Bundle:
+    """A bundle that was read: the network with its weights, in evaluation mode, and the documents."""
+
+    def __init__(self, folder: Path, network: DepthNetwork, document: BundleDocument, frames: Frames) -> None:
+        self.folder = folder
+        self.network = network
+        self.spec = document.model
+        self.training = document.training
+        self.weights_sha256 = document.weights_sha256
+        self.frames = frames
+
+
+def write_bundle(
+    folder: Path,
+    network: DepthNetwork,
+    spec: ModelSpec,
+    training: TrainingRecord,
+    frames: Frames,
+) -> None:
+    """Write weights, documents and frames; `model.json` comes last and makes the folder a bundle. Raises OutputError."""
+    weights = folder / WEIGHTS
+    with atomic_write(folder / FRAMES) as path:
+        np.savez_compressed(path, images=frames.images, depths=frames.depths)
+    with atomic_write(weights) as path:
+        path.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}))
+    write_text(folder / MODEL, to_json(BundleDocument(spec, training, sha256(weights))))
+
+
+def write_history(folder: Path, history: Sequence[EpochRecord]) -> None:
+    """Write `metrics.csv`. Raises OutputError."""
+    with atomic_write(folder / "metrics.csv") as path, path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, [f.name for f in fields(EpochRecord)])
+        writer.writeheader()
+        writer.writerows(asdict(record) for record in history)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read a run folder.
+
+    Raises:
+        BundleError: no such folder, no weights, weights that are not those of `model.json`.
+        SpecError: `model.json` of another schema version, or with keys that are unknown or missing.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"there is no run folder {folder}; make one with `depthkit train --out {folder.parent}`")
+    missing = [name for name in (MODEL, WEIGHTS, FRAMES) if not (folder / name).is_file()]
+    if missing:
+        resumable = (folder / CHECKPOINT).is_file()
+        remedy = "finish it with `depthkit train --resume`" if resumable else "train it with `depthkit train`"
+        raise BundleError(f"{folder} is no finished run, it lacks {', '.join(missing)}; {remedy}")
+    document = from_json(BundleDocument, (folder / MODEL).read_text(encoding="utf-8"), source=str(folder / MODEL))
+    if sha256(folder / WEIGHTS) != document.weights_sha256:
+        raise BundleError(f"{folder / WEIGHTS} is not the file that {MODEL} was written for; train again or restore both")
+    network = build_network(document.model.network).eval()
+    _load_weights(network, folder / WEIGHTS)
+    return Bundle(folder, network, document, _read_frames(folder / FRAMES))
+
+
+def _load_weights(network: DepthNetwork, path: Path) -> None:
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise BundleError(f"{path} does not hold this network's weights ({error}); train again") from error
+
+
+def _read_frames(path: Path) -> Frames:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays: dict[str, Any] = dict(content)
+        return Frames(arrays["images"], arrays["depths"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise SpecError(f"{path} does not hold the run's frames ({error}); train again") from error

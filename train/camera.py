@@ -1,0 +1,43 @@
+"""The network between a camera's bytes and metres: what is exported, and what torch is judged by."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..spec import ModelSpec
+
+__all__ = ["CameraReady"]
+
+
+class CameraReady(nn.Module):
+    """uint8 N x H x W x 3 in, float32 N x H x W metres out, computing in the network's own precision in between.
+
+    The pixels are cast before their layout changes, because TensorRT's parser refuses to transpose uint8. The range is
+    applied in FP32: half precision has steps of 8 mm at 10 m.
+
+    Args:
+        network: maps normalised N x 3 x H x W to N x 1 x H x W, a share of the depth range's upper end.
+        spec: preprocessing and depth range.
+        dtype: what the network computes in.
+    """
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.network = network.to(dtype)
+        self.low, self.high = spec.depth_range
+        self.dtype = dtype
+        # (x / 255 - mean) / std as one multiplication and one addition.
+        std = torch.tensor(spec.preprocessing.std)
+        mean = torch.tensor(spec.preprocessing.mean)
+        self.register_buffer("gain", (1 / (255 * std)).view(1, 3, 1, 1).to(dtype), persistent=False)
+        self.register_buffer("offset", (-mean / std).view(1, 3, 1, 1).to(dtype), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Depth in metres of camera frames."""
+        pixels = image.to(self.dtype).permute(0, 3, 1, 2)
+        share = self.network(pixels * self.gain + self.offset)
+        metres = share.squeeze(1).float() * self.high
+        return cast(Tensor, metres.clamp(self.low, self.high))

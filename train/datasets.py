@@ -1,0 +1,372 @@
+"""Data sets of pictures with depth: one interface, four sources.
+
+This module needs NumPy and Pillow only, so that an engine can be judged on real frames where torch is not installed;
+the built-in scenes, which are rendered by torch, import it when they are opened.
+
+| source     | recognised by                  | splits                                                            |
+|------------|--------------------------------|-------------------------------------------------------------------|
+| `scenes`   | the word `scenes`              | disjoint seeds                                                    |
+| `nyu`      | `data/nyu2_test.csv` in folder | test csv; `nyu2_val.csv`, or every tenth scene of the train csv   |
+| `nyu-mat`  | a file `*.mat`                 | the official 795 / 654; every tenth training scene is validation  |
+| `pairs`    | `images/` beside `depth/`      | their sub-folders `train`, `val`, `test`                          |
+"""
+
+from __future__ import annotations
+
+import csv
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import DataError
+from ..metrics import DEPTH_SCALE, EIGEN_CROP
+
+__all__ = ["RGBD", "NyuCsv", "NyuMat", "Pairs", "RGBDDataset", "Scenes", "Split", "open_dataset", "read_image"]
+
+Split = Literal["train", "val", "test"]
+Crop = tuple[slice, slice]
+
+_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+_SHOWN = 10  # faults that an error lists before it only counts the rest
+
+
+class RGBD(NamedTuple):
+    """A picture and its depth.
+
+    Attributes:
+        image: H x W x 3, uint8, RGB.
+        depth: H x W, float32, metres along the optical axis; 0 where it was not measured.
+        index: where it stands in its data set, for `RGBDDataset.source`.
+    """
+
+    image: np.ndarray
+    depth: np.ndarray
+    index: int
+
+
+class RGBDDataset(ABC):
+    """A sequence of `RGBD`, indexable by 0 .. len - 1; works as a torch map-style data set.
+
+    Attributes:
+        name: which source this is.
+        crop: rows and columns of a native frame that are evaluated; None: all.
+        size: height and width that samples are resized to; None: as they are stored.
+    """
+
+    name: str
+    crop: Crop | None = None
+
+    def __init__(self, size: tuple[int, int] | None = None) -> None:
+        self.size = size
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def source(self, index: int) -> str:
+        """Where sample `index` comes from, in words that lead a person to it."""
+
+    @abstractmethod
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The stored picture and depth of one sample. Raises DataError."""
+
+    def __getitem__(self, index: int) -> RGBD:
+        """One sample, resized: the picture with antialiasing, the depth by nearest neighbour. Raises DataError."""
+        image, depth = self._read(index)
+        if self.size is not None and self.size != image.shape[:2]:
+            goal = (self.size[1], self.size[0])
+            image = np.array(Image.fromarray(image).resize(goal, Image.Resampling.BILINEAR))
+            depth = np.array(Image.fromarray(depth).resize(goal, Image.Resampling.NEAREST))
+        return RGBD(image, depth, index)
+
+
+def open_dataset(
+    source: str | Path, split: Split, *, size: tuple[int, int] | None = None, depth_units: float = 1000.0
+) -> RGBDDataset:
+    """Open `source` (see the table above).
+
+    Args:
+        source: the word `scenes`, or a path.
+        split: train, val or test.
+        size: height and width to resize to; None leaves pictures as they are (scenes: 240x320).
+        depth_units: units per metre in the 16-bit PNG of a `pairs` folder.
+
+    Raises:
+        DataError: no such path, no known layout, missing files (all named), empty split.
+    """
+    if str(source) == "scenes":
+        return Scenes(split, size=size)
+    path = Path(source)
+    if not path.exists():
+        raise DataError(f"there is no data at {path}; give a folder, a .mat file, or the word `scenes`")
+    if path.suffix == ".mat":
+        return NyuMat(path, split, size=size)
+    if (path / "data" / "nyu2_test.csv").is_file():
+        return NyuCsv(path, split, size=size)
+    if (path / "images").is_dir() and (path / "depth").is_dir():
+        return Pairs(path, split, size=size, depth_units=depth_units)
+    raise DataError(
+        f"{path} has none of the known layouts: data/nyu2_train.csv and data/nyu2_test.csv (nyu), images/ beside "
+        "depth/ (pairs), or a file nyu_depth_v2_labeled.mat"
+    )
+
+
+class _FilePairs(RGBDDataset):
+    """Pictures and depth maps in files, checked when the set is opened: all exist, and sizes agree."""
+
+    def __init__(self, pairs: Sequence[tuple[Path, Path]], origin: str, size: tuple[int, int] | None) -> None:
+        super().__init__(size)
+        if not pairs:
+            raise DataError(f"{origin} holds no pair of picture and depth map")
+        self._pairs = list(pairs)
+        missing = [str(path) for pair in pairs for path in pair if not path.is_file()]
+        _raise_all(missing, f"{origin}: {len(missing)} files are missing")
+        faults = [fault for pair in pairs if (fault := _size_fault(*pair))]
+        _raise_all(faults, f"{origin}: {len(faults)} pairs do not fit")
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def source(self, index: int) -> str:
+        return str(self._pairs[index][0])
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image_path, depth_path = self._pairs[index]
+        return read_image(image_path), self._metres(_read_depth(depth_path))
+
+    def _metres(self, stored: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class NyuCsv(_FilePairs):
+    """NYU Depth v2 in DenseDepth's layout: csv rows of picture, depth.
+
+    16-bit depth is millimetres. 8-bit depth v stands for the bin from v to v + 1 of 255 that span 10 m, and is read at the
+    bin's middle, (v + 0.5) / 255 * 10 m (DenseDepth itself reads the lower edge, on average half a bin, 20 mm, short).
+    """
+
+    name = "nyu"
+    crop = EIGEN_CROP
+
+    def __init__(self, root: Path, split: Split, *, size: tuple[int, int] | None = None) -> None:
+        rows = _nyu_rows(root / "data", split)
+        super().__init__([(root / a, root / b) for a, b in rows], f"{root} ({split})", size)
+
+    def _metres(self, stored: np.ndarray) -> np.ndarray:
+        if stored.dtype == np.uint8:
+            metres = (stored.astype(np.float32) + 0.5) * (DEPTH_SCALE / 255)
+        else:
+            metres = stored.astype(np.float32) / 1000
+        return np.where(stored > 0, metres, 0).astype(np.float32)
+
+
+class Pairs(_FilePairs):
+    """`images/<split>/x.*` beside `depth/<split>/x.png`, 16 bit, `depth_units` per metre, 0 where not measured."""
+
+    name = "pairs"
+
+    def __init__(
+        self, root: Path, split: Split, *, size: tuple[int, int] | None = None, depth_units: float = 1000.0
+    ) -> None:
+        images, depths = root / "images" / split, root / "depth" / split
+        for folder in (images, depths):
+            if not folder.is_dir():
+                raise DataError(f"{folder} is missing; a `pairs` data set needs it for the {split} split")
+        self._units = depth_units
+        found = sorted(path for path in images.iterdir() if path.suffix.lower() in _SUFFIXES)
+        super().__init__([(path, depths / f"{path.stem}.png") for path in found], str(images), size)
+
+    def _metres(self, stored: np.ndarray) -> np.ndarray:
+        return (stored / self._units).astype(np.float32)
+
+
+class NyuMat(RGBDDataset):
+    """The official `nyu_depth_v2_labeled.mat` (MATLAB 7.3, read with h5py), with the official split."""
+
+    name = "nyu-mat"
+    crop = EIGEN_CROP
+    _FRAMES = 1449
+
+    def __init__(self, path: Path, split: Split, *, size: tuple[int, int] | None = None) -> None:
+        super().__init__(size)
+        self._path = path
+        self._file: Any = None
+        test = set(official_test_frames())
+        if split == "test":
+            self._frames = sorted(test)
+            self._open()
+        else:
+            train = [frame for frame in range(self._FRAMES) if frame not in test]
+            held_out = _hold_out([self._scene(frame) for frame in train])
+            self._frames = [frame for frame, held in zip(train, held_out, strict=True) if held == (split == "val")]
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}  # an open file does not travel to a worker
+
+    def source(self, index: int) -> str:
+        return f"{self._path} frame {self._frames[index]}"
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        frame = self._frames[index]
+        content = self._open()
+        try:
+            # MATLAB stores columns first: frame x colour x width x height.
+            image = np.ascontiguousarray(content["images"][frame].transpose(2, 1, 0))
+            depth = np.ascontiguousarray(content["depths"][frame].T).astype(np.float32)
+        except OSError as error:
+            raise DataError(f"{self.source(index)} cannot be read ({error}); download the file again") from error
+        return image, depth
+
+    def _scene(self, frame: int) -> str:
+        content = self._open()
+        letters = content[content["scenes"][0, frame]]
+        return "".join(map(chr, np.asarray(letters).ravel()))
+
+    def _open(self) -> Any:
+        if self._file is None:
+            import h5py
+
+            try:
+                self._file = h5py.File(self._path)
+                frames = self._file["images"].shape[0], self._file["depths"].shape[0], self._file["scenes"].shape[1]
+            except (OSError, KeyError) as error:
+                raise DataError(f"{self._path} is not nyu_depth_v2_labeled.mat ({error}); download it again") from error
+            if frames != (self._FRAMES,) * 3:
+                raise DataError(f"{self._path} holds {frames} images, depths and scenes instead of {self._FRAMES} each")
+        return self._file
+
+
+class Scenes(RGBDDataset):
+    """The built-in procedural rooms: rendered when they are asked for, the same picture for the same index."""
+
+    name = "scenes"
+    LENGTHS: Final[dict[Split, int]] = {"train": 1024, "val": 64, "test": 128}
+
+    def __init__(self, split: Split, *, size: tuple[int, int] | None = None, count: int | None = None) -> None:
+        super().__init__(size or (240, 320))
+        self._split: Split = split
+        self._count = count or self.LENGTHS[split]
+        try:
+            import torch  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise DataError("the built-in scenes are rendered by torch; pip install 'depthkit[train]'") from error
+
+    def __len__(self) -> int:
+        return self._count
+
+    def source(self, index: int) -> str:
+        return f"scenes {self._split} {index}"
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        sample = self.__getitems__([index])[0]
+        return sample.image, sample.depth
+
+    def __getitems__(self, indices: Sequence[int]) -> list[RGBD]:
+        """A batch in one pass: torch's DataLoader calls this where a data set has it."""
+        from .scenes import render_scenes, scene_seed
+
+        assert self.size is not None
+        images, depths = render_scenes([scene_seed(self._split, index) for index in indices], self.size)
+        return [RGBD(*sample) for sample in zip(images.numpy(), depths.numpy(), indices, strict=True)]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as H x W x 3 uint8 RGB. Raises DataError for what is missing, empty, truncated or no image."""
+    with _decoding(path) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+def _read_depth(path: Path) -> np.ndarray:
+    with _decoding(path) as picture:
+        if picture.mode not in {"L", "I;16", "I;16B", "I"}:
+            raise DataError(f"{path} is no depth map (Pillow mode {picture.mode}); one 8- or 16-bit channel is needed")
+        return np.array(picture) if picture.mode == "L" else np.array(picture, dtype=np.int32)
+
+
+class _decoding:  # noqa: N801 - reads as the verb it is
+    """Open an image whole, and translate every way in which Pillow can refuse it into DataError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Image.Image:
+        try:
+            with Image.open(self._path) as picture:
+                picture.load()
+                return picture
+        except FileNotFoundError as error:
+            raise DataError(f"there is no file {self._path}") from error
+        except UnidentifiedImageError as error:
+            state = "is empty" if self._path.stat().st_size == 0 else "is not an image that Pillow knows"
+            raise DataError(f"{self._path} {state}; replace it or take it out") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"{self._path} cannot be decoded ({error}); replace it or take it out") from error
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _nyu_rows(folder: Path, split: Split) -> list[tuple[str, str]]:
+    if split == "test":
+        return _csv_rows(folder / "nyu2_test.csv")
+    train = _csv_rows(folder / "nyu2_train.csv")
+    held_out = folder / "nyu2_val.csv"
+    if held_out.is_file():
+        val = _csv_rows(held_out)
+        return val if split == "val" else [row for row in train if row not in set(val)]
+    is_held = _hold_out([str(Path(image).parent) for image, _ in train])
+    return [row for row, held in zip(train, is_held, strict=True) if held == (split == "val")]
+
+
+def _csv_rows(path: Path) -> list[tuple[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = [row for row in csv.reader(stream) if row]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from error
+    faults = [f"line {n}: {','.join(row)}" for n, row in enumerate(rows, 1) if len(row) != 2]
+    _raise_all(faults, f"{path}: {len(faults)} rows are not `picture,depth`")
+    return [(image, depth) for image, depth in rows]
+
+
+def _hold_out(scenes: Iterable[str]) -> list[bool]:
+    """True for the samples of every tenth scene: whole scenes, so that no room is on both sides."""
+    scenes = list(scenes)
+    held = set(list(dict.fromkeys(scenes))[9::10])
+    return [scene in held for scene in scenes]
+
+
+def _size_fault(image_path: Path, depth_path: Path) -> str | None:
+    """What is wrong with a pair as far as the headers tell; a broken body is found when it is read."""
+    try:
+        with Image.open(image_path) as image, Image.open(depth_path) as depth:
+            if image.size != depth.size:
+                (a, b), (c, d) = image.size, depth.size
+                return f"{image_path} is {b}x{a} and its depth {d}x{c} (HxW)"
+    except (OSError, SyntaxError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _raise_all(faults: Sequence[str], headline: str) -> None:
+    if not faults:
+        return
+    rest = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    raise DataError(f"{headline}: {'; '.join(faults[:_SHOWN])}{rest}")
+
+
+def official_test_frames() -> list[int]:
+    """The 654 test frames of NYU Depth v2's official split, counted from 0 in the order of the .mat file."""
+    text = package_files(__package__).joinpath("nyu_test_frames.txt").read_text()
+    return [int(word) for line in text.splitlines() if not line.startswith("#") for word in line.split()]
+
+
+assert get_args(Split) == tuple(Scenes.LENGTHS)

@@ -1,0 +1,71 @@
+"""Pictures of a run: the curve, and the sample sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from ..files import atomic_write
+from ..metrics import VALID_DEPTH
+from ..spec import ModelSpec
+from .camera import CameraReady
+from .datasets import RGBDDataset
+from .module import EpochRecord
+from .networks import DepthNetwork
+
+__all__ = ["plot_curve", "plot_samples"]
+
+_ROWS: Final = 6
+_ERROR_SCALE: Final = 2.0  # metres at the end of the error's colour bar
+
+
+def plot_curve(path: Path, history: Sequence[EpochRecord]) -> None:
+    """Loss and validation accuracy against epochs, as PNG. Raises OutputError."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [record.epoch for record in history]
+    left.plot(epochs, [record.train_loss for record in history], marker=".", label="training (augmented)")
+    left.plot(epochs, [record.val_loss for record in history], marker=".", label="validation")
+    left.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    left.legend()
+    right.plot(epochs, [record.val_delta1 for record in history], marker=".", label="δ1 (higher is better)")
+    right.plot(epochs, [record.val_abs_rel for record in history], marker=".", label="AbsRel (lower is better)")
+    right.set(xlabel="epoch", ylabel="validation", ylim=(0, 1))
+    right.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def plot_samples(path: Path, network: DepthNetwork, spec: ModelSpec, data: RGBDDataset) -> None:
+    """A sheet of picture, truth, prediction and error for evenly spaced samples, as PNG. Raises OutputError, DataError."""
+    rows = min(_ROWS, len(data))
+    chosen = np.linspace(0, len(data) - 1, rows).round().astype(int)
+    camera = CameraReady(network, spec).eval()
+    figure = Figure(figsize=(10, 1.95 * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, 4, squeeze=False)
+    for axes, title in zip(grid[0], ("picture", "truth", "prediction", "|error|"), strict=True):
+        axes.set_title(title)
+    for row, index in zip(grid, chosen, strict=True):
+        image, truth, _ = data[int(index)]
+        with torch.no_grad():
+            prediction = camera(torch.from_numpy(np.ascontiguousarray(image))[None])[0].numpy()
+        measured = (truth > VALID_DEPTH[0]) & (truth <= VALID_DEPTH[1])
+        span = np.percentile(truth[measured], (2, 98)) if measured.any() else VALID_DEPTH
+        row[0].imshow(image)
+        row[1].imshow(np.where(measured, truth, np.nan), cmap="turbo", vmin=span[0], vmax=span[1])
+        depth = row[2].imshow(prediction, cmap="turbo", vmin=span[0], vmax=span[1])
+        figure.colorbar(depth, ax=[row[1], row[2]], label="m", fraction=0.02)
+        error = row[3].imshow(np.where(measured, np.abs(prediction - truth), np.nan), cmap="magma", vmax=_ERROR_SCALE, vmin=0)
+        figure.colorbar(error, ax=row[3], label="m", fraction=0.04)
+        for axes in row:
+            axes.set_axis_off()
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110)

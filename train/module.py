@@ -1,0 +1,159 @@
+"""One network under training, as Lightning sees it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from time import perf_counter
+from typing import Any, cast
+
+import lightning as L  # noqa: N812 - Lightning's own convention
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from ..errors import TrainingError
+from ..metrics import VALID_DEPTH, PixelSums, pixel_sums, valid_pixels
+from ..spec import ModelSpec
+from .augment import Augmentation
+from .datasets import RGBD, RGBDDataset
+from .losses import DepthLoss
+from .presets import Preset
+
+__all__ = ["DepthModule", "EpochRecord"]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of `metrics.csv`. Losses have no unit; `val_abs_rel` and `val_delta1` are pooled over valid pixels."""
+
+    epoch: int
+    step: int
+    learning_rate: float
+    train_loss: float
+    val_loss: float
+    val_abs_rel: float
+    val_delta1: float
+    seconds: float
+
+
+class DepthModule(L.LightningModule):
+    """Trains `network` with the paper's loss; keeps the curve in the checkpoint, so that it survives a kill."""
+
+    def __init__(
+        self, network: nn.Module, spec: ModelSpec, preset: Preset, learning_rate: float, seed: int, data: RGBDDataset
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+        self.preset = preset
+        self.learning_rate = learning_rate
+        self.history: list[EpochRecord] = []
+        self._seed = seed
+        self._data = data
+        self._loss = DepthLoss()
+        self._augment = Augmentation(preset.augmentation)
+        self._train_losses: list[Tensor] = []
+        self._val_losses: list[Tensor] = []
+        self._val_sums: list[PixelSums] = []
+        self._epoch_start = 0.0
+        self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.preprocessing.std).view(1, 3, 1, 1), persistent=False)
+
+    # Lightning's own hooks, in the order in which they run.
+
+    def configure_optimizers(self) -> Any:
+        """The preset's optimiser and schedule."""
+        if self.preset.optimizer == "adam":
+            return torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=1e-2)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = OneCycleLR(optimizer, max_lr=self.learning_rate, total_steps=steps, pct_start=0.15)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Start the clock of an epoch."""
+        self._epoch_start = perf_counter()
+        self._train_losses.clear()
+
+    def training_step(self, batch: RGBD, batch_index: int) -> Tensor:
+        """The loss of one batch. Raises TrainingError, naming the pictures, when it is not finite."""
+        image, depth = self._tensors(batch)
+        image, depth = self._augment(image, depth, self._batch_seed(batch_index))
+        loss = self._batch_loss(image, depth)[0]
+        if not torch.isfinite(loss):
+            names = ", ".join(self._data.source(int(i)) for i in torch.as_tensor(batch.index))
+            raise TrainingError(
+                f"the loss is {loss.item()} in epoch {self.current_epoch + 1}, batch {batch_index + 1} ({names}); "
+                "look at these pictures, or lower --lr; `--resume` goes on from the last whole epoch"
+            )
+        self._train_losses.append(loss.detach())
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self._val_losses.clear()
+        self._val_sums.clear()
+
+    def validation_step(self, batch: RGBD, batch_index: int) -> None:
+        """Loss and depth errors of one validation batch at the training size."""
+        image, depth = self._tensors(batch)
+        loss, prediction = self._batch_loss(image, depth)
+        self._val_losses.append(loss)
+        metres = (prediction * self.spec.depth_range[1]).clamp(*self.spec.depth_range)
+        for p, t in zip(metres[:, 0].float().cpu().numpy(), depth[:, 0].cpu().numpy(), strict=True):
+            self._val_sums.append(pixel_sums(p, t, valid_pixels(t)))
+
+    def on_train_epoch_end(self) -> None:
+        """Add a line to the curve; every process of a distributed run computes the same one."""
+        sums = np.array([[getattr(s, f.name) for f in fields(s)] for s in self._val_sums], dtype=np.float64).sum(axis=0)
+        pooled = PixelSums(*self._total(torch.from_numpy(np.atleast_1d(sums))).tolist()).scores()
+        record = EpochRecord(
+            epoch=self.current_epoch + 1,
+            step=self.global_step,
+            learning_rate=float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            train_loss=self._mean(self._train_losses),
+            val_loss=self._mean(self._val_losses),
+            val_abs_rel=pooled.abs_rel,
+            val_delta1=pooled.delta1,
+            seconds=perf_counter() - self._epoch_start,
+        )
+        self.history.append(record)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the curve so far."""
+        checkpoint["history"] = [asdict(record) for record in self.history]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the curve up again."""
+        self.history = [EpochRecord(**record) for record in checkpoint["history"]]
+
+    # Pieces.
+
+    def _tensors(self, batch: RGBD) -> tuple[Tensor, Tensor]:
+        image = torch.as_tensor(batch.image).permute(0, 3, 1, 2).float() / 255
+        return image, torch.as_tensor(batch.depth)[:, None].float()
+
+    def _batch_loss(self, image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = VALID_DEPTH
+        valid = (depth > low) & (depth <= high)
+        normal = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        prediction = cast(Tensor, self.network(normal))
+        return self._loss(prediction.float(), depth / self.spec.depth_range[1], valid, image), prediction
+
+    def _batch_seed(self, batch_index: int) -> int:
+        """One seed for each batch of each epoch and process, so that a resumed run draws what an unbroken one does."""
+        sequence = np.random.SeedSequence([self._seed, self.current_epoch, batch_index, self.global_rank])
+        return int(sequence.generate_state(1)[0])
+
+    def _mean(self, losses: list[Tensor]) -> float:
+        total = torch.stack([torch.stack(losses).double().sum().cpu(), torch.tensor(float(len(losses))).double()])
+        summed = self._total(total)
+        return float(summed[0] / summed[1])
+
+    def _total(self, values: Tensor) -> Tensor:
+        """Sum over the processes of a distributed run."""
+        if self.trainer.world_size == 1:
+            return values
+        gathered = cast(Tensor, self.all_gather(values.to(self.device)))
+        return gathered.sum(dim=0).cpu()
