@@ -18,7 +18,9 @@ from pydantic.dataclasses import dataclass
 from .errors import FrameError, SpecError
 
 __all__ = [
+    "METADATA",
     "SIZE_MULTIPLE",
+    "STRICT",
     "Dim",
     "ModelSpec",
     "Preprocessing",
@@ -31,6 +33,16 @@ __all__ = [
 
 SIZE_MULTIPLE: Final = 16
 """Height and width must be divisible by this: the networks halve them four times."""
+
+
+
+class METADATA:
+    """Keys under which an ONNX file's `metadata_props` carry what depthkit needs to know of it."""
+
+    spec: Final = "depthkit.model_spec"
+    precision: Final = "depthkit.precision"
+    weights_sha256: Final = "depthkit.weights_sha256"
+
 
 STRICT: Final = ConfigDict(extra="forbid", strict=True)
 _Positive = Annotated[int, Field(gt=0)]

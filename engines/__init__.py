@@ -1,0 +1,1 @@
+"""ONNX in, engine file and manifest out."""

@@ -1,0 +1,1 @@
+"""Bundle in, checked ONNX file out."""

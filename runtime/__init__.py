@@ -1,0 +1,1 @@
+"""Engine file in, Session out."""

@@ -1,0 +1,1 @@
+"""Networks, losses, data and fitting: data in, run bundle out."""

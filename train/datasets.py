@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import DataError
+from ..images import IMAGE_SUFFIXES, read_depth, read_image, resize_depth, resize_image
 from ..metrics import DEPTH_SCALE, EIGEN_CROP
 
-__all__ = ["RGBD", "NyuCsv", "NyuMat", "Pairs", "RGBDDataset", "Scenes", "Split", "open_dataset", "read_image"]
+__all__ = ["RGBD", "NyuCsv", "NyuMat", "Pairs", "RGBDDataset", "Scenes", "Split", "open_dataset"]
 
 Split = Literal["train", "val", "test"]
 Crop = tuple[slice, slice]
 
-_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 _SHOWN = 10  # faults that an error lists before it only counts the rest
 
 
@@ -78,10 +78,8 @@ class RGBDDataset(ABC):
     def __getitem__(self, index: int) -> RGBD:
         """One sample, resized: the picture with antialiasing, the depth by nearest neighbour. Raises DataError."""
         image, depth = self._read(index)
-        if self.size is not None and self.size != image.shape[:2]:
-            goal = (self.size[1], self.size[0])
-            image = np.array(Image.fromarray(image).resize(goal, Image.Resampling.BILINEAR))
-            depth = np.array(Image.fromarray(depth).resize(goal, Image.Resampling.NEAREST))
+        if self.size is not None:
+            image, depth = resize_image(image, self.size), resize_depth(depth, self.size, smooth=False)
         return RGBD(image, depth, index)
 
 
@@ -137,7 +135,7 @@ class _FilePairs(RGBDDataset):
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image_path, depth_path = self._pairs[index]
-        return read_image(image_path), self._metres(_read_depth(depth_path))
+        return read_image(image_path), self._metres(read_depth(depth_path))
 
     def _metres(self, stored: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -178,7 +176,7 @@ class Pairs(_FilePairs):
             if not folder.is_dir():
                 raise DataError(f"{folder} is missing; a `pairs` data set needs it for the {split} split")
         self._units = depth_units
-        found = sorted(path for path in images.iterdir() if path.suffix.lower() in _SUFFIXES)
+        found = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         super().__init__([(path, depths / f"{path.stem}.png") for path in found], str(images), size)
 
     def _metres(self, stored: np.ndarray) -> np.ndarray:
@@ -276,42 +274,6 @@ class Scenes(RGBDDataset):
         assert self.size is not None
         images, depths = render_scenes([scene_seed(self._split, index) for index in indices], self.size)
         return [RGBD(*sample) for sample in zip(images.numpy(), depths.numpy(), indices, strict=True)]
-
-
-def read_image(path: Path) -> np.ndarray:
-    """An image file as H x W x 3 uint8 RGB. Raises DataError for what is missing, empty, truncated or no image."""
-    with _decoding(path) as picture:
-        return np.array(picture.convert("RGB"))
-
-
-def _read_depth(path: Path) -> np.ndarray:
-    with _decoding(path) as picture:
-        if picture.mode not in {"L", "I;16", "I;16B", "I"}:
-            raise DataError(f"{path} is no depth map (Pillow mode {picture.mode}); one 8- or 16-bit channel is needed")
-        return np.array(picture) if picture.mode == "L" else np.array(picture, dtype=np.int32)
-
-
-class _decoding:  # noqa: N801 - reads as the verb it is
-    """Open an image whole, and translate every way in which Pillow can refuse it into DataError."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Image.Image:
-        try:
-            with Image.open(self._path) as picture:
-                picture.load()
-                return picture
-        except FileNotFoundError as error:
-            raise DataError(f"there is no file {self._path}") from error
-        except UnidentifiedImageError as error:
-            state = "is empty" if self._path.stat().st_size == 0 else "is not an image that Pillow knows"
-            raise DataError(f"{self._path} {state}; replace it or take it out") from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{self._path} cannot be decoded ({error}); replace it or take it out") from error
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 def _nyu_rows(folder: Path, split: Split) -> list[tuple[str, str]]:

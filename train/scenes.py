@@ -15,11 +15,14 @@ Why every depth lies within 0.5 .. 10 m, with no clamp:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from ..errors import UserError
 from .textures import Draws, Materials, Sensor, albedo, develop, draw_materials, draw_sensor, gather_rows, preset_rows
@@ -113,6 +116,7 @@ _KINDS = (*_FURNITURE, *_PLATES, *_BALLS, *_DRUMS, *_DISCS)
 # row for each other slot, then the room as floor, ceiling, walls and accent wall.
 _POOLS = [_FURNITURE] * 7 + [_PLATES] * 3 + [_BALLS] * 3 + [_DRUMS] * 3 + [_DISCS]
 _SLOTS, _ITEMS = len(_POOLS), _POOLS.count(_FURNITURE)
+_BALL_SLOT, _DRUM_SLOT = _POOLS.index(_BALLS), _POOLS.index(_DRUMS)
 _BALL_ROWS = range(_ITEMS * _PARTS + 3, _ITEMS * _PARTS + 6)
 _DRUM_ROWS = range(_BALL_ROWS.stop, _BALL_ROWS.stop + 4)
 _FLOOR, _CEILING, _WALLS, _ACCENT = range(_DRUM_ROWS.stop, _DRUM_ROWS.stop + 4)
@@ -192,7 +196,8 @@ def _draw_camera(draws: Draws, room: Tensor) -> tuple[Tensor, Tensor]:
     roll = draws.uniform(-0.07, 0.07)
     lean = torch.stack((roll * forward[:, 2], torch.ones_like(roll), -roll * forward[:, 0]), 1)
     up = _unit(lean - forward * _dot(lean.unbind(1), forward.unbind(1))[:, None])  # Gram-Schmidt
-    right = torch.linalg.cross(up, forward)
+    ux, uy, uz, fx, fy, fz = *up.unbind(1), *forward.unbind(1)
+    right = torch.stack((uy * fz - uz * fy, uz * fx - ux * fz, ux * fy - uy * fx), 1)
     return torch.stack((x, y, z), 1), torch.stack((right, up, forward), 1)
 
 
@@ -204,8 +209,334 @@ def _draw_things(draws: Draws, room: Tensor, eye: Tensor, forward: Tensor) -> tu
     """
     first = torch.tensor([_KINDS.index(pool[0]) for pool in _POOLS])
     kind = first + draws.uniform(0.0, torch.tensor([len(pool) for pool in _POOLS]), _SLOTS).long()
-    w0, w1, h0, h1, d0, d1, at_wall, base = (column[..., None] for column in _RANGES[kind].unbind(-1))
-    size = draws.uniform(0.0, 1.0, _SLOTS, 1)
-    half_x = 0.5 * (w0 + (w1 - w0) * size)
-    half_z = 0.5 * torch.where(first[:, None] < len(_FURNITURE), draws.uniform(d0, d1, _SLOTS, 1), d0 + (d1 - d0) * size)
-    return Shapes(half_x, half_x, half_x, half_x, half_x, half_z, half_x, half_x), kind
+    least, most = _RANGES[kind][..., :6].unflatten(-1, (3, 2)).unbind(-1)
+    share = draws.uniform(0.0, 1.0, _SLOTS, 3)
+    share[:, _BALL_SLOT:, 2] = share[:, _BALL_SLOT:, 0]  # round things are as deep as wide
+    share[:, _BALL_SLOT:_DRUM_SLOT, 1] = share[:, _BALL_SLOT:_DRUM_SLOT, 0]
+    half = (0.5 * (least + (most - least) * share))[..., None, :].expand(-1, -1, _CANDIDATES, -1)
+    half_x, half_y, half_z = half.unbind(-1)
+    at_wall, base = _RANGES[kind][..., None, 6:].unbind(-1)
+    y = half_y + torch.where(base < 0, base + room[:, 1, None, None], base)
+    x, z, cos, sin = _draw_places(draws, room, half_x, half_z, draws.chance(at_wall, _SLOTS, 1))
+
+    eye_x, eye_y, eye_z = (c[:, None, None] for c in eye.unbind(1))
+    local_x, local_z = _to_local(cos, sin, eye_x - x, eye_z - z)
+    gap = (torch.stack((local_x, eye_y - y, local_z), -1).abs() - half).clamp(min=0.0).unbind(-1)
+    clear = _dot(gap, gap) > _CLEARANCE**2
+    ahead = forward[:, 0, None, None] * (x - eye_x) + forward[:, 2, None, None] * (z - eye_z) > 0.8
+    wish = clear * (1.0 + ahead - 0.1 * torch.arange(_CANDIDATES))
+
+    extent_x, extent_z = (cos * half_x).abs() + (sin * half_z).abs(), (sin * half_x).abs() + (cos * half_z).abs()
+    places = torch.stack((x, y, z, extent_x, half_y, extent_z, cos, sin), -1)  # (B, slots, candidates, 8)
+    present = draws.chance(draws.uniform(0.4, 1.0, 1), _SLOTS)
+    chosen = places[:, :, 0].clone()
+    for slot in range(_SLOTS):
+        offer, taken = places[:, slot, :, None], chosen[:, None, :slot]
+        apart = ((offer[..., :3] - taken[..., :3]).abs() > offer[..., 3:6] + taken[..., 3:6]).any(-1).all(-1)
+        score, best = (wish[:, slot] * apart).max(1)
+        chosen[:, slot] = places[:, slot].take_along_dim(best[:, None, None], 1)[:, 0]
+        chosen[:, slot, 1] = torch.where(present[:, slot] & (score > 0), chosen[:, slot, 1], _BURIED)
+    x, y, z, _, _, _, cos, sin = chosen.unbind(-1)
+    return Shapes(x, y, z, *half[:, :, 0].unbind(-1), cos, sin), kind
+
+
+def _draw_places(draws: Draws, room: Tensor, half_x: Tensor, half_z: Tensor, at_wall: Tensor) -> Sequence[Tensor]:
+    """Candidate places x, z and yaws cos, sin, each (B, slots, candidates): back to a wall, or anywhere."""
+    shape = half_x.shape[1:]
+    quarter = draws.pick(4, *shape)
+    cos, sin = _QUARTER[quarter].unbind(-1)
+    half_width, half_depth = 0.5 * room[:, 0, None, None], 0.5 * room[:, 2, None, None]
+    sideways = quarter % 2 == 1
+    across = torch.where(sideways, half_depth, half_width)
+    away = torch.where(sideways, half_width, half_depth)
+    radius = (half_x.square() + half_z.square()).sqrt()
+    x = (across - torch.where(at_wall, half_x, radius)).clamp(min=0.0) * draws.uniform(-1.0, 1.0, *shape)
+    free = (away - radius).clamp(min=0.0) * draws.uniform(-1.0, 1.0, *shape)
+    x, z = _to_world(cos, sin, x, torch.where(at_wall, half_z - away, free))
+    turn = draws.uniform(-0.414, 0.414, *shape) * ~at_wall  # tan of half the yaw: +-45 degrees
+    turn_cos, turn_sin = (1.0 - turn * turn) / (1.0 + turn * turn), 2.0 * turn / (1.0 + turn * turn)
+    return x, z, cos * turn_cos - sin * turn_sin, sin * turn_cos + cos * turn_sin
+
+
+def _build_shapes(things: Shapes, kind: Tensor, room: Tensor) -> Shapes:
+    """Take the furniture apart into boxes and add the room, once for each of its four looks."""
+    furniture = [column[:, :_ITEMS, None] for column in things]
+    x, y, z, half_x, half_y, half_z, cos, sin = furniture
+    x0, x1, y0, y1, z0, z1, _, exists = _PART_TABLE[kind[:, :_ITEMS]].unbind(-1)
+    part_x, part_z = _to_world(cos, sin, (x0 + x1) * half_x, (z0 + z1 - 1.0) * half_z)
+    part_y = torch.where(exists > 0, y + (y0 + y1 - 1.0) * half_y, _BURIED)
+    size = ((x1 - x0) * half_x, (y1 - y0) * half_y, (z1 - z0) * half_z)
+    parts = torch.broadcast_tensors(x + part_x, part_y, z + part_z, *size, cos, sin)
+    half, zero = 0.5 * room, torch.zeros_like(room[:, 0])
+    shell = (zero, half[:, 1], zero, *half.unbind(1), zero + 1.0, zero)
+    columns = zip(parts, things, shell, strict=True)
+    return Shapes(*(torch.cat((p.flatten(1), t[:, _ITEMS:], r[:, None].expand(-1, 4)), 1) for p, t, r in columns))
+
+
+def _draw_materials(draws: Draws, things: Shapes, kind: Tensor, room: Tensor) -> Materials:
+    """Two looks a thing and four for the room, spread over the rows of shapes."""
+    look = _LOOKS[kind].take_along_dim(draws.pick(_LOOKS.shape[-1], _SLOTS, 2)[..., None], -1).flatten(1)
+    room_look = _ROOM_LOOKS.expand(len(look), -1, -1)
+    room_look = room_look.take_along_dim(draws.pick(_ROOM_LOOKS.shape[-1], 4)[..., None], -1)[..., 0]
+    width, height = (
+        torch.cat((2.0 * half.repeat_interleave(2, 1), room[:, :1].expand(-1, 4)), 1)
+        for half in (things.half_x, things.half_y)
+    )
+    materials = draw_materials(draws, torch.cat((look, room_look), 1), width, height)
+    slots = 2 * torch.arange(_SLOTS + 2).expand(len(look), -1)
+    parts = slots[:, :_ITEMS, None] + _PART_TABLE[kind[:, :_ITEMS]][..., 6].long()
+    shell = 2 * _SLOTS + torch.arange(4).expand(len(look), -1)
+    return gather_rows(materials, torch.cat((parts.flatten(1), slots[:, _ITEMS:_SLOTS], shell), 1))
+
+
+def _draw_scenes(seeds: Sequence[int], device: torch.device) -> Scene:
+    """Lay out the rooms on the CPU in float64 and hand them over in float32."""
+    draws = Draws(seeds)
+    room = torch.stack([draws.uniform(*ends) for ends in zip(_ROOM_LEAST, _ROOM_MOST, strict=True)], 1)
+    eye, axes = _draw_camera(draws, room)
+    things, kind = _draw_things(draws, room, eye, axes[:, 2])
+    lamps = draws.uniform(-0.4, 0.4, _LAMPS, 3) * room[:, None]
+    lamps[:, 0, 0], lamps[:, 0, 2] = things.x[:, -1], things.z[:, -1]  # the first lamp hangs below the disc
+    lamps[:, :, 1] = room[:, None, 1] - draws.uniform(0.15, torch.tensor([0.3, 0.8, 1.2]), _LAMPS)
+    lit = torch.cat((draws.chance(1.1, 1), draws.chance(0.5, _LAMPS - 1)), 1)
+    warmth = draws.uniform(-0.15, 0.3, _LAMPS)
+    colour = torch.stack((1.0 + warmth, torch.ones_like(warmth), 1.0 - warmth), -1)
+    scene = Scene(
+        eye=eye,
+        axes=axes,
+        field=draws.uniform(*_HALF_FIELD, 1) * (5.0 / 3.0),
+        sensor=draw_sensor(draws),
+        shapes=_build_shapes(things, kind, room),
+        materials=_draw_materials(draws, things, kind, room),
+        things=things,
+        lamps=lamps,
+        power=(draws.uniform(0.3, 1.0, _LAMPS) * lit)[..., None] * colour,
+        ambient=draws.uniform(0.06, 0.16, 1),
+    )
+    moved: Scene = tree_map_only(Tensor, lambda column: column.to(device, torch.float32), scene)
+    return moved
+
+
+def _camera_rays(scene: Scene, size: tuple[int, int]) -> Vector:
+    """Directions through the pixel centres, row by row, with forward component 1: ray parameter t is z-depth."""
+    height, width = size
+    device = scene.eye.device
+    scale = scene.field / math.hypot(height, width)
+    across = (2.0 * torch.arange(width, device=device) + 1.0 - width).repeat(height) * scale
+    down = (2.0 * torch.arange(height, device=device) + 1.0 - height).repeat_interleave(width) * scale
+    right, up, forward = (axis[..., None] for axis in scene.axes.unbind(1))
+    x, y, z = (right[:, i] * across - up[:, i] * down + forward[:, i] for i in range(3))
+    return x, y, z
+
+
+def _slab(low: Tensor, high: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Ray parameters between which a ray is within a slab (Kay and Kajiya, "Ray tracing complex scenes", 1986)."""
+    a, b = low * inverse, high * inverse
+    return torch.minimum(a, b), torch.maximum(a, b)
+
+
+def _room_exit(scene: Scene, ray: Vector) -> tuple[Tensor, Tensor]:
+    """Where rays from the eye leave the room: parameter t and row, both (B, N)."""
+    half = [column[:, _FLOOR, None] for column in (scene.shapes.half_x, scene.shapes.half_y, scene.shapes.half_z)]
+    eye_x, eye_y, eye_z = scene.eye[..., None].unbind(1)
+    _, t_x = _slab(-half[0] - eye_x, half[0] - eye_x, 1.0 / ray[0])
+    _, t_y = _slab(-eye_y, 2.0 * half[1] - eye_y, 1.0 / ray[1])
+    _, t_z = _slab(-half[2] - eye_z, half[2] - eye_z, 1.0 / ray[2])
+    t = torch.minimum(torch.minimum(t_x, t_y), t_z)
+    wall = torch.where((t == t_x) & (ray[0] > 0), _ACCENT, _WALLS)
+    return t, torch.where(t == t_y, torch.where(ray[1] < 0, _FLOOR, _CEILING), wall)
+
+
+def _spans(shapes: Shapes, origin: Tensor, ray: Vector) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """For each primitive its row and the parameters (B, N) where rays enter and leave it; a miss leaves first.
+
+    Origins are (B, 3). Slabs for boxes and the quadratic formula for round shapes, as collected by Inigo Quilez
+    ("Intersectors"). A ray beside a round shape gives NaN, which compares false.
+    """
+    dx, dy, dz = ray
+    x, y, z = origin[:, :1] - shapes.x, origin[:, 1:2] - shapes.y, origin[:, 2:] - shapes.z
+    turned_x, turned_z = _to_local(shapes.cos, shapes.sin, x, z)
+    low_x, low_y, low_z = -shapes.half_x - turned_x, -shapes.half_y - y, -shapes.half_z - turned_z
+    high_x, high_y, high_z = shapes.half_x - turned_x, shapes.half_y - y, shapes.half_z - turned_z
+    inverse_y = 1.0 / dy
+    for group in _BOX_GROUPS:
+        at = slice(group.start, group.start + 1)
+        local_x, local_z = _to_local(shapes.cos[:, at], shapes.sin[:, at], dx, dz)
+        inverse_x, inverse_z = 1.0 / local_x, 1.0 / local_z
+        for row in group:
+            at = slice(row, row + 1)
+            in_x, out_x = _slab(low_x[:, at], high_x[:, at], inverse_x)
+            in_y, out_y = _slab(low_y[:, at], high_y[:, at], inverse_y)
+            in_z, out_z = _slab(low_z[:, at], high_z[:, at], inverse_z)
+            enter = torch.maximum(torch.maximum(in_x, in_y), in_z)
+            yield row, enter, torch.minimum(torch.minimum(out_x, out_y), out_z)
+    level = dx * dx + dz * dz
+    for row in (*_BALL_ROWS, *_DRUM_ROWS):
+        at, ball = slice(row, row + 1), row in _BALL_ROWS
+        a = level + dy * dy if ball else level
+        b = x[:, at] * dx + z[:, at] * dz
+        c = x[:, at] * x[:, at] + z[:, at] * z[:, at] - shapes.half_x[:, at] * shapes.half_x[:, at]
+        if ball:
+            b, c = b + y[:, at] * dy, c + y[:, at] * y[:, at]
+        root = (b * b - a * c).sqrt()
+        enter, leave = (-b - root) / a, (root - b) / a
+        if not ball:
+            in_y, out_y = _slab(low_y[:, at], high_y[:, at], inverse_y)
+            enter, leave = torch.maximum(enter, in_y), torch.minimum(leave, out_y)
+        yield row, enter, leave
+
+
+def _first_hit(shapes: Shapes, origin: Tensor, ray: Vector, t: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """Parameter and row (B, N) of the nearest primitive before t on rays from outside all; else those given."""
+    for this, enter, leave in _spans(shapes, origin, ray):
+        closer = (enter < torch.minimum(leave, t)) & (enter > 0.0)
+        t, row = torch.where(closer, enter, t), row.masked_fill(closer, this)
+    return t, row
+
+
+def _surface(shape: Shapes, row: Tensor, point: Vector) -> tuple[Vector, Tensor, Tensor]:
+    """Outward unit normal and texture coordinates u, v in metres at points on the shapes found for them.
+
+    The texture is projected along the dominant axis (cube mapping) and starts in the shape's lower corner.
+    """
+    x, z = _to_local(shape.cos, shape.sin, point[0] - shape.x, point[2] - shape.z)
+    y = point[1] - shape.y
+    qx, qy, qz = x / shape.half_x, y / shape.half_y, z / shape.half_z
+    along_x = qx.abs() > torch.maximum(qy.abs(), qz.abs())
+    along_y = ~along_x & (qy.abs() >= qz.abs())
+    along_z = ~along_x & ~along_y
+    ball = (row >= _BALL_ROWS.start) & (row < _BALL_ROWS.stop)
+    side = (row >= _DRUM_ROWS.start) & (row < _DRUM_ROWS.stop) & (qx * qx + qz * qz > qy * qy)
+    inward = torch.where(row >= _FLOOR, -1.0, 1.0)
+    nx = torch.where(ball | side, qx, qx.sign() * along_x * inward)
+    ny = torch.where(ball, qy, qy.sign() * (along_y & ~side) * inward)
+    nz = torch.where(ball | side, qz, qz.sign() * along_z * inward)
+    world_x, world_z = _to_world(shape.cos, shape.sin, nx, nz)
+    u = torch.where(along_x, z + shape.half_z, x + shape.half_x)
+    v = torch.where(along_y, z + shape.half_z, y + shape.half_y)
+    return (world_x, ny, world_z), u, v
+
+
+def _openness(scene: Scene, point: Vector, normal: Vector, row: Tensor) -> Tensor:
+    """Ambient occlusion by distance, 0 .. 1 (B, N): the room's corners darken, and so does what is near a thing."""
+    shapes, things = scene.shapes, scene.things
+    floor = slice(_FLOOR, _FLOOR + 1)
+    gaps = [half[:, floor] - (p - c[:, floor]).abs() for p, c, half in zip(point, shapes[:3], shapes[3:6], strict=True)]
+    openness = torch.ones_like(point[0])
+    for gap, n in zip(gaps, normal, strict=True):
+        near = (1.0 - gap / 0.7).clamp(min=0.0)
+        openness = openness * (1.0 - 0.45 * near * near * (1.0 - n.abs()))
+    room = row >= _FLOOR
+    for slot in range(_SLOTS):
+        c = Shapes(*(column[:, slot, None] for column in things))
+        x, z = _to_local(c.cos, c.sin, point[0] - c.x, point[2] - c.z)
+        gaps = [(x.abs() - c.half_x), ((point[1] - c.y).abs() - c.half_y), (z.abs() - c.half_z)]
+        gaps = [gap.clamp(min=0.0) for gap in gaps]
+        near = (1.0 - _dot(gaps, gaps).sqrt() / 0.35).clamp(min=0.0)
+        openness = openness * (1.0 - 0.6 * near * near * room)
+    return openness
+
+
+def _lamp_light(scene: Scene, lamp: int, point: Vector, normal: Vector, view: Vector) -> tuple[Tensor, Tensor, Tensor]:
+    """Light of one lamp at the points (B, N): Lambert's cosine, Blinn-Phong's cosine (1977), irradiance if facing it.
+
+    The shadow ray runs from the lamp to the point: one origin a scene is cheaper than one a ray.
+    """
+    origin = scene.lamps[:, lamp]
+    ray = (point[0] - origin[:, :1], point[1] - origin[:, 1:2], point[2] - origin[:, 2:])
+    squared = _dot(ray, ray)
+    distance = squared.sqrt()
+    toward = [-component / distance for component in ray]
+    halfway = [a + b for a, b in zip(toward, view, strict=True)]
+    glint = (_dot(normal, halfway) / (_dot(halfway, halfway).sqrt() + 1e-6)).clamp(min=0.0)
+    reach = torch.full_like(distance, 0.998)  # short of the point's own surface
+    t, _ = _first_hit(scene.shapes, origin, ray, reach, torch.zeros_like(distance, dtype=torch.int64))
+    return _dot(normal, toward).clamp(min=0.0), glint, (t == reach) / (squared + 0.3)
+
+
+def _shade(scene: Scene, ray: Vector, t: Tensor, row: Tensor, pixel: Tensor) -> Tensor:
+    """Radiance (3, B, N) toward the eye where rays hit `row` at t; `pixel` (B, 1) is a pixel's width at z = 1 m."""
+    point = tuple(t * d + scene.eye[:, i : i + 1] for i, d in enumerate(ray))
+    normal, u, v = _surface(gather_rows(scene.shapes, row), row, point)
+    length = _dot(ray, ray).sqrt()
+    view = [-d / length for d in ray]
+    material = gather_rows(scene.materials, row)
+    footprint = t * pixel / _dot(normal, view).clamp(min=0.15)
+    openness = _openness(scene, point, normal, row)
+    diffuse = [scene.ambient * openness * (1.0 + 0.3 * normal[1]) + material.emission] * 3
+    glossy = [torch.zeros_like(t)] * 3
+    for lamp in range(_LAMPS):
+        cosine, glint, light = _lamp_light(scene, lamp, point, normal, view)
+        glint = glint.square().square().square().square()  # to the 16th, and for polished surfaces the 128th, power
+        sharp = glint.square().square().square()
+        glint = (glint + (4.0 * sharp - glint) * material.gloss) * material.specular * light
+        cosine = cosine * light * (0.4 + 0.6 * openness)
+        power = scene.power[:, lamp].unbind(1)
+        diffuse = [sum_ + cosine * p[:, None] for sum_, p in zip(diffuse, power, strict=True)]
+        glossy = [sum_ + glint * p[:, None] for sum_, p in zip(glossy, power, strict=True)]
+    colour = albedo(material, u, v, footprint)
+    return torch.stack([c * d + g for c, d, g in zip(colour, diffuse, glossy, strict=True)])
+
+
+def render_scenes(
+    seeds: Sequence[int], size: tuple[int, int], *, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Render the rooms of some seeds.
+
+    Args:
+        seeds: B non-negative integers of any size, see `scene_seed`.
+        size: height and width of the pictures in pixels. One seed is one scene with one diagonal field of view
+            at every size.
+        device: where to cast the rays and to return the tensors.
+
+    Returns:
+        The pictures, uint8 (B, H, W, 3) RGB, and their depth, float32 (B, H, W): metres along the optical axis,
+        0.5 .. 10, exact at each pixel's centre. On one machine a seed's picture and depth are the same bits in
+        every batch; no global random generator is read or moved.
+
+    Raises:
+        UserError: no seeds, a seed below zero or a size below one pixel.
+    """
+    if not seeds or min(seeds) < 0:
+        raise UserError(f"Rooms cannot be drawn from the seeds {list(seeds)}: give one or more integers of 0 or above.")
+    if min(size) < 1:
+        raise UserError(f"A room cannot be drawn at {size[0]} x {size[1]}: give a height and width of 1 or above.")
+    scene = _draw_scenes(seeds, torch.device(device))
+    pixel = 2.0 * scene.field / math.hypot(*size)
+
+    def cast(ray: Tensor) -> tuple[Tensor, Tensor]:
+        x, y, z = ray
+        depth, row = _first_hit(scene.shapes, scene.eye, (x, y, z), *_room_exit(scene, (x, y, z)))
+        return _shade(scene, (x, y, z), depth, row, pixel), depth
+
+    tiles = torch.stack(_camera_rays(scene, size)).split(max(1, TILE_RAYS // len(seeds)), 2)
+    tiles = [t.contiguous() for t in tiles]
+    if NT == 0:
+        radiances, depths = zip(*map(cast, tiles), strict=True)
+    else:
+        with ThreadPoolExecutor(NT) as pool:
+            radiances, depths = zip(*pool.map(cast, tiles), strict=True)
+    return develop(torch.cat(radiances, 2), scene.sensor, size), torch.cat(depths, 1).reshape(-1, *size)
+
+
+NT, TILE_RAYS = 2, 1 << 15
+
+
+def scene_seed(split: Literal["train", "val", "test"], index: int, base_seed: int = 0) -> int:
+    """The seed of scene `index` (0 .. 2^40 - 1) of a split.
+
+    Splits are disjoint: the seed's remainder modulo 3 is the split's number, whatever the index and the base
+    seed. Within a split (index, base_seed) are the digits of the quotient in base 2^40, so no two pairs share a
+    seed either.
+
+    Raises:
+        UserError: an unknown split, or an index or base seed out of range.
+    """
+    if split not in _SPLITS:
+        raise UserError(f"There is no split {split!r} of the built-in rooms: name one of {', '.join(_SPLITS)}.")
+    if not 0 <= index < _MAX_INDEX or base_seed < 0:
+        raise UserError(
+            f"Scene {index} of base seed {base_seed} does not exist: give an index of 0 to 2^40 - 1 and a base seed of "
+            "0 or above."
+        )
+    return 3 * (base_seed * _MAX_INDEX + index) + _SPLITS[split]

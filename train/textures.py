@@ -16,7 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Draws", "Materials", "albedo", "draw_materials", "gather_rows", "hash32", "preset_rows"]
+__all__ = [
+    "Draws",
+    "Materials",
+    "Sensor",
+    "albedo",
+    "develop",
+    "draw_materials",
+    "draw_sensor",
+    "gather_rows",
+    "preset_rows",
+]
 
 _BLOCK = 2048  # uniform numbers a scene may use
 _TILE = 256  # side of the noise tile in texels; a power of two, so that wrapping is a bit mask
@@ -153,7 +163,7 @@ class Materials(NamedTuple):
 def draw_materials(draws: Draws, kind: Tensor, width: Tensor, height: Tensor) -> Materials:
     """Draw the materials of rows whose presets are `kind` (int64) and whose sizes in metres are given, all (B, M)."""
     rows = kind.shape[1]
-    table = torch.tensor([np.hstack(preset) for preset in _PRESETS.values()], dtype=torch.float64)[kind]
+    table = torch.from_numpy(np.stack([np.hstack(preset) for preset in _PRESETS.values()]))[kind]
     red, green, blue, spread, gain0, gain1, u0, u1, v0, v1, fit, shift, joint, *cells, spec0, spec1, emission = (
         table.unbind(-1)
     )
@@ -210,7 +220,65 @@ def albedo(m: Materials, u: Tensor, v: Tensor, footprint: Tensor) -> tuple[Tenso
     return red, green, blue
 
 
-def hash32(x: Tensor) -> Tensor:
+class Sensor(NamedTuple):
+    """What a camera's sensor does to a picture, each (B, 1) but for the balance."""
+
+    mean: Tensor  # mean radiance after exposure
+    balance: Tensor  # (B, 3): white balance gains
+    vignette: Tensor  # loss of light in the corners
+    blur: Tensor  # weight of each neighbouring pixel
+    noise: Tensor  # standard deviation at full scale
+    salt: Tensor  # start of the noise sequence
+
+
+def draw_sensor(draws: Draws) -> Sensor:
+    """Draw the sensors of a batch."""
+    return Sensor(
+        mean=draws.uniform(0.16, 0.36, 1),
+        balance=draws.uniform(0.9, 1.1, 3),
+        vignette=draws.uniform(0.0, 0.35, 1),
+        blur=draws.uniform(0.05, 0.2, 1),
+        noise=draws.uniform(0.003, 0.02, 1),
+        salt=draws.uniform(0.0, 2.0**20, 1).floor(),
+    )
+
+
+def develop(radiance: Tensor, sensor: Sensor, size: tuple[int, int]) -> Tensor:
+    """Turn radiance (3, B, H * W) into pictures, uint8 (B, H, W, 3): blur, exposure, vignetting, noise, tone curve."""
+    height, width = size
+    image = _blur(radiance.unflatten(2, size), sensor.blur[..., None])
+    level = (radiance[0] + radiance[1] + radiance[2]) / 3.0
+    total = (level.clamp(max=2.0) * 65536.0).long().sum(1, keepdim=True)  # integers sum alike in any order
+    exposure = sensor.mean * (65536.0 * height * width) / total.clamp(min=1)
+    down = (2.0 * torch.arange(height, device=image.device) + 1.0 - height)[:, None]
+    across = 2.0 * torch.arange(width, device=image.device) + 1.0 - width
+    corner = (down * down + across * across) / (height * height + width * width)  # 1 in the corners
+    image = image * (exposure * sensor.balance).T[..., None, None] * (1.0 - sensor.vignette[..., None] * corner)
+    image = image * (1.0 + image / 9.0) / (1.0 + image)  # Reinhard et al. 2002, white at 3
+    image = image.clamp(0.0, 1.0).sqrt()  # gamma 2, near sRGB's
+    noise = _sensor_noise(sensor.salt[..., None], size) * sensor.noise[..., None]
+    return ((image + noise).clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8).permute(1, 2, 3, 0).contiguous()
+
+
+def _blur(image: Tensor, weight: Tensor) -> Tensor:
+    """The lens: a separable three-tap filter over (..., H, W) that repeats the border."""
+    for dim in (-1, -2):
+        last = image.shape[dim] - 1
+        before = torch.cat((image.narrow(dim, 0, 1), image.narrow(dim, 0, last)), dim)
+        after = torch.cat((image.narrow(dim, 1, last), image.narrow(dim, last, 1)), dim)
+        image = image * (1.0 - 2.0 * weight) + (before + after) * weight
+    return image
+
+
+def _sensor_noise(salt: Tensor, size: tuple[int, int]) -> Tensor:
+    """Noise (3, B, H, W) of unit variance, near normal: the sum of four uniform bytes (Irwin-Hall)."""
+    pixel = torch.arange(3 * size[0] * size[1], device=salt.device).reshape(3, 1, *size)
+    bits = _hash32((pixel + 4099 * salt.long()) & 0xFFFFFFFF)
+    total = (bits & 255) + (bits >> 8 & 255) + (bits >> 16 & 255) + (bits >> 24)
+    return (total.float() - 510.0) / 147.8
+
+
+def _hash32(x: Tensor) -> Tensor:
     """Scramble integers (int64, 0 .. 2^32 - 1) to 32 well-mixed bits: xor-shift and multiply rounds.
 
     After the finaliser of MurmurHash3 (Appleby 2011), with multipliers below 2^31 so that no product leaves
@@ -224,7 +292,7 @@ def hash32(x: Tensor) -> Tensor:
 def _tint(column: Tensor, row: Tensor, salt: Tensor) -> Tensor:
     """A random number in 0 .. 1 for each cell."""
     key = (column.long() + 269 * row.long() + 7919 * salt.long()) & 0xFFFFFFFF
-    return (hash32(key) & 0xFFFF).float() / 65535.0
+    return (_hash32(key) & 0xFFFF).float() / 65535.0
 
 
 def _fractal_noise(u: Tensor, v: Tensor) -> Tensor:

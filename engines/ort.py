@@ -1,0 +1,127 @@
+"""ONNX Runtime on the CPU: the engine is the graph that it optimised for this machine, saved as ONNX."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import BackendError
+from .availability import Availability
+from .fingerprint import Fingerprint, cpu_fingerprint
+from .manifest import Layer
+
+__all__ = ["EXTENSION", "availability", "build", "fingerprint", "found_precision", "read_layers", "session_options", "translated"]
+
+EXTENSION: Final = "ort.onnx"
+PROVIDER: Final = "CPUExecutionProvider"
+
+_TYPES: Final = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8", "UINT8": "uint8"}
+
+
+@cache
+def availability() -> Availability:
+    """Whether ONNX Runtime is installed here."""
+    if find_spec("onnxruntime") is None or find_spec("onnx") is None:
+        return Availability(version=None, reason="onnxruntime or onnx is not installed", remedy="pip install 'depthkit[cpu]'")
+    return Availability(version=_version(), reason=f"provider {PROVIDER}", remedy="")
+
+
+def fingerprint() -> Fingerprint:
+    """The device that this backend builds for: the CPU."""
+    return cpu_fingerprint()
+
+
+def build(onnx: Path, engine: Path, options: dict[str, str | int | bool]) -> tuple[Layer, ...]:
+    """Optimise `onnx` for this CPU, save the result as `engine` and read its layers back from there.
+
+    Args:
+        onnx: a camera-ready ONNX file.
+        engine: where to write.
+        options: `threads` (0: all cores).
+
+    Raises:
+        BackendError: ONNX Runtime refuses the file; its words name the node.
+    """
+    import onnxruntime
+
+    settings = session_options(options)
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    settings.optimized_model_filepath = str(engine)
+    with translated(f"cannot build {onnx}"):
+        onnxruntime.InferenceSession(str(onnx), settings, providers=[PROVIDER])
+    return read_layers(engine)
+
+
+def session_options(options: dict[str, str | int | bool]) -> Any:
+    """ONNX Runtime's settings for building and running alike."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = int(options.get("threads", 0))
+    settings.log_severity_level = 3  # its warning that a saved graph is for this hardware only is what a manifest says
+    return settings
+
+
+def read_layers(path: Path) -> tuple[Layer, ...]:
+    """Every node of a saved graph with the type that it computes in: that of its first floating-point input or output."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    name_of = onnx.TensorProto.DataType.Name
+
+    def precision(node: Any) -> str:
+        # A Cast computes in what it makes; every other operator in what it reads.
+        tensors = node.output if node.op_type == "Cast" else (*node.input, *node.output)
+        found = [_TYPES.get(name_of(types[name]), name_of(types[name]).lower()) for name in tensors if name in types]
+        return found[0] if found else "unknown"
+
+    return tuple(Layer(node.name or node.output[0], node.op_type, precision(node)) for node in graph.node)
+
+
+def found_precision(layers: tuple[Layer, ...], asked: str) -> str:
+    """What the convolutions of a built engine compute in.
+
+    FP16 that was asked for and became FP32 is called "fp16→fp32", never FP16.
+
+    Raises:
+        BackendError: the convolutions are of several types, or of one that was not asked for.
+
+    >>> found_precision((Layer("a", "FusedConv", "fp32"),), "fp16")
+    'fp16→fp32'
+    """
+    found = {layer.precision for layer in layers if layer.operator.endswith("Conv")}
+    if found == {asked}:
+        return asked
+    if asked == "fp16" and found == {"fp32"}:
+        return "fp16→fp32"
+    raise BackendError(f"{asked} was asked for, and the engine's convolutions compute in {sorted(found) or 'nothing'}")
+
+
+class translated:  # noqa: N801 - reads as the verb it is
+    """The one place where ONNX Runtime's own errors become ours. Its classes share no base but RuntimeError."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if kind is None:
+            return
+        if kind.__module__.startswith("onnxruntime") or isinstance(error, RuntimeError | ValueError):
+            raise BackendError(f"{self._what}: ONNX Runtime says: {str(error).strip()}") from error
+
+
+def _version() -> str:
+    for distribution in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return "unknown"

@@ -1,0 +1,100 @@
+"""From a bundle to an ONNX graph: batch norm folded in FP32, then the precision, then the export, then constants folded.
+
+The order matters. Folded after the conversion, a batch norm's scale would be applied in half precision, and left in
+place it leaves Float kernels beside Half inputs, which TensorRT refuses.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from typing import Final, TypeVar
+
+import onnx
+import torch
+from polygraphy.backend.onnx import fold_constants
+from polygraphy.logger import G_LOGGER
+from torch import nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+from ..spec import METADATA, Dim, ModelSpec, to_json
+from ..tolerances import Precision
+from ..train.camera import CameraReady
+
+__all__ = ["DTYPES", "OPSET", "build_graph", "fold_batch_norm"]
+
+OPSET: Final = 20
+"""18 to 20 are what ONNX Runtime, OpenVINO and TensorRT 10 and 11 all read."""
+
+DTYPES: Final[dict[Precision, torch.dtype]] = {"fp32": torch.float32, "fp16": torch.float16}
+
+_Network = TypeVar("_Network", bound=nn.Module)
+
+
+def build_graph(network: nn.Module, spec: ModelSpec, precision: Precision, weights_sha256: str) -> onnx.ModelProto:
+    """The camera-ready graph of `network` with the spec in its metadata.
+
+    Args:
+        network: in evaluation mode; left as it is.
+        spec: size, batch (a `Dim` makes the batch dynamic), preprocessing, range.
+        precision: what the network computes in; input, output and depth range stay as the spec says.
+        weights_sha256: hash of the bundle's weights, kept in the metadata.
+    """
+    camera = CameraReady(fold_batch_norm(network), spec, DTYPES[precision]).eval()
+    model = _fold(_export(camera, spec))
+    entries = {
+        METADATA.spec: to_json(spec),
+        METADATA.precision: precision,
+        METADATA.weights_sha256: weights_sha256,
+    }
+    onnx.helper.set_model_props(model, entries)
+    model.producer_name = "depthkit"
+    return model
+
+
+def fold_batch_norm(network: _Network) -> _Network:
+    """A copy in which every batch norm that follows a convolution in a Sequential is folded into it."""
+    folded = copy.deepcopy(network).eval()
+    for sequence in [module for module in folded.modules() if isinstance(module, nn.Sequential)]:
+        for name, follower in zip(list(sequence._modules), list(sequence._modules)[1:], strict=False):
+            convolution, norm = sequence._modules[name], sequence._modules[follower]
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                sequence._modules[name] = fuse_conv_bn_eval(convolution, norm)
+                sequence._modules[follower] = nn.Identity()
+    return folded
+
+
+def _export(camera: CameraReady, spec: ModelSpec) -> onnx.ModelProto:
+    batch, (height, width) = spec.batch, spec.size
+    dynamic = isinstance(batch, Dim)
+    # torch.export takes a size of 1 for a constant, so a dynamic batch is traced with another number.
+    frames = max(batch.opt, 2) if isinstance(batch, Dim) else batch
+    example = torch.zeros(frames, height, width, 3, dtype=torch.uint8)
+    shapes = ({0: torch.export.Dim(batch.name, min=batch.min, max=batch.max)},) if isinstance(batch, Dim) else None
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns that torchvision, of which nothing is used, is not there
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                camera,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[spec.input.name],
+                output_names=[spec.output.name],
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+    assert program is not None and dynamic == (shapes is not None)
+    return program.model_proto
+
+
+def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        folded: onnx.ModelProto = fold_constants(model, error_ok=False)
+    return folded

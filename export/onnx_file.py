@@ -1,0 +1,102 @@
+"""Write an ONNX file and its reference, once every check has passed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from ..errors import GateError
+from ..files import atomic_write, make_folder
+from ..images import resize_depth, resize_image
+from ..reference import Reference, write_reference
+from ..spec import Dim
+from ..tolerances import Precision
+from ..train.bundle import Bundle
+from ..train.fit import model_spec
+from ..train.session import TorchSession
+from .checks import Check, Subject, run_checks
+from .graph import build_graph
+
+__all__ = ["ExportOptions", "OnnxFile", "export_onnx", "stem"]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What `depthkit export` was asked for; size None: what the run was trained at."""
+
+    precision: Precision = "fp32"
+    size: tuple[int, int] | None = None
+    batch: int | Dim = 1
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """What an export left."""
+
+    path: Path
+    reference: Path
+    checks: tuple[Check, ...]
+
+
+def stem(network: str, size: tuple[int, int], batch: int | Dim) -> str:
+    """The name that a model's files share.
+
+    >>> stem("compact", (240, 320), 1), stem("unet", (480, 640), Dim("batch", 1, 4, 8))
+    ('compact-240x320', 'unet-480x640-b1to8')
+    """
+    if isinstance(batch, Dim):
+        suffix = f"-b{batch.min}to{batch.max}"
+    else:
+        suffix = "" if batch == 1 else f"-b{batch}"
+    return f"{network}-{size[0]}x{size[1]}{suffix}"
+
+
+def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Check], None] | None = None) -> OnnxFile:
+    """Export `<run>/<stem>.<precision>.onnx` and `<run>/<stem>.reference.npz`.
+
+    Args:
+        bundle: the run.
+        options: precision, size, batch.
+        on_check: told of every check as soon as it is done.
+
+    Raises:
+        GateError: a check failed; no file stands under the goal's name then.
+        SpecError: a size that the network does not take.
+        OutputError: the folder cannot be written.
+    """
+    size = options.size or bundle.spec.size
+    spec = model_spec(bundle.spec.network, size).with_batch(options.batch)
+    name = stem(bundle.spec.network, size, options.batch)
+    goal = bundle.folder / f"{name}.{options.precision}.onnx"
+    make_folder(goal.parent)
+    goal.unlink(missing_ok=True)
+    reference = make_reference(bundle, size)
+    with tempfile.TemporaryDirectory(prefix="depthkit-") as scratch:
+        candidate = Path(scratch) / goal.name
+        onnx.save(build_graph(bundle.network, spec, options.precision, bundle.weights_sha256), candidate)
+        checks = []
+        for check in run_checks(Subject(candidate, bundle.network, spec, options.precision, reference)):
+            checks.append(check)
+            if on_check is not None:
+                on_check(check)
+            if not check.passed:
+                raise GateError(f"{goal.name} was not written: {check.name} failed: {check.detail}")
+        reference_path = bundle.folder / f"{name}.reference.npz"
+        write_reference(reference_path, reference)
+        with atomic_write(goal) as temporary:
+            shutil.copyfile(candidate, temporary)
+    return OnnxFile(goal, reference_path, tuple(checks))
+
+
+def make_reference(bundle: Bundle, size: tuple[int, int]) -> Reference:
+    """The run's frames at `size`, with torch's FP32 answers."""
+    images = np.stack([resize_image(image, size) for image in bundle.frames.images])
+    truths = np.stack([resize_depth(depth, size, smooth=False) for depth in bundle.frames.depths])
+    with TorchSession(bundle, size) as session:
+        return Reference(images, session(images), truths)

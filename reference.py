@@ -1,0 +1,60 @@
+"""The reference that travels with a model: frames, and what torch answered for them in FP32.
+
+`<stem>.reference.npz` lets any machine, without torch and without the data set, answer the question "is this engine
+still the network that was trained?"
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .errors import EngineError
+from .files import atomic_write
+
+__all__ = ["Reference", "read_reference", "write_reference"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Frames of the engine's size with torch's answers.
+
+    Attributes:
+        images: N x H x W x 3, uint8.
+        depths: N x H x W, float32 metres: torch, FP32.
+        truths: N x H x W, float32 metres: measured; 0 where it was not.
+    """
+
+    images: np.ndarray
+    depths: np.ndarray
+    truths: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.depths.shape[1:]
+        return height, width
+
+
+def write_reference(path: Path, reference: Reference) -> None:
+    """Write a reference, whole or not at all. Raises OutputError."""
+    with atomic_write(path) as temporary:
+        np.savez_compressed(temporary, images=reference.images, depths=reference.depths, truths=reference.truths)
+
+
+def read_reference(path: Path) -> Reference:
+    """Read a reference. Raises EngineError when it is missing, damaged or not one."""
+    if not path.is_file():
+        raise EngineError(f"there is no reference {path}; copy it beside the engine, or make both with `depthkit export`")
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            reference = Reference(content["images"], content["depths"], content["truths"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise EngineError(f"{path} is no reference ({error}); make it again with `depthkit export`") from error
+    n, height, width = reference.depths.shape
+    if reference.images.shape != (n, height, width, 3) or reference.truths.shape != (n, height, width):
+        raise EngineError(f"{path} holds arrays that do not fit each other; make it again with `depthkit export`")
+    return reference

@@ -1,0 +1,47 @@
+"""Open an engine or an ONNX file as a Session; nothing is handed to a vendor before manifest and hash agree."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..engines.build import BACKENDS, backend
+from ..engines.manifest import read_manifest, verify
+from ..errors import BackendError, EngineError
+from ..session import Session
+
+__all__ = ["load"]
+
+
+def load(path: str | Path) -> Session:
+    """Open `path`: an engine with its manifest, or an ONNX file of ours (run by ONNX Runtime on the CPU).
+
+    Raises:
+        EngineError: missing, altered, made for another device or vendor version, or not ours.
+        BackendError: the library that runs it is not installed, or refuses it.
+        SpecError: a manifest of another schema version, or with keys that are unknown or missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise EngineError(f"{path} is a folder; give the engine file in it, or export one with `depthkit export {path}`")
+    if _is_plain_onnx(path):
+        return _runner("onnxruntime").open_onnx(path)  # type: ignore[no-any-return]
+    manifest = read_manifest(path)
+    if manifest.backend not in BACKENDS:
+        raise EngineError(f"{path} needs backend {manifest.backend!r}, which this depthkit lacks; upgrade depthkit")
+    maker = backend(manifest.backend)
+    runner = _runner(manifest.backend)
+    verify(path, manifest, here=maker.fingerprint(), backend_version=maker.availability().version or "none")
+    return runner.open_engine(path, manifest)  # type: ignore[no-any-return]
+
+
+def _is_plain_onnx(path: Path) -> bool:
+    return path.suffix == ".onnx" and not path.name.endswith(".ort.onnx")
+
+
+def _runner(name: str) -> Any:
+    available = backend(name).availability()
+    if not available.usable:
+        raise BackendError(f"{name} cannot be used here: {available.reason}; {available.remedy}")
+    return import_module(f".{BACKENDS[name]}", __package__)

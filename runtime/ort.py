@@ -1,0 +1,76 @@
+"""ONNX Runtime on the CPU, on the caller's own memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..engines.build import parse_metadata
+from ..engines.manifest import Manifest
+from ..engines.ort import PROVIDER, session_options, translated
+from ..session import SessionBase
+from ..spec import ModelSpec
+
+__all__ = ["OnnxRuntimeSession", "open_engine", "open_onnx"]
+
+
+class OnnxRuntimeSession(SessionBase):
+    """Runs a graph through IOBinding: frames are read and depth is written where the caller has them."""
+
+    def __init__(self, session: Any, spec: ModelSpec, precision: str) -> None:
+        self._session = session
+        self._binding = session.io_binding()
+        self.spec = spec
+        self.precision = precision
+        self.provider = session.get_providers()[0]
+
+    def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
+        """See `Session.bind`. ONNX Runtime keeps only the addresses; the session keeps the arrays alive."""
+        super().bind(image=image, depth=depth)
+        self._binding.bind_input(self.spec.input.name, "cpu", 0, image.dtype, image.shape, image.ctypes.data)
+        self._binding.bind_output(self.spec.output.name, "cpu", 0, depth.dtype, depth.shape, depth.ctypes.data)
+
+    def run(self) -> None:
+        """See `Session.run`."""
+        self._buffers()
+        self._session.run_with_iobinding(self._binding)
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        super().close()
+        self._binding = self._session = None
+
+
+def open_engine(path: Path, manifest: Manifest) -> OnnxRuntimeSession:
+    """An engine whose manifest was verified: it is optimised already, and is loaded as it is."""
+    import onnxruntime
+
+    settings = session_options(manifest.options)
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return OnnxRuntimeSession(_create(path, settings), manifest.model, manifest.precision_found)
+
+
+def open_onnx(path: Path) -> OnnxRuntimeSession:
+    """An ONNX file of ours, optimised while it is loaded."""
+    from ..engines.build import describe_onnx
+
+    describe_onnx(path)  # a sentence for what is missing or no ONNX file, before ONNX Runtime's own
+    session = _create(path, session_options({}))
+    description = parse_metadata(session.get_modelmeta().custom_metadata_map, path)
+    return OnnxRuntimeSession(session, description.model, _precision(description.precision))
+
+
+def _precision(asked: str) -> str:
+    """What an ONNX file is computed in that was not built into an engine, where it could be read back."""
+    from ..engines.fingerprint import cpu_fingerprint
+
+    return asked if asked == "fp32" or cpu_fingerprint().computes_half else f"{asked}→fp32"
+
+
+def _create(path: Path, settings: Any) -> Any:
+    import onnxruntime
+
+    with translated(f"cannot open {path}"):
+        return onnxruntime.InferenceSession(str(path), settings, providers=[PROVIDER])

@@ -1,0 +1,129 @@
+"""Session: what answers depth for frames, whichever library computes it. The contract, and the part that all share.
+
+It stands on the ground floor, not in `runtime/`, because torch's own session (in `train/`) keeps the same contract and
+the two halves of the house do not import each other.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from .errors import EngineError, FrameError
+from .spec import Dim, ModelSpec
+
+__all__ = ["Session", "SessionBase"]
+
+_Self = TypeVar("_Self", bound="SessionBase")
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A loaded model. Not thread-safe: use one session a thread.
+
+    Attributes:
+        spec: the model's tensors, preprocessing and depth range.
+        provider: what really computes, in the vendor's own words, for instance "CPUExecutionProvider".
+        precision: what it really computes in: "fp32", "fp16", or "fp16→fp32" for FP16 weights in FP32 arithmetic.
+    """
+
+    spec: ModelSpec
+    provider: str
+    precision: str
+
+    def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
+        """Read frames from `image` and write depth to `depth`, in place, at every `run()` from now on.
+
+        Both stay the caller's; the session keeps a reference until the next `bind` or `close`.
+
+        Raises:
+            FrameError: shape or dtype is not the spec's, memory is not C-contiguous, or `depth` is read-only.
+        """
+
+    def run(self) -> None:
+        """Compute what is bound. Raises EngineError when nothing is bound or the session is closed."""
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """Depth in metres (float32, H x W or N x H x W) of uint8 RGB frames (H x W x 3 or N x H x W x 3).
+
+        The answer is a new array, the caller's own. Binds anew: `bind` again before the next `run()`.
+
+        Raises:
+            FrameError: frames of another size or dtype, or a number of frames that the engine's batch does not divide.
+        """
+
+    def close(self) -> None:
+        """Free what the session holds. Further calls are harmless; running is then an error."""
+
+    def __enter__(self) -> Session: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class SessionBase:
+    """What every session does alike: calls on whole arrays, and the end of its life.
+
+    A backend adds `bind` and `run`, and `close` if there is something to free.
+    """
+
+    spec: ModelSpec
+    provider: str
+    precision: str
+    _bound: tuple[np.ndarray, np.ndarray] | None = None
+    _closed: bool = False
+
+    def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
+        """See `Session.bind`. A backend checks through this before it takes the memory."""
+        self._require_open()
+        self.spec.input.check_buffer(image, written=False)
+        self.spec.output.check_buffer(depth, written=True)
+        if image.shape[0] != depth.shape[0]:
+            raise FrameError(f"image holds {image.shape[0]} frames and depth {depth.shape[0]}; bind as many of each")
+        self._bound = image, depth
+
+    def run(self) -> None:
+        """See `Session.run`."""
+        raise NotImplementedError
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """See `Session.__call__`."""
+        self._require_open()
+        batch = frames if frames.ndim == 4 else frames[None]
+        step = self._step(len(batch))
+        depth = np.empty(batch.shape[:3], np.float32)
+        for start in range(0, len(batch), step):
+            chunk = np.ascontiguousarray(batch[start : start + step])
+            self.bind(image=chunk, depth=depth[start : start + step])
+            self.run()
+        return depth if frames.ndim == 4 else depth[0]
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        self._bound = None
+        self._closed = True
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _step(self, frames: int) -> int:
+        """Frames a run."""
+        batch = self.spec.batch
+        if isinstance(batch, Dim):
+            return min(max(frames, 1), batch.max)
+        if frames == 0 or frames % batch:
+            raise FrameError(f"{frames} frames are no multiple of the engine's batch of {batch}; pad them")
+        return batch
+
+    def _buffers(self) -> tuple[np.ndarray, np.ndarray]:
+        self._require_open()
+        if self._bound is None:
+            raise EngineError("nothing is bound; call bind(image=…, depth=…) before run()")
+        return self._bound
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise EngineError("this session is closed; load the engine again")
