@@ -1,0 +1,1 @@
+"""Sessions in; latency, parity, accuracy and a report out."""

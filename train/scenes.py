@@ -16,8 +16,8 @@ Why every depth lies within 0.5 .. 10 m, with no clamp:
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -40,7 +40,8 @@ _HALF_FIELD = (0.42, 0.48)  # tan of half the vertical field of a 4:3 picture: 4
 _CLEARANCE = 0.65  # metres; above 0.5 * sqrt(1 + (5 / 3 * 0.48)²) = 0.6403
 _FLAT = 0.06  # thickness of what hangs on a wall or under the ceiling
 
-_PARTS, _CANDIDATES, _LAMPS = 6, 4, 3
+_PARTS, _CANDIDATES = 6, 4
+_LAMPS, _SHADOWING = 3, 2  # the third lamp is a fill light and casts no shadow
 _BURIED = -50.0  # height of what a scene does not have: under the floor, where no ray gets
 
 
@@ -92,7 +93,7 @@ _FURNITURE = (
     )),  # chair
     Thing((1.3, 2.1), (0.7, 0.9), (0.75, 0.95), 0.9, 0, (_CLOTH, _CLOTH), (
         (-0.5, 0.5, 0.06, 0.4, 0, 1, 0), (-0.5, 0.5, 0.4, 1, 0, 0.25, 0), (-0.5, -0.39, 0.06, 0.7, 0, 1, 0),
-        (0.39, 0.5, 0.06, 0.7, 0, 1, 0), (-0.38, -0.01, 0.4, 0.55, 0.25, 0.98, 1), (0.01, 0.38, 0.4, 0.55, 0.25, 0.98, 1),
+        (0.39, 0.5, 0.06, 0.7, 0, 1, 0), (-0.38, -0.01, 0.4, 0.55, 0.25, 1, 1), (0.01, 0.38, 0.4, 0.55, 0.25, 1, 1),
     )),  # sofa
     Thing((0.95, 1.7), (0.8, 1.1), (1.9, 2.05), 1, 0, (_WOOD, _LINEN), (
         (-0.5, 0.5, 0, 0.28, 0, 1, 0), (-0.5, 0.5, 0, 1, 0, 0.03, 0), (-0.48, 0.48, 0.28, 0.5, 0.03, 0.99, 1),
@@ -120,8 +121,6 @@ _BALL_SLOT, _DRUM_SLOT = _POOLS.index(_BALLS), _POOLS.index(_DRUMS)
 _BALL_ROWS = range(_ITEMS * _PARTS + 3, _ITEMS * _PARTS + 6)
 _DRUM_ROWS = range(_BALL_ROWS.stop, _BALL_ROWS.stop + 4)
 _FLOOR, _CEILING, _WALLS, _ACCENT = range(_DRUM_ROWS.stop, _DRUM_ROWS.stop + 4)
-_BOX_GROUPS = [range(i * _PARTS, (i + 1) * _PARTS) for i in range(_ITEMS)]  # boxes that share a yaw
-_BOX_GROUPS += [range(i, i + 1) for i in range(_ITEMS * _PARTS, _BALL_ROWS.start)]
 
 _RANGES = torch.tensor([(*k.width, *k.height, *k.depth, k.at_wall, k.base) for k in _KINDS]).double()
 _LOOKS = torch.stack([preset_rows(kind.looks) for kind in _KINDS])
@@ -191,7 +190,7 @@ def _draw_camera(draws: Draws, room: Tensor) -> tuple[Tensor, Tensor]:
     aim_x, aim_z = (0.25 * room[:, axis] * draws.uniform(-1.0, 1.0) for axis in (0, 2))
     aim_x, aim_z = aim_x - 0.8 * x, aim_z - 0.8 * z
     level = (aim_x * aim_x + aim_z * aim_z).sqrt() + 1e-9
-    pitch = draws.uniform(-0.3, 0.3) - 0.35 * (y - 1.0)  # the higher the eye, the more it looks down
+    pitch = draws.uniform(-0.35, 0.2) - 0.35 * (y - 1.0)  # the higher the eye, the more it looks down
     forward = _unit(torch.stack((aim_x / level, pitch, aim_z / level), 1))
     roll = draws.uniform(-0.07, 0.07)
     lean = torch.stack((roll * forward[:, 2], torch.ones_like(roll), -roll * forward[:, 0]), 1)
@@ -209,7 +208,7 @@ def _draw_things(draws: Draws, room: Tensor, eye: Tensor, forward: Tensor) -> tu
     """
     first = torch.tensor([_KINDS.index(pool[0]) for pool in _POOLS])
     kind = first + draws.uniform(0.0, torch.tensor([len(pool) for pool in _POOLS]), _SLOTS).long()
-    least, most = _RANGES[kind][..., :6].unflatten(-1, (3, 2)).unbind(-1)
+    least, most = _RANGES[kind][..., :6].reshape(-1, _SLOTS, 3, 2).unbind(-1)
     share = draws.uniform(0.0, 1.0, _SLOTS, 3)
     share[:, _BALL_SLOT:, 2] = share[:, _BALL_SLOT:, 0]  # round things are as deep as wide
     share[:, _BALL_SLOT:_DRUM_SLOT, 1] = share[:, _BALL_SLOT:_DRUM_SLOT, 0]
@@ -226,9 +225,9 @@ def _draw_things(draws: Draws, room: Tensor, eye: Tensor, forward: Tensor) -> tu
     ahead = forward[:, 0, None, None] * (x - eye_x) + forward[:, 2, None, None] * (z - eye_z) > 0.8
     wish = clear * (1.0 + ahead - 0.1 * torch.arange(_CANDIDATES))
 
-    extent_x, extent_z = (cos * half_x).abs() + (sin * half_z).abs(), (sin * half_x).abs() + (cos * half_z).abs()
+    extent_x, extent_z = ((cos * half_x).abs() + (sin * half_z).abs(), (sin * half_x).abs() + (cos * half_z).abs())
     places = torch.stack((x, y, z, extent_x, half_y, extent_z, cos, sin), -1)  # (B, slots, candidates, 8)
-    present = draws.chance(draws.uniform(0.4, 1.0, 1), _SLOTS)
+    present = draws.chance(draws.uniform(0.6, 1.0, 1), _SLOTS)
     chosen = places[:, :, 0].clone()
     for slot in range(_SLOTS):
         offer, taken = places[:, slot, :, None], chosen[:, None, :slot]
@@ -236,8 +235,8 @@ def _draw_things(draws: Draws, room: Tensor, eye: Tensor, forward: Tensor) -> tu
         score, best = (wish[:, slot] * apart).max(1)
         chosen[:, slot] = places[:, slot].take_along_dim(best[:, None, None], 1)[:, 0]
         chosen[:, slot, 1] = torch.where(present[:, slot] & (score > 0), chosen[:, slot, 1], _BURIED)
-    x, y, z, _, _, _, cos, sin = chosen.unbind(-1)
-    return Shapes(x, y, z, *half[:, :, 0].unbind(-1), cos, sin), kind
+    chosen[..., 3:6] = half[:, :, 0]
+    return Shapes(*chosen.unbind(-1)), kind
 
 
 def _draw_places(draws: Draws, room: Tensor, half_x: Tensor, half_z: Tensor, at_wall: Tensor) -> Sequence[Tensor]:
@@ -260,13 +259,13 @@ def _draw_places(draws: Draws, room: Tensor, half_x: Tensor, half_z: Tensor, at_
 
 def _build_shapes(things: Shapes, kind: Tensor, room: Tensor) -> Shapes:
     """Take the furniture apart into boxes and add the room, once for each of its four looks."""
-    furniture = [column[:, :_ITEMS, None] for column in things]
-    x, y, z, half_x, half_y, half_z, cos, sin = furniture
+    x, y, z, half_x, half_y, half_z, cos, sin = (column[:, :_ITEMS, None] for column in things)
     x0, x1, y0, y1, z0, z1, _, exists = _PART_TABLE[kind[:, :_ITEMS]].unbind(-1)
     part_x, part_z = _to_world(cos, sin, (x0 + x1) * half_x, (z0 + z1 - 1.0) * half_z)
     part_y = torch.where(exists > 0, y + (y0 + y1 - 1.0) * half_y, _BURIED)
     size = ((x1 - x0) * half_x, (y1 - y0) * half_y, (z1 - z0) * half_z)
-    parts = torch.broadcast_tensors(x + part_x, part_y, z + part_z, *size, cos, sin)
+    yaw = (cos.expand_as(part_x), sin.expand_as(part_x))
+    parts = (x + part_x, part_y, z + part_z, *size, *yaw)
     half, zero = 0.5 * room, torch.zeros_like(room[:, 0])
     shell = (zero, half[:, 1], zero, *half.unbind(1), zero + 1.0, zero)
     columns = zip(parts, things, shell, strict=True)
@@ -329,69 +328,95 @@ def _camera_rays(scene: Scene, size: tuple[int, int]) -> Vector:
     return x, y, z
 
 
+def _box_ends(shapes: Shapes, origin: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower and upper ends (3, B, M) of the shapes' extents along their own axes, seen from the origins (B, 3)."""
+    x, z = _to_local(shapes.cos, shapes.sin, shapes.x - origin[:, :1], shapes.z - origin[:, 2:])
+    centre = torch.stack((x, shapes.y - origin[:, 1:2], z))
+    half = torch.stack(shapes[3:6])
+    return centre - half, centre + half
+
+
 def _slab(low: Tensor, high: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
     """Ray parameters between which a ray is within a slab (Kay and Kajiya, "Ray tracing complex scenes", 1986)."""
     a, b = low * inverse, high * inverse
     return torch.minimum(a, b), torch.maximum(a, b)
 
 
+def _box_span(low: Tensor, high: Tensor, inverse: Vector) -> tuple[Tensor, Tensor]:
+    """Where rays enter and leave boxes, given their ends (3, ...) and 1 / ray; on a miss they leave first."""
+    (in_x, out_x), (in_y, out_y), (in_z, out_z) = map(_slab, low, high, inverse)
+    return torch.maximum(torch.maximum(in_x, in_y), in_z), torch.minimum(torch.minimum(out_x, out_y), out_z)
+
+
 def _room_exit(scene: Scene, ray: Vector) -> tuple[Tensor, Tensor]:
     """Where rays from the eye leave the room: parameter t and row, both (B, N)."""
-    half = [column[:, _FLOOR, None] for column in (scene.shapes.half_x, scene.shapes.half_y, scene.shapes.half_z)]
-    eye_x, eye_y, eye_z = scene.eye[..., None].unbind(1)
-    _, t_x = _slab(-half[0] - eye_x, half[0] - eye_x, 1.0 / ray[0])
-    _, t_y = _slab(-eye_y, 2.0 * half[1] - eye_y, 1.0 / ray[1])
-    _, t_z = _slab(-half[2] - eye_z, half[2] - eye_z, 1.0 / ray[2])
-    t = torch.minimum(torch.minimum(t_x, t_y), t_z)
-    wall = torch.where((t == t_x) & (ray[0] > 0), _ACCENT, _WALLS)
-    return t, torch.where(t == t_y, torch.where(ray[1] < 0, _FLOOR, _CEILING), wall)
+    low, high = (ends[..., _FLOOR, None] for ends in _box_ends(scene.shapes, scene.eye))
+    _, t = _box_span(low, high, (1.0 / ray[0], 1.0 / ray[1], 1.0 / ray[2]))
+    floor, ceiling = t == low[1] * (1.0 / ray[1]), t == high[1] * (1.0 / ray[1])
+    wall = torch.where(t == high[0] * (1.0 / ray[0]), _ACCENT, _WALLS)
+    return t, torch.where(floor, _FLOOR, torch.where(ceiling, _CEILING, wall))
 
 
-def _spans(shapes: Shapes, origin: Tensor, ray: Vector) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """For each primitive its row and the parameters (B, N) where rays enter and leave it; a miss leaves first.
-
-    Origins are (B, 3). Slabs for boxes and the quadratic formula for round shapes, as collected by Inigo Quilez
-    ("Intersectors"). A ray beside a round shape gives NaN, which compares false.
-    """
-    dx, dy, dz = ray
-    x, y, z = origin[:, :1] - shapes.x, origin[:, 1:2] - shapes.y, origin[:, 2:] - shapes.z
-    turned_x, turned_z = _to_local(shapes.cos, shapes.sin, x, z)
-    low_x, low_y, low_z = -shapes.half_x - turned_x, -shapes.half_y - y, -shapes.half_z - turned_z
-    high_x, high_y, high_z = shapes.half_x - turned_x, shapes.half_y - y, shapes.half_z - turned_z
-    inverse_y = 1.0 / dy
-    for group in _BOX_GROUPS:
-        at = slice(group.start, group.start + 1)
-        local_x, local_z = _to_local(shapes.cos[:, at], shapes.sin[:, at], dx, dz)
-        inverse_x, inverse_z = 1.0 / local_x, 1.0 / local_z
-        for row in group:
-            at = slice(row, row + 1)
-            in_x, out_x = _slab(low_x[:, at], high_x[:, at], inverse_x)
-            in_y, out_y = _slab(low_y[:, at], high_y[:, at], inverse_y)
-            in_z, out_z = _slab(low_z[:, at], high_z[:, at], inverse_z)
-            enter = torch.maximum(torch.maximum(in_x, in_y), in_z)
-            yield row, enter, torch.minimum(torch.minimum(out_x, out_y), out_z)
-    level = dx * dx + dz * dz
-    for row in (*_BALL_ROWS, *_DRUM_ROWS):
-        at, ball = slice(row, row + 1), row in _BALL_ROWS
-        a = level + dy * dy if ball else level
-        b = x[:, at] * dx + z[:, at] * dz
-        c = x[:, at] * x[:, at] + z[:, at] * z[:, at] - shapes.half_x[:, at] * shapes.half_x[:, at]
-        if ball:
-            b, c = b + y[:, at] * dy, c + y[:, at] * y[:, at]
-        root = (b * b - a * c).sqrt()
-        enter, leave = (-b - root) / a, (root - b) / a
-        if not ball:
-            in_y, out_y = _slab(low_y[:, at], high_y[:, at], inverse_y)
-            enter, leave = torch.maximum(enter, in_y), torch.minimum(leave, out_y)
-        yield row, enter, leave
-
-
-def _first_hit(shapes: Shapes, origin: Tensor, ray: Vector, t: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+def _first_hit(scene: Scene, origin: Tensor, ray: Vector, t: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
     """Parameter and row (B, N) of the nearest primitive before t on rays from outside all; else those given."""
-    for this, enter, leave in _spans(shapes, origin, ray):
-        closer = (enter < torch.minimum(leave, t)) & (enter > 0.0)
-        t, row = torch.where(closer, enter, t), row.masked_fill(closer, this)
+    t, row = t.clone(), row.clone()
+    inverse_y = 1.0 / ray[1]
+    low, high = _box_ends(scene.shapes, origin)
+    bound_low, bound_high = _box_ends(scene.things, origin)
+    for slot in range(_BALL_SLOT):
+        cos, sin = scene.things.cos[:, slot, None], scene.things.sin[:, slot, None]
+        local_x, local_z = _to_local(cos, sin, ray[0], ray[2])
+        inverse = (1.0 / local_x, inverse_y, 1.0 / local_z)
+        enter, leave = _box_span(bound_low[..., slot, None], bound_high[..., slot, None], inverse)
+        if slot < _ITEMS:
+            rows = slice(slot * _PARTS, (slot + 1) * _PARTS)
+            inside = (enter < torch.minimum(leave, t)) & (leave > 0.0)
+            _hit_parts((low[..., rows], high[..., rows]), inverse, inside, (t, row), rows.start)
+        else:
+            _keep_nearer(enter, leave, t, row, _ITEMS * (_PARTS - 1) + slot)
+    for this in (*_BALL_ROWS, *_DRUM_ROWS):
+        at = slice(this, this + 1)
+        enter, leave = _round_span(Shapes(*(column[:, at] for column in scene.shapes)), origin, ray, this in _BALL_ROWS)
+        if this in _DRUM_ROWS:
+            in_y, out_y = _slab(low[1, :, at], high[1, :, at], inverse_y)
+            enter, leave = torch.maximum(enter, in_y), torch.minimum(leave, out_y)
+        _keep_nearer(enter, leave, t, row, this)
     return t, row
+
+
+def _hit_parts(
+    ends: tuple[Tensor, Tensor], inverse: Vector, inside: Tensor, hit: tuple[Tensor, Tensor], first: int
+) -> None:
+    """Update hit (t and row) by the boxes of one piece of furniture, for the few rays `inside` its bounding box."""
+    index = inside.flatten().nonzero()[:, 0]
+    owner = index // inside.shape[1]
+    t, row = hit
+    low, high = (end.transpose(1, 2).index_select(2, owner) for end in ends)  # (3, parts, rays)
+    x, y, z = (component.flatten()[index] for component in inverse)
+    enter, leave = _box_span(low, high, (x, y, z))
+    nearest, part = torch.where((enter < leave) & (enter > 0.0), enter, torch.inf).min(0)
+    closer = nearest < t.flatten()[index]
+    index = index[closer]
+    t.view(-1)[index], row.view(-1)[index] = nearest[closer], first + part[closer]
+
+
+def _round_span(shape: Shapes, origin: Tensor, ray: Vector, ball: bool) -> tuple[Tensor, Tensor]:
+    """Where rays enter and leave a ball or an endless upright cylinder (Inigo Quilez, "Intersectors")."""
+    x, y, z = origin[:, :1] - shape.x, origin[:, 1:2] - shape.y, origin[:, 2:] - shape.z
+    a = ray[0] * ray[0] + ray[2] * ray[2]
+    b = x * ray[0] + z * ray[2]
+    c = x * x + z * z - shape.half_x * shape.half_x
+    if ball:
+        a, b, c = a + ray[1] * ray[1], b + y * ray[1], c + y * y
+    root = (b * b - a * c).clamp(min=0.0).sqrt()  # a miss enters and leaves at once
+    return (-b - root) / a, (root - b) / a
+
+
+def _keep_nearer(enter: Tensor, leave: Tensor, t: Tensor, row: Tensor, this: int) -> None:
+    """Update t and row where a primitive is entered before t."""
+    closer = (enter < torch.minimum(leave, t)) & (enter > 0.0)
+    torch.where(closer, enter, t, out=t)
+    row.masked_fill_(closer, this)
 
 
 def _surface(shape: Shapes, row: Tensor, point: Vector) -> tuple[Vector, Tensor, Tensor]:
@@ -427,7 +452,7 @@ def _openness(scene: Scene, point: Vector, normal: Vector, row: Tensor) -> Tenso
         near = (1.0 - gap / 0.7).clamp(min=0.0)
         openness = openness * (1.0 - 0.45 * near * near * (1.0 - n.abs()))
     room = row >= _FLOOR
-    for slot in range(_SLOTS):
+    for slot in (*range(_ITEMS), *range(_BALL_SLOT, _SLOTS - 1)):  # not what hangs flat on a wall or the ceiling
         c = Shapes(*(column[:, slot, None] for column in things))
         x, z = _to_local(c.cos, c.sin, point[0] - c.x, point[2] - c.z)
         gaps = [(x.abs() - c.half_x), ((point[1] - c.y).abs() - c.half_y), (z.abs() - c.half_z)]
@@ -449,17 +474,21 @@ def _lamp_light(scene: Scene, lamp: int, point: Vector, normal: Vector, view: Ve
     toward = [-component / distance for component in ray]
     halfway = [a + b for a, b in zip(toward, view, strict=True)]
     glint = (_dot(normal, halfway) / (_dot(halfway, halfway).sqrt() + 1e-6)).clamp(min=0.0)
-    reach = torch.full_like(distance, 0.998)  # short of the point's own surface
-    t, _ = _first_hit(scene.shapes, origin, ray, reach, torch.zeros_like(distance, dtype=torch.int64))
-    return _dot(normal, toward).clamp(min=0.0), glint, (t == reach) / (squared + 0.3)
+    light = 1.0 / (squared + 0.3)
+    if lamp < _SHADOWING:
+        reach = torch.full_like(distance, 0.998)  # short of the point's own surface
+        t, _ = _first_hit(scene, origin, ray, reach, torch.zeros_like(distance, dtype=torch.int64))
+        light = light * (t == reach)
+    return _dot(normal, toward).clamp(min=0.0), glint, light
 
 
 def _shade(scene: Scene, ray: Vector, t: Tensor, row: Tensor, pixel: Tensor) -> Tensor:
     """Radiance (3, B, N) toward the eye where rays hit `row` at t; `pixel` (B, 1) is a pixel's width at z = 1 m."""
-    point = tuple(t * d + scene.eye[:, i : i + 1] for i, d in enumerate(ray))
+    eye, (dx, dy, dz) = scene.eye, ray
+    point = (t * dx + eye[:, :1], t * dy + eye[:, 1:2], t * dz + eye[:, 2:])
     normal, u, v = _surface(gather_rows(scene.shapes, row), row, point)
     length = _dot(ray, ray).sqrt()
-    view = [-d / length for d in ray]
+    view = (-dx / length, -dy / length, -dz / length)
     material = gather_rows(scene.materials, row)
     footprint = t * pixel / _dot(normal, view).clamp(min=0.15)
     openness = _openness(scene, point, normal, row)
@@ -502,24 +531,26 @@ def render_scenes(
     if min(size) < 1:
         raise UserError(f"A room cannot be drawn at {size[0]} x {size[1]}: give a height and width of 1 or above.")
     scene = _draw_scenes(seeds, torch.device(device))
-    pixel = 2.0 * scene.field / math.hypot(*size)
-
-    def cast(ray: Tensor) -> tuple[Tensor, Tensor]:
-        x, y, z = ray
-        depth, row = _first_hit(scene.shapes, scene.eye, (x, y, z), *_room_exit(scene, (x, y, z)))
-        return _shade(scene, (x, y, z), depth, row, pixel), depth
-
-    tiles = torch.stack(_camera_rays(scene, size)).split(max(1, TILE_RAYS // len(seeds)), 2)
-    tiles = [t.contiguous() for t in tiles]
-    if NT == 0:
-        radiances, depths = zip(*map(cast, tiles), strict=True)
-    else:
-        with ThreadPoolExecutor(NT) as pool:
-            radiances, depths = zip(*pool.map(cast, tiles), strict=True)
-    return develop(torch.cat(radiances, 2), scene.sensor, size), torch.cat(depths, 1).reshape(-1, *size)
+    with _one_thread():
+        ray = _camera_rays(scene, size)
+        depth, row = _first_hit(scene, scene.eye, ray, *_room_exit(scene, ray))
+        radiance = _shade(scene, ray, depth, row, 2.0 * scene.field / math.hypot(*size))
+        return develop(radiance, scene.sensor, size), depth.reshape(-1, *size)
 
 
-NT, TILE_RAYS = 2, 1 << 15
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch's operations on the calling thread.
+
+    A render is thousands of operations of some 50 microseconds. Torch's thread team meets at a barrier after each
+    of them, which costs many times the operation as soon as another process wants the cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def scene_seed(split: Literal["train", "val", "test"], index: int, base_seed: int = 0) -> int:

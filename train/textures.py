@@ -91,7 +91,7 @@ class Preset(NamedTuple):
 
 _SQUARE: Range = (0.15, 0.5)
 _PRESETS = {
-    "paint": Preset(0.72, 0.68, 0.62, spread=0.25),
+    "paint": Preset(0.74, 0.69, 0.61, spread=0.16),
     "white": Preset(0.85, 0.84, 0.81, spread=0.06, noise=0.08),
     "plaster": Preset(0.70, 0.66, 0.58, spread=0.2, noise=0.7, grain_u=45, grain_v=45),
     "colour": Preset(0.45, 0.42, 0.42, spread=0.7, specular=(0.0, 0.5)),
@@ -121,8 +121,8 @@ _PRESETS = {
     "books": Preset(0.45, 0.36, 0.32, 0.5, (0.2, 1.6), (0.025, 0.05), joint=0.004, tint=2.2),
     "picture": Preset(0.5, 0.46, 0.4, 0.6, (0.1, 0.9), (1, 1), (1, 1), fit=1, joint=0.035, noise=3.0),
     "window": Preset(
-        0.78, 0.85, 0.95, 0.1, (0.15, 0.4), (0.5, 0.5), (0.5, 1.0), fit=1, joint=0.04, noise=0.5, grain_u=25, grain_v=25,
-        emission=0.9,
+        0.78, 0.85, 0.95, 0.1, (0.15, 0.4), (0.5, 0.5), (0.5, 1.0), fit=1, joint=0.04, noise=0.5, grain_u=25,
+        grain_v=25, emission=1.5,
     ),
     "door": Preset(0.6, 0.5, 0.4, 0.3, (0.7, 0.9), (1, 1), (0.5, 0.5), fit=1, joint=0.1, specular=(0.1, 0.3)),
     "lamp": Preset(0.9, 0.88, 0.82, 0.05, emission=2.0),
@@ -164,7 +164,7 @@ def draw_materials(draws: Draws, kind: Tensor, width: Tensor, height: Tensor) ->
     """Draw the materials of rows whose presets are `kind` (int64) and whose sizes in metres are given, all (B, M)."""
     rows = kind.shape[1]
     table = torch.from_numpy(np.stack([np.hstack(preset) for preset in _PRESETS.values()]))[kind]
-    red, green, blue, spread, gain0, gain1, u0, u1, v0, v1, fit, shift, joint, *cells, spec0, spec1, emission = (
+    (red, green, blue, spread, gain0, gain1, u0, u1, v0, v1, fit, shift, joint, *cells, spec0, spec1, emission) = (
         table.unbind(-1)
     )
     brightness = draws.uniform(0.65, 1.2, rows)
@@ -178,9 +178,8 @@ def draw_materials(draws: Draws, kind: Tensor, width: Tensor, height: Tensor) ->
     period_v = (v0 + (v1 - v0) * size) * torch.where(fit > 0, height, 1.0)
     salt = draws.uniform(0.0, 4096.0, rows).floor()
     specular, gloss = draws.uniform(spec0, spec1, rows), draws.uniform(0.0, 1.0, rows)
-    return Materials(
-        *first, *second, period_u, period_v, shift, joint, *cells, salt, specular, gloss, emission
-    )  # fmt: skip
+    columns = (*first, *second, period_u, period_v, shift, joint, *cells, salt, specular, gloss, emission)
+    return Materials(*columns)
 
 
 def gather_rows(table: Table, row: Tensor) -> Table:
@@ -234,7 +233,7 @@ class Sensor(NamedTuple):
 def draw_sensor(draws: Draws) -> Sensor:
     """Draw the sensors of a batch."""
     return Sensor(
-        mean=draws.uniform(0.16, 0.36, 1),
+        mean=draws.uniform(0.2, 0.5, 1),
         balance=draws.uniform(0.9, 1.1, 3),
         vignette=draws.uniform(0.0, 0.35, 1),
         blur=draws.uniform(0.05, 0.2, 1),
@@ -246,7 +245,7 @@ def draw_sensor(draws: Draws) -> Sensor:
 def develop(radiance: Tensor, sensor: Sensor, size: tuple[int, int]) -> Tensor:
     """Turn radiance (3, B, H * W) into pictures, uint8 (B, H, W, 3): blur, exposure, vignetting, noise, tone curve."""
     height, width = size
-    image = _blur(radiance.unflatten(2, size), sensor.blur[..., None])
+    image = _blur(radiance.reshape(3, -1, height, width), sensor.blur[..., None])
     level = (radiance[0] + radiance[1] + radiance[2]) / 3.0
     total = (level.clamp(max=2.0) * 65536.0).long().sum(1, keepdim=True)  # integers sum alike in any order
     exposure = sensor.mean * (65536.0 * height * width) / total.clamp(min=1)

@@ -1,0 +1,29 @@
+"""How true an engine is: its depth against measured depth, at the camera's own resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import tee
+
+import numpy as np
+
+from ..metrics import DepthScores, aggregate, score_frame
+from ..runtime.frames import predict_frames
+from ..session import Session
+
+__all__ = ["measure_accuracy"]
+
+
+def measure_accuracy(
+    session: Session, samples: Iterable[tuple[np.ndarray, np.ndarray]], crop: tuple[slice, slice] | None
+) -> DepthScores:
+    """Score a session on pictures with measured depth.
+
+    Args:
+        session: any; a picture is resized to its size, and the depth back, so a smaller engine pays for its blur.
+        samples: pairs of H x W x 3 uint8 and H x W metres (0: not measured), read one by one.
+        crop: rows and columns that count for AbsRel, RMSE, log10 and the thresholds; None: all.
+    """
+    images, truths = tee(samples)
+    predictions = predict_frames(session, (image for image, _ in images))
+    return aggregate(score_frame(p, truth, crop) for p, (_, truth) in zip(predictions, truths, strict=True))

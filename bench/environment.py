@@ -1,0 +1,93 @@
+"""Where and with what a result came to be."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import psutil
+from pydantic.dataclasses import dataclass
+
+from .. import __version__
+from ..engines.fingerprint import Fingerprint, cpu_fingerprint
+from ..spec import STRICT
+
+__all__ = ["Environment", "environment"]
+
+_PACKAGES: Final = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Environment:
+    """A machine and its software while something was measured.
+
+    Attributes:
+        cpu, cores, memory_gib: cores as this process may use them.
+        governor: of the first core's clock; "unknown" where the kernel does not tell (virtual machines).
+        load: runnable processes over the last minute, before the measurement began.
+        packages: versions of those libraries that are installed.
+        commit: of depthkit's checkout; "" where it is installed from a wheel.
+        command: what was typed.
+        time: UTC, ISO 8601.
+    """
+
+    cpu: Fingerprint
+    cores: int
+    memory_gib: float
+    system: str
+    python: str
+    governor: str
+    load: float
+    depthkit: str
+    packages: dict[str, str]
+    commit: str
+    command: str
+    time: str
+
+
+def environment(command: str) -> Environment:
+    """Look around."""
+    return Environment(
+        cpu=cpu_fingerprint(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        governor=_governor(),
+        load=round(psutil.getloadavg()[0], 2),
+        depthkit=__version__,
+        packages={name: found for name in _PACKAGES if (found := _version(name))},
+        commit=_commit(),
+        command=command,
+        time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _governor() -> str:
+    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return path.read_text().strip() if path.is_file() else "unknown"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()

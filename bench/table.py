@@ -1,0 +1,124 @@
+"""A bench as tables: the same columns for the terminal, Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .results import BenchResult, Row
+
+__all__ = ["TABLES", "Column", "Table", "markdown", "verdict"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and how a row's cell is written; an empty cell was not measured."""
+
+    heading: str
+    cell: Callable[[Row], str]
+    number: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Some columns under a title; `wanted` says whether a result has anything to show in it."""
+
+    title: str
+    columns: tuple[Column, ...]
+    wanted: Callable[[BenchResult], bool] = lambda _result: True
+
+
+def _name(row: Row) -> str:
+    return row.network
+
+
+def _engine(row: Row) -> str:
+    return row.backend
+
+
+def _mebibytes(count: int | None) -> str:
+    return "" if count is None else f"{count / 2**20:.1f}"
+
+
+def verdict(row: Row) -> str:
+    """PASS, or FAIL and why."""
+    return "PASS" if row.passed else f"FAIL: {'; '.join(row.faults)}"
+
+
+_HEAD: Final = (
+    Column("network", _name, number=False),
+    Column("engine", _engine, number=False),
+    Column("precision", lambda row: row.precision, number=False),
+)
+
+TABLES: Final = (
+    Table(
+        "Speed",
+        (
+            *_HEAD,
+            Column("size", lambda row: f"{row.size[0]}x{row.size[1]}" + (f" x{row.batch}" if row.batch > 1 else "")),
+            Column("mean ms", lambda row: f"{row.mean_ms:.2f}"),
+            Column("p50 ms", lambda row: f"{row.p50_ms:.2f}"),
+            Column("p95 ms", lambda row: f"{row.p95_ms:.2f}"),
+            Column("p99 ms", lambda row: f"{row.p99_ms:.2f}"),
+            Column("FPS", lambda row: f"{row.fps:.1f}"),
+            Column("runs", lambda row: str(len(row.wall_ms))),
+            Column("params M", lambda row: f"{row.parameters / 1e6:.2f}"),
+            Column("GMAC", lambda row: f"{row.macs / 1e9:.2f}"),
+            Column("file MiB", lambda row: _mebibytes(row.file_bytes)),
+            Column("peak MiB", lambda row: _mebibytes(row.peak_memory_bytes)),
+            Column("provider", lambda row: row.provider, number=False),
+        ),
+    ),
+    Table(
+        "Parity with torch FP32 on the reference frames",
+        (
+            *_HEAD,
+            Column("max |Δ| mm", lambda row: f"{row.parity.max_abs_mm:.3g}"),
+            Column("MSE", lambda row: f"{row.parity.mse:.1e}"),
+            Column("SSIM", lambda row: f"{row.parity.ssim:.5f}"),
+            Column("worst SSIM", lambda row: f"{row.parity.worst_ssim:.5f}"),
+            Column("gate", verdict, number=False),
+        ),
+    ),
+    Table(
+        "Accuracy against measured depth",
+        (
+            *_HEAD,
+            Column("MSE", lambda row: f"{row.accuracy.scores.mse:.5f}" if row.accuracy else ""),
+            Column("SSIM", lambda row: f"{row.accuracy.scores.ssim:.4f}" if row.accuracy else ""),
+            Column("AbsRel", lambda row: f"{row.accuracy.scores.pooled.abs_rel:.3f}" if row.accuracy else ""),
+            Column("RMSE m", lambda row: f"{row.accuracy.scores.pooled.rmse:.3f}" if row.accuracy else ""),
+            Column("δ1", lambda row: f"{row.accuracy.scores.pooled.delta1:.3f}" if row.accuracy else ""),
+            Column("frames", lambda row: f"{row.accuracy.frames} of {row.accuracy.available}" if row.accuracy else ""),
+            Column("data", lambda row: Path(row.accuracy.data).name if row.accuracy else "", number=False),
+        ),
+        wanted=lambda result: any(row.accuracy for row in result.rows),
+    ),
+)
+
+
+def markdown(result: BenchResult) -> str:
+    """All tables as Markdown, with the command and the machine under them."""
+    parts = []
+    for table in TABLES:
+        if table.wanted(result):
+            parts.append(f"**{table.title}**\n\n{_markdown_table(table, result.rows)}")
+    e = result.environment
+    packages = ", ".join(f"{name} {version}" for name, version in e.packages.items())
+    parts.append(
+        f"`{e.command}`  \nprotocol {result.protocol}; {e.cpu.name}, {e.cores} cores, {e.memory_gib} GiB, load {e.load} before; "
+        f"Python {e.python}, {packages}; depthkit {e.depthkit} {e.commit}; {e.time}"
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(table: Table, rows: Sequence[Row]) -> str:
+    lines = [
+        "| " + " | ".join(column.heading.replace("|", "\\|") for column in table.columns) + " |",
+        "|" + "|".join("---:" if column.number else "---" for column in table.columns) + "|",
+    ]
+    lines += ["| " + " | ".join(column.cell(row).replace("|", "\\|") for column in table.columns) + " |" for row in rows]
+    return "\n".join(lines)

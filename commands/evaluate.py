@@ -1,0 +1,63 @@
+"""`depthkit evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from .options import data_option, depth_units_option, json_option
+
+
+@click.command()
+@click.argument("target", nargs=-1, required=True, type=click.Path(path_type=Path))
+@data_option("Data set whose test split is used.", default="scenes")
+@click.option("--frames", type=click.IntRange(min=1), help="Only so many frames, evenly spaced.  [default: all]")
+@depth_units_option
+@json_option
+def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_units: float, as_json: bool) -> None:
+    """Score runs, ONNX files or engines against measured depth.
+
+    Depth is metric: nothing is aligned to the truth. Predictions are resized to the truth's own size. MSE and SSIM are the
+    paper's, on depth / 10 m over the whole frame; the others count valid pixels, on NYU inside the Eigen crop. "pooled" counts every pixel
+    of the set alike, "per image" every picture. A prediction that is NaN or infinite exits 3.
+
+    \b
+    Examples:
+      depthkit evaluate runs/compact --data nyu
+      depthkit evaluate runs/compact runs/compact/*.ort.onnx --data nyu --frames 100
+    """
+    from math import isfinite
+
+    from rich.table import Table
+
+    from ..bench.accuracy import measure_accuracy
+    from ..errors import GateError
+    from .console import out
+    from .console import progress as progress_bar
+    from .targets import open_target, sample_set
+
+    samples = sample_set(data, frames, depth_units)
+    table = Table(title=f"{data}, {samples.frames} of {samples.available} test frames")
+    for column in ("target", "MSE", "SSIM", "", "AbsRel", "RMSE m", "log10", "δ1", "δ2", "δ3"):
+        table.add_column(column, justify="left" if column in {"target", ""} else "right")
+    results = {}
+    for path in target:
+        with open_target(path) as session, progress_bar() as bar:
+            pairs = bar.track(samples.samples(), description=path.name, total=samples.frames)
+            scores = measure_accuracy(session, pairs, samples.crop)
+        results[str(path)] = scores
+        for first, name, part in ((True, "pooled", scores.pooled), (False, "per image", scores.per_image)):
+            head = [str(path), f"{scores.mse:.5f}", f"{scores.ssim:.4f}"] if first else ["", "", ""]
+            figures = [part.abs_rel, part.rmse, part.log10, part.delta1, part.delta2, part.delta3]
+            table.add_row(*head, name, *(f"{figure:.3f}" for figure in figures))
+    if as_json:
+        from ..spec import to_json
+
+        click.echo(json.dumps({path: json.loads(to_json(scores)) for path, scores in results.items()}, indent=2))
+    else:
+        out.print(table)
+    bad = [path for path, scores in results.items() if not (isfinite(scores.mse) and isfinite(scores.pooled.rmse))]
+    if bad:
+        raise GateError(f"NaN or Inf in the depth of {', '.join(bad)}, or no valid pixel in the data")
