@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import DepthkitError
     from .runtime.load import load
-    from .runtime.session import Session
+    from .session import Session
     from .spec import ModelSpec
 
 __version__ = "0.1.0"
 __all__ = ["DepthkitError", "ModelSpec", "Session", "__version__", "load"]
 
-_HOME = {"DepthkitError": ".errors", "ModelSpec": ".spec", "Session": ".runtime.session", "load": ".runtime.load"}
+_HOME = {"DepthkitError": ".errors", "ModelSpec": ".spec", "Session": ".session", "load": ".runtime.load"}
 
 
 def __getattr__(name: str) -> Any:

@@ -23,10 +23,10 @@ COMMANDS: Final = ("train", "evaluate", "export", "bench", "predict", "doctor", 
 class _LazyGroup(click.Group):
     """Finds command `x` as the function of that name in `commands/x.py`."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f".commands.{cmd_name}", __package__), cmd_name)
@@ -36,7 +36,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="depthkit")
 def cli() -> None:
-    """Train a monocular-depth network, turn it into a realtime engine, and prove that nothing was lost.
+    r"""Train a monocular-depth network, turn it into a realtime engine, and prove that nothing was lost.
 
     \b
     The main line, on NYU Depth v2:
@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; a known error becomes one line on stderr, without a traceback."""
     try:
-        code = cli.main(args=None if arguments is None else list(arguments), prog_name="depthkit", standalone_mode=False)
+        code = cli.main(
+            args=None if arguments is None else list(arguments), prog_name="depthkit", standalone_mode=False
+        )
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -4,8 +4,8 @@ Nothing here aligns a prediction to the truth: depth is metric. A prediction tha
 of its picture NaN; it is never skipped or replaced.
 
 Sources: AbsRel, RMSE, log10 and the threshold accuracies: Eigen, Puhrsch, Fergus, "Depth Map Prediction from a
-Single Image using a Multi-Scale Deep Network", NIPS 2014, section 4; log10: Saxena, Sun, Ng, "Make3D", PAMI 2009. SSIM: Wang, Bovik, Sheikh,
-Simoncelli, IEEE TIP 2004, with their Gaussian window (11 pixels, sigma 1.5).
+Single Image using a Multi-Scale Deep Network", NIPS 2014, section 4; log10: Saxena, Sun, Ng, "Make3D", PAMI 2009.
+SSIM: Wang, Bovik, Sheikh, Simoncelli, IEEE TIP 2004, with their Gaussian window (11 pixels, sigma 1.5).
 """
 
 from __future__ import annotations
@@ -65,7 +65,12 @@ class PixelSums:
             return Scores(*[float("nan")] * 6)
         n = self.count
         return Scores(
-            self.abs_rel / n, (self.squared / n) ** 0.5, self.log10 / n, self.delta1 / n, self.delta2 / n, self.delta3 / n
+            self.abs_rel / n,
+            (self.squared / n) ** 0.5,
+            self.log10 / n,
+            self.delta1 / n,
+            self.delta2 / n,
+            self.delta3 / n,
         )
 
 
@@ -102,7 +107,7 @@ class DepthScores:
 def valid_pixels(truth: np.ndarray, crop: tuple[slice, slice] | None = None) -> np.ndarray:
     """Which pixels of an H x W depth map in metres count: measured, within range, and inside `crop` if there is one."""
     low, high = VALID_DEPTH
-    valid = np.isfinite(truth) & (truth > low) & (truth <= high)
+    valid: np.ndarray = np.isfinite(truth) & (truth > low) & (truth <= high)
     if crop is not None:
         inside = np.zeros_like(valid)
         inside[crop] = True

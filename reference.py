@@ -48,7 +48,9 @@ def write_reference(path: Path, reference: Reference) -> None:
 def read_reference(path: Path) -> Reference:
     """Read a reference. Raises EngineError when it is missing, damaged or not one."""
     if not path.is_file():
-        raise EngineError(f"there is no reference {path}; copy it beside the engine, or make both with `depthkit export`")
+        raise EngineError(
+            f"there is no reference {path}; copy it beside the engine, or make both with `depthkit export`"
+        )
     try:
         with np.load(path, allow_pickle=False) as content:
             reference = Reference(content["images"], content["depths"], content["truths"])

@@ -6,16 +6,15 @@ the two halves of the house do not import each other.
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from typing_extensions import Self
 
 from .errors import EngineError, FrameError
 from .spec import Dim, ModelSpec
 
 __all__ = ["Session", "SessionBase"]
-
-_Self = TypeVar("_Self", bound="SessionBase")
 
 
 @runtime_checkable
@@ -56,7 +55,7 @@ class Session(Protocol):
     def close(self) -> None:
         """Free what the session holds. Further calls are harmless; running is then an error."""
 
-    def __enter__(self) -> Session: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
@@ -103,7 +102,7 @@ class SessionBase:
         self._bound = None
         self._closed = True
 
-    def __enter__(self: _Self) -> _Self:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -35,7 +35,6 @@ SIZE_MULTIPLE: Final = 16
 """Height and width must be divisible by this: the networks halve them four times."""
 
 
-
 class METADATA:
     """Keys under which an ONNX file's `metadata_props` carry what depthkit needs to know of it."""
 
@@ -84,7 +83,7 @@ class TensorSpec:
             )
 
     def check_buffer(self, array: np.ndarray, *, written: bool) -> None:
-        """Like `check`, for memory that an engine uses in place: it must be C-contiguous, and writeable if `written`."""
+        """Like `check`, for memory that an engine uses in place: C-contiguous, and writeable if `written`."""
         self.check(array)
         if not array.flags.c_contiguous:
             raise FrameError(f"{self.name} is not C-contiguous; bind np.ascontiguousarray(array) instead")

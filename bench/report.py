@@ -27,7 +27,9 @@ _ERROR_SCALE: Final = 2.0  # metres at the red end of the error maps
 _LEAST_WIDTH: Final = 256  # pixels to which small pictures are enlarged
 
 
-def write_report(path: Path, result: BenchResult, references: Sequence[Reference], answers: Sequence[np.ndarray]) -> None:
+def write_report(
+    path: Path, result: BenchResult, references: Sequence[Reference], answers: Sequence[np.ndarray]
+) -> None:
     """Write the report of a bench.
 
     Args:
@@ -42,7 +44,9 @@ def write_report(path: Path, result: BenchResult, references: Sequence[Reference
     templates = Templates(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
     template = templates.from_string(package_files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
     slowest = max(row.p50_ms for row in result.rows)
-    frames = [_frame(row, reference, depths) for row, reference, depths in zip(result.rows, references, answers, strict=True)]
+    frames = [
+        _frame(row, reference, depths) for row, reference, depths in zip(result.rows, references, answers, strict=True)
+    ]
     tables = [table for table in TABLES if table.wanted(result)]
     text = template.render(
         result=result,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -64,7 +64,7 @@ class SuiteOptions:
     """How to bench."""
 
     protocol: Literal["steady", "paper"] = "steady"
-    steady: Steady = Steady()
+    steady: Steady = field(default_factory=Steady)
     memory: bool = True
     command: str = ""
 
@@ -95,7 +95,9 @@ def run_suite(
         sessions = [stack.enter_context(contender.open()) for contender in contenders]
         parities, answers = _parities(contenders, sessions, tell)
         wall = _times(contenders, sessions, options, tell)
-        accuracies = [_accuracy(session, samples, c.target, tell) for c, session in zip(contenders, sessions, strict=True)]
+        accuracies = [
+            _accuracy(session, samples, c.target, tell) for c, session in zip(contenders, sessions, strict=True)
+        ]
         memory = [_memory(contender, options, tell) for contender in contenders]
         rows = [
             _row(*parts) for parts in zip(contenders, sessions, parities, wall, accuracies, memory, strict=True)

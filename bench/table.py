@@ -30,14 +30,6 @@ class Table:
     wanted: Callable[[BenchResult], bool] = lambda _result: True
 
 
-def _name(row: Row) -> str:
-    return row.network
-
-
-def _engine(row: Row) -> str:
-    return row.backend
-
-
 def _mebibytes(count: int | None) -> str:
     return "" if count is None else f"{count / 2**20:.1f}"
 
@@ -48,8 +40,8 @@ def verdict(row: Row) -> str:
 
 
 _HEAD: Final = (
-    Column("network", _name, number=False),
-    Column("engine", _engine, number=False),
+    Column("network", lambda row: row.network, number=False),
+    Column("engine", lambda row: row.backend, number=False),
     Column("precision", lambda row: row.precision, number=False),
 )
 
@@ -65,6 +57,12 @@ TABLES: Final = (
             Column("p99 ms", lambda row: f"{row.p99_ms:.2f}"),
             Column("FPS", lambda row: f"{row.fps:.1f}"),
             Column("runs", lambda row: str(len(row.wall_ms))),
+        ),
+    ),
+    Table(
+        "Cost",
+        (
+            *_HEAD,
             Column("params M", lambda row: f"{row.parameters / 1e6:.2f}"),
             Column("GMAC", lambda row: f"{row.macs / 1e9:.2f}"),
             Column("file MiB", lambda row: _mebibytes(row.file_bytes)),
@@ -102,14 +100,13 @@ TABLES: Final = (
 
 def markdown(result: BenchResult) -> str:
     """All tables as Markdown, with the command and the machine under them."""
-    parts = []
-    for table in TABLES:
-        if table.wanted(result):
-            parts.append(f"**{table.title}**\n\n{_markdown_table(table, result.rows)}")
+    wanted = [table for table in TABLES if table.wanted(result)]
+    parts = [f"**{table.title}**\n\n{_markdown_table(table, result.rows)}" for table in wanted]
     e = result.environment
     packages = ", ".join(f"{name} {version}" for name, version in e.packages.items())
     parts.append(
-        f"`{e.command}`  \nprotocol {result.protocol}; {e.cpu.name}, {e.cores} cores, {e.memory_gib} GiB, load {e.load} before; "
+        f"`{e.command}`  \nprotocol {result.protocol}; "
+        f"{e.cpu.name}, {e.cores} cores, {e.memory_gib} GiB, load {e.load} before; "
         f"Python {e.python}, {packages}; depthkit {e.depthkit} {e.commit}; {e.time}"
     )
     return "\n\n".join(parts) + "\n"
@@ -120,5 +117,7 @@ def _markdown_table(table: Table, rows: Sequence[Row]) -> str:
         "| " + " | ".join(column.heading.replace("|", "\\|") for column in table.columns) + " |",
         "|" + "|".join("---:" if column.number else "---" for column in table.columns) + "|",
     ]
-    lines += ["| " + " | ".join(column.cell(row).replace("|", "\\|") for column in table.columns) + " |" for row in rows]
+    lines += [
+        "| " + " | ".join(column.cell(row).replace("|", "\\|") for column in table.columns) + " |" for row in rows
+    ]
     return "\n".join(lines)

@@ -22,11 +22,15 @@ _SLICE: Final = 0.3  # seconds that one session runs before the next has its tur
 
 @dataclass(frozen=True)
 class Steady:
-    """The steady protocol, after trexec's defaults: warm up, then run for a while, and at least a few times."""
+    """The steady protocol, after trtexec's defaults: warm up, then run for a while, and at least a few times.
+
+    `max_runs` ends it for what is so fast that more samples would say nothing new.
+    """
 
     warm_up_s: float = 0.2
     duration_s: float = 3.0
     min_runs: int = 10
+    max_runs: int = 10_000
 
 
 def time_paper(session: Session, seed: int = 0) -> list[float]:
@@ -61,12 +65,12 @@ def time_steady(
     protocol = protocol or Steady()
     turns = [_Turn(session, pictures) for session, pictures in zip(sessions, frames, strict=True)]
     for turn in turns:
-        turn.run_for(protocol.warm_up_s)
+        turn.run_for(protocol.warm_up_s, protocol.max_runs)
         turn.samples.clear()
     order = random.Random(seed)  # noqa: S311 - an order, not a secret
     while unfinished := [turn for turn in turns if turn.share(protocol) < 1]:
         for turn in order.sample(unfinished, len(unfinished)):
-            turn.run_for(min(_SLICE, protocol.duration_s))
+            turn.run_for(min(_SLICE, protocol.duration_s), protocol.max_runs)
         if on_progress is not None:
             on_progress(sum(turn.share(protocol) for turn in turns) / len(turns))
     return [turn.samples for turn in turns]
@@ -90,18 +94,20 @@ class _Turn:
         self._image, _ = allocate(session)
         self.samples: list[float] = []
 
-    def run_for(self, seconds: float) -> None:
-        """Run once that does not count, then until the time is over, at least once."""
+    def run_for(self, seconds: float, max_runs: int) -> None:
+        """Run once that does not count, then until the time is over or there are enough samples, at least once."""
         self._show()
         self._session.run()
         end = perf_counter() + seconds
         while True:
             self._show()
             self.samples.append(_timed(self._session))
-            if perf_counter() >= end:
+            if perf_counter() >= end or len(self.samples) >= max_runs:
                 return
 
     def share(self, protocol: Steady) -> float:
+        if len(self.samples) >= protocol.max_runs:
+            return 1.0
         time = sum(self.samples) / 1000 / protocol.duration_s if protocol.duration_s else 1.0
         return min(time, len(self.samples) / protocol.min_runs, 1.0)
 

@@ -16,17 +16,57 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--engine", "engines", multiple=True, type=click.Path(path_type=Path), help="Engine or ONNX file; may be repeated.  [default: every engine in the runs]")
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Engine or ONNX file; may be repeated.  [default: every engine in the runs]",
+)
 @data_option("Data set whose test split fills the accuracy columns.")
-@click.option("--frames", type=click.IntRange(min=1), default=100, show_default=True, help="Frames of it, evenly spaced.")
-@click.option("--protocol", type=click.Choice(["steady", "paper"]), default="steady", show_default=True, help="steady: real frames, engines in turns. paper: random, 100 warm-ups, mean of 10.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="Steady: time for each row, and at least 10 runs.")
-@click.option("--torch/--no-torch", "with_torch", default=True, show_default=True, help="Bench torch eager beside engines whose run is there.")
-@click.option("--memory/--no-memory", default=True, show_default=True, help="Measure peak memory, each in a process of its own.")
+@click.option(
+    "--frames", type=click.IntRange(min=1), default=100, show_default=True, help="Frames of it, evenly spaced."
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["steady", "paper"]),
+    default="steady",
+    show_default=True,
+    help="steady: real frames, engines in turns. paper: random, 100 warm-ups, mean of 10.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=3.0,
+    show_default=True,
+    help="Steady: time for each row, and at least 10 runs.",
+)
+@click.option(
+    "--torch/--no-torch",
+    "with_torch",
+    default=True,
+    show_default=True,
+    help="Bench torch eager beside engines whose run is there.",
+)
+@click.option(
+    "--memory/--no-memory", default=True, show_default=True, help="Measure peak memory, each in a process of its own."
+)
 @click.option("--gate/--no-gate", default=True, show_default=True, help="Exit 3 when a row fails its gate.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all samples and figures to this file.")
-@click.option("--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a report to this file.")
-@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables to this file.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all samples and figures to this file.",
+)
+@click.option(
+    "--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a report to this file."
+)
+@click.option(
+    "--markdown",
+    "markdown_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the tables to this file.",
+)
 @depth_units_option
 @runs_option
 def bench(
@@ -44,11 +84,11 @@ def bench(
     depth_units: float,
     runs: Path,
 ) -> None:
-    """Measure latency, parity and accuracy of engines, side by side.
+    r"""Measure latency, parity and accuracy of engines, side by side.
 
-    Parity: every engine answers the reference frames that travel with its model, and must agree with what torch answered
-    in FP32: FP32 engines to 1 mm, FP16 engines to SSIM 0.99. A row that does not, or an ONNX file that is not the one
-    its engine was built from, fails its gate, and the command exits 3.
+    Parity: every engine answers the reference frames that travel with its model, and must agree with what torch
+    answered in FP32: FP32 engines to 1 mm, FP16 engines to SSIM 0.99. A row that does not, or an ONNX file that is not
+    the one its engine was built from, fails its gate, and the command exits 3.
 
     \b
     Examples:
@@ -61,11 +101,13 @@ def bench(
     from .targets import contenders, find_engines, sample_set
 
     options = SuiteOptions(
-        cast(Literal["steady", "paper"], protocol), Steady(duration_s=seconds), memory, _command_line()
+        cast("Literal['steady', 'paper']", protocol), Steady(duration_s=seconds), memory, _command_line()
     )
     samples = sample_set(data, frames, depth_units) if data else None
     chosen = contenders(list(engines) or find_engines(runs), with_torch=with_torch)
-    result = run_and_show(chosen, samples, options, json_file=json_file, html_file=html_file, markdown_file=markdown_file)
+    result = run_and_show(
+        chosen, samples, options, json_file=json_file, html_file=html_file, markdown_file=markdown_file
+    )
     if gate:
         require_gate(result)
 

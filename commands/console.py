@@ -23,5 +23,10 @@ err: Final = _console(stderr=True)
 
 def progress() -> Progress:
     """A progress bar on stderr that goes away when it is done; nothing where stderr is no terminal."""
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)

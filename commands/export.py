@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..spec import Dim
 
 
-class _BatchType(click.ParamType):
+class _BatchType(click.ParamType["int | Dim"]):
     """`N`, or `MIN,OPT,MAX` for a dynamic batch."""
 
     name = "N|MIN,OPT,MAX"
@@ -57,7 +57,7 @@ def export(
     onnx_only: bool,
     runs: Path,
 ) -> None:
-    """Turn runs into ONNX files that passed every check, and these into engines.
+    r"""Turn runs into ONNX files that passed every check, and these into engines.
 
     The ONNX file reads a camera's bytes (uint8, N x H x W x 3, RGB) and answers metres (float32, N x H x W). Beside it
     lies a reference: 8 frames with torch's answers, by which any machine can tell that an engine is still this network.
@@ -78,7 +78,9 @@ def export(
         export_run(read_bundle(folder), "fp16" if fp16 else "fp32", size, batch, None if onnx_only else backend)
 
 
-def export_run(bundle: Any, precision: Any, size: tuple[int, int] | None, batch: int | Dim, backend: str | None) -> Path:
+def export_run(
+    bundle: Any, precision: Any, size: tuple[int, int] | None, batch: int | Dim, backend: str | None
+) -> Path:
     """Export one run and build its engine (none where `backend` is None); print a line for each step."""
     from ..engines.build import BuildOptions, build
     from ..engines.manifest import read_manifest
@@ -98,7 +100,9 @@ def export_run(bundle: Any, precision: Any, size: tuple[int, int] | None, batch:
         f"precision {manifest.precision_found}, {manifest.build_seconds:.2f} s"
     )
     if "→" in manifest.precision_found:
-        console.print("  [yellow]note[/]  this CPU has no FP16 arithmetic: stored as FP16, computed in FP32; not faster here")
+        console.print(
+            "  [yellow]note[/]  this CPU has no FP16 arithmetic: stored as FP16, computed in FP32; not faster here"
+        )
     return engine
 
 

@@ -14,7 +14,7 @@ __all__ = ["SizeType", "data_option", "depth_units_option", "json_option", "runs
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType[tuple[int, int]]):
     """`HxW`, both divisible by 16."""
 
     name = "HxW"
@@ -35,7 +35,9 @@ class SizeType(click.ParamType):
 
 def data_option(help_text: str, *, default: str | None = None) -> Callable[[_Command], _Command]:
     """`--data`."""
-    return click.option("--data", default=default, metavar="scenes|PATH", show_default=default is not None, help=help_text)
+    return click.option(
+        "--data", default=default, metavar="scenes|PATH", show_default=default is not None, help=help_text
+    )
 
 
 depth_units_option = click.option(

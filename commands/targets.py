@@ -27,10 +27,14 @@ def find_runs(folder: Path) -> list[Path]:
 def find_engines(folder: Path) -> list[Path]:
     """Engines in the runs below `folder`: files that have a manifest. Raises UserError when there is none."""
     engines = sorted(
-        path.with_suffix("") for path in folder.glob("*/*.json") if path.name != "model.json" and path.with_suffix("").suffix
+        path.with_suffix("")
+        for path in folder.glob("*/*.json")
+        if path.name != "model.json" and path.with_suffix("").suffix
     )
     if not engines:
-        raise UserError(f"there is no engine in {folder}/; build some with `depthkit export`, or name one with --engine")
+        raise UserError(
+            f"there is no engine in {folder}/; build some with `depthkit export`, or name one with --engine"
+        )
     return engines
 
 

@@ -34,9 +34,17 @@ if TYPE_CHECKING:
     show_default=True,
     help="paper: Adam at 1e-4, flips, rotation. best: AdamW, one cycle to 2e-3, zoom, weight averaging.",
 )
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs."
+)
 @click.option("--resume", is_flag=True, help="Go on from OUT/<network>/last.ckpt where there is one.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of weights, order, augmentation.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of weights, order, augmentation.",
+)
 @click.option("--devices", default="auto", show_default=True, help="Devices a node; more than one: distributed (DDP).")
 @click.option("--num-nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Nodes, for DDP.")
 @click.option(
@@ -64,7 +72,7 @@ def train(
     precision: str,
     depth_units: float,
 ) -> None:
-    """Train networks and leave a run bundle for each.
+    r"""Train networks and leave a run bundle for each.
 
     \b
     Examples:
@@ -94,7 +102,7 @@ def train(
             precision=precision,
             depth_units=depth_units,
             progress=console.is_terminal,
-            on_epoch=_epoch_line,
+            on_epoch=epoch_line,
         )
         console.print(f"[bold]{network}[/] on {data} at {size[0]}x{size[1]}, preset {preset}")
         folder = fit(options)
@@ -102,7 +110,8 @@ def train(
             console.print(f"[green]trained[/] {folder}  (curve.png and samples.png show how it went)")
 
 
-def _epoch_line(record: EpochRecord) -> None:
+def epoch_line(record: EpochRecord) -> None:
+    """Print a line of the curve."""
     from .console import out as console
 
     console.print(

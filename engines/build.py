@@ -59,7 +59,7 @@ def backend(name: str) -> _Backend:
     """A backend's module. Raises BackendError for an unknown name."""
     if name not in BACKENDS:
         raise BackendError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
-    return cast(_Backend, import_module(f".{BACKENDS[name]}", __package__))
+    return cast("_Backend", import_module(f".{BACKENDS[name]}", __package__))
 
 
 def build(onnx: Path, options: BuildOptions | None = None) -> Path:
@@ -126,9 +126,11 @@ def parse_metadata(entries: dict[str, Any], path: Path) -> OnnxDescription:
     if missing:
         raise EngineError(f"{path} was not made by `depthkit export`: its metadata lack {', '.join(missing)}")
     if entries[METADATA.precision] not in TOLERANCES:
-        raise EngineError(f"{path} has precision {entries[METADATA.precision]!r}; this depthkit knows {list(TOLERANCES)}")
+        raise EngineError(
+            f"{path} has precision {entries[METADATA.precision]!r}; this depthkit knows {list(TOLERANCES)}"
+        )
     return OnnxDescription(
         from_json(ModelSpec, entries[METADATA.spec], source=f"{path}: {METADATA.spec}"),
-        cast(Precision, entries[METADATA.precision]),
+        cast("Precision", entries[METADATA.precision]),
         entries[METADATA.weights_sha256],
     )

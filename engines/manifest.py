@@ -101,12 +101,17 @@ def verify(engine: Path, manifest: Manifest, *, here: Fingerprint, backend_versi
     """Raise EngineError unless the file is the manifest's, and was built for this device and vendor version."""
     rebuild = f"rebuild it here with `depthkit export --backend {manifest.backend}`"
     if sha256(engine) != manifest.engine_sha256:
-        raise EngineError(f"{engine} is not the file that its manifest describes (SHA-256 differs); restore it or {rebuild}")
+        raise EngineError(
+            f"{engine} is not the file that its manifest describes (SHA-256 differs); restore it or {rebuild}"
+        )
     if not here.accepts(manifest.device):
-        raise EngineError(f"{engine} was built on {_describe(manifest.device)}, and this is {_describe(here)}; {rebuild}")
+        raise EngineError(
+            f"{engine} was built on {_describe(manifest.device)}, and this is {_describe(here)}; {rebuild}"
+        )
     if backend_version != manifest.backend_version:
         raise EngineError(
-            f"{engine} was built by {manifest.backend} {manifest.backend_version}, and {backend_version} is installed; {rebuild}"
+            f"{engine} was built by {manifest.backend} {manifest.backend_version}, "
+            f"and {backend_version} is installed; {rebuild}"
         )
 
 

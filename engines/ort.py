@@ -13,7 +13,16 @@ from .availability import Availability
 from .fingerprint import Fingerprint, cpu_fingerprint
 from .manifest import Layer
 
-__all__ = ["EXTENSION", "availability", "build", "fingerprint", "found_precision", "read_layers", "session_options", "translated"]
+__all__ = [
+    "EXTENSION",
+    "availability",
+    "build",
+    "fingerprint",
+    "found_precision",
+    "read_layers",
+    "session_options",
+    "translated",
+]
 
 EXTENSION: Final = "ort.onnx"
 PROVIDER: Final = "CPUExecutionProvider"
@@ -25,7 +34,9 @@ _TYPES: Final = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8":
 def availability() -> Availability:
     """Whether ONNX Runtime is installed here."""
     if find_spec("onnxruntime") is None or find_spec("onnx") is None:
-        return Availability(version=None, reason="onnxruntime or onnx is not installed", remedy="pip install 'depthkit[cpu]'")
+        return Availability(
+            version=None, reason="onnxruntime or onnx is not installed", remedy="pip install 'depthkit[cpu]'"
+        )
     return Availability(version=_version(), reason=f"provider {PROVIDER}", remedy="")
 
 
@@ -66,7 +77,7 @@ def session_options(options: dict[str, str | int | bool]) -> Any:
 
 
 def read_layers(path: Path) -> tuple[Layer, ...]:
-    """Every node of a saved graph with the type that it computes in: that of its first floating-point input or output."""
+    """Every node of a saved graph with the type that it computes in: that of the first tensor it reads."""
     import onnx
 
     graph = onnx.load(path).graph

@@ -1,4 +1,4 @@
-"""The checks between an ONNX graph and its name: each is one function, one line of output, and stops the export if it fails."""
+"""The checks between an ONNX graph and its name: each is a function and a line of output, and can stop the export."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Check", "Subject", "run_checks"]
 
 HALF_BUDGET: Final = 400e9
 """Multiply-accumulates that the half-precision check may spend: torch on a CPU without FP16 arithmetic takes about a
-minute for them, so a large network at a large size is checked on fewer of the reference frames, and the line says so."""
+minute for them. A large network at a large size is checked on fewer of the reference frames, and the line says so."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ def check_onnx(subject: Subject) -> Check:
 def check_graph(subject: Subject) -> Check:
     """The graph is camera-ready, holds no batch norm, and constant folding (Polygraphy) found nothing left to fold."""
     graph = onnx.load(subject.path).graph
-    ends = [(v.name, onnx.TensorProto.DataType.Name(v.type.tensor_type.elem_type)) for v in (*graph.input, *graph.output)]
+    ends = [
+        (v.name, onnx.TensorProto.DataType.Name(v.type.tensor_type.elem_type)) for v in (*graph.input, *graph.output)
+    ]
     left = [node.op_type for node in graph.node if node.op_type in {"BatchNormalization", "Constant", "Identity"}]
     expected = [(subject.spec.input.name, "UINT8"), (subject.spec.output.name, "FLOAT")]
     return Check(

@@ -1,4 +1,4 @@
-"""From a bundle to an ONNX graph: batch norm folded in FP32, then the precision, then the export, then constants folded.
+"""From a network to an ONNX graph: fold batch norm in FP32, set the precision, export, fold constants.
 
 The order matters. Folded after the conversion, a batch norm's scale would be applied in half precision, and left in
 place it leaves Float kernels beside Half inputs, which TensorRT refuses.

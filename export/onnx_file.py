@@ -50,11 +50,8 @@ def stem(network: str, size: tuple[int, int], batch: int | Dim) -> str:
     >>> stem("compact", (240, 320), 1), stem("unet", (480, 640), Dim("batch", 1, 4, 8))
     ('compact-240x320', 'unet-480x640-b1to8')
     """
-    if isinstance(batch, Dim):
-        suffix = f"-b{batch.min}to{batch.max}"
-    else:
-        suffix = "" if batch == 1 else f"-b{batch}"
-    return f"{network}-{size[0]}x{size[1]}{suffix}"
+    frames = f"{batch.min}to{batch.max}" if isinstance(batch, Dim) else str(batch)
+    return f"{network}-{size[0]}x{size[1]}" + ("" if batch == 1 else f"-b{frames}")
 
 
 def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Check], None] | None = None) -> OnnxFile:

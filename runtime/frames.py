@@ -18,8 +18,8 @@ __all__ = ["predict_frames"]
 def predict_frames(session: Session, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Depth in metres (H x W float32, each at its picture's size) of H x W x 3 uint8 pictures, in order.
 
-    A picture of another size than the engine's is resized to it and its depth back; an engine with a batch gets that many
-    pictures at once, and the last group is filled up with its first picture.
+    A picture of another size than the engine's is resized to it and its depth back; an engine with a batch gets that
+    many pictures at once, and the last group is filled up with its first picture.
 
     Raises:
         FrameError: an array that is no uint8 picture.

@@ -24,7 +24,9 @@ def load(path: str | Path) -> Session:
     """
     path = Path(path)
     if path.is_dir():
-        raise EngineError(f"{path} is a folder; give the engine file in it, or export one with `depthkit export {path}`")
+        raise EngineError(
+            f"{path} is a folder; give the engine file in it, or export one with `depthkit export {path}`"
+        )
     if _is_plain_onnx(path):
         return _runner("onnxruntime").open_onnx(path)  # type: ignore[no-any-return]
     manifest = read_manifest(path)

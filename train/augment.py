@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 import torch
-from kornia import augmentation as K
+from kornia.augmentation import AugmentationSequential, ColorJitter, RandomAffine, RandomHorizontalFlip
 from kornia.constants import DataKey, Resample
 from torch import Tensor
 
@@ -20,8 +20,8 @@ class Augmentation:
     """Flip, rotate, recolour a batch; `strong` also zooms in.
 
     Depth is resampled with nearest neighbour, so no depth is invented between two surfaces; pixels that a rotation
-    uncovers become 0, that is, not measured. Zooming in by z looks like a focal length z times as long, or a room z times
-    nearer: the camera's focal length stays what the network knows, so depth is divided by z.
+    uncovers become 0, that is, not measured. Zooming in by z looks like a focal length z times as long, or a room z
+    times nearer: the focal length stays what the network knows, so depth is divided by z.
 
     Args:
         strength: `paper` flips and rotates up to 15 degrees, as the paper does, and jitters colours lightly.
@@ -29,12 +29,14 @@ class Augmentation:
 
     def __init__(self, strength: Strength) -> None:
         strong = strength == "strong"
-        self._affine: Any = K.RandomAffine(degrees=15.0 if not strong else 8.0, scale=(1.0, 1.5 if strong else 1.0), p=1.0)
-        self._geometry = K.AugmentationSequential(
-            K.RandomHorizontalFlip(p=0.5), self._affine, data_keys=["image", "mask"], extra_args=_NEAREST
+        self._affine: Any = RandomAffine(
+            degrees=15.0 if not strong else 8.0, scale=(1.0, 1.5 if strong else 1.0), p=1.0
+        )
+        self._geometry = AugmentationSequential(
+            RandomHorizontalFlip(p=0.5), self._affine, data_keys=["image", "mask"], extra_args=_NEAREST
         )
         jitter = 0.4 if strong else 0.2
-        self._colour = K.ColorJitter(jitter, jitter, jitter, 0.05 if strong else 0.02, p=0.8)
+        self._colour = ColorJitter(jitter, jitter, jitter, 0.05 if strong else 0.02, p=0.8)
 
     def __call__(self, image: Tensor, depth: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Augment N x 3 x H x W in 0..1 and N x 1 x H x W metres; the same seed gives the same result.

@@ -1,12 +1,12 @@
 """The run bundle: a folder that holds a trained network and how it came to be.
 
-    model.safetensors   weights
-    model.json          ModelSpec and how it was trained
-    frames.npz          8 validation frames and their depth at the camera's size, so that export needs no data set
-    metrics.csv         a line an epoch
-    curve.png           the same as a picture
-    samples.png         picture, truth, prediction, error
-    last.ckpt           to resume
+model.safetensors   weights
+model.json          ModelSpec and how it was trained
+frames.npz          8 validation frames and their depth at the camera's size, so that export needs no data set
+metrics.csv         a line an epoch
+curve.png           the same as a picture
+samples.png         picture, truth, prediction, error
+last.ckpt           to resume
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class BundleDocument:
 
 
 class Frames:
-    """Frames with their depth: `images` N x H x W x 3 uint8, `depths` N x H x W float32 metres, 0 where not measured."""
+    """Frames with their depth: `images` N x H x W x 3 uint8, `depths` N x H x W float32 metres (0: not measured)."""
 
     def __init__(self, images: np.ndarray, depths: np.ndarray) -> None:
         self.images = images
@@ -96,12 +96,14 @@ def write_bundle(
     training: TrainingRecord,
     frames: Frames,
 ) -> None:
-    """Write weights, documents and frames; `model.json` comes last and makes the folder a bundle. Raises OutputError."""
+    """Write frames, weights and, last, `model.json`, which makes the folder a bundle. Raises OutputError."""
     weights = folder / WEIGHTS
     with atomic_write(folder / FRAMES) as path:
         np.savez_compressed(path, images=frames.images, depths=frames.depths)
     with atomic_write(weights) as path:
-        path.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}))
+        path.write_bytes(
+            save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
+        )
     write_text(folder / MODEL, to_json(BundleDocument(spec, training, sha256(weights))))
 
 
@@ -129,7 +131,9 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{folder} is no finished run, it lacks {', '.join(missing)}; {remedy}")
     document = from_json(BundleDocument, (folder / MODEL).read_text(encoding="utf-8"), source=str(folder / MODEL))
     if sha256(folder / WEIGHTS) != document.weights_sha256:
-        raise BundleError(f"{folder / WEIGHTS} is not the file that {MODEL} was written for; train again or restore both")
+        raise BundleError(
+            f"{folder / WEIGHTS} is not the file that {MODEL} was written for; train again or restore both"
+        )
     network = build_network(document.model.network).eval()
     _load_weights(network, folder / WEIGHTS)
     return Bundle(folder, network, document, _read_frames(folder / FRAMES))

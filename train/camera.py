@@ -24,6 +24,9 @@ class CameraReady(nn.Module):
         dtype: what the network computes in.
     """
 
+    gain: Tensor
+    offset: Tensor
+
     def __init__(self, network: nn.Module, spec: ModelSpec, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.network = network.to(dtype)
@@ -40,4 +43,4 @@ class CameraReady(nn.Module):
         pixels = image.to(self.dtype).permute(0, 3, 1, 2)
         share = self.network(pixels * self.gain + self.offset)
         metres = share.squeeze(1).float() * self.high
-        return cast(Tensor, metres.clamp(self.low, self.high))
+        return cast("Tensor", metres.clamp(self.low, self.high))

@@ -41,12 +41,12 @@ class RGBD(NamedTuple):
     Attributes:
         image: H x W x 3, uint8, RGB.
         depth: H x W, float32, metres along the optical axis; 0 where it was not measured.
-        index: where it stands in its data set, for `RGBDDataset.source`.
+        position: where it stands in its data set, for `RGBDDataset.source`.
     """
 
     image: np.ndarray
     depth: np.ndarray
-    index: int
+    position: int
 
 
 class RGBDDataset(ABC):
@@ -131,6 +131,7 @@ class _FilePairs(RGBDDataset):
         return len(self._pairs)
 
     def source(self, index: int) -> str:
+        """See `RGBDDataset.source`."""
         return str(self._pairs[index][0])
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,8 +145,8 @@ class _FilePairs(RGBDDataset):
 class NyuCsv(_FilePairs):
     """NYU Depth v2 in DenseDepth's layout: csv rows of picture, depth.
 
-    16-bit depth is millimetres. 8-bit depth v stands for the bin from v to v + 1 of 255 that span 10 m, and is read at the
-    bin's middle, (v + 0.5) / 255 * 10 m (DenseDepth itself reads the lower edge, on average half a bin, 20 mm, short).
+    16-bit depth is millimetres. 8-bit depth v stands for the bin from v to v + 1 of 255 that span 10 m, and is read at
+    the bin's middle, (v + 0.5) / 255 * 10 m. (DenseDepth itself reads the bin's edge: 20 mm short on average.)
     """
 
     name = "nyu"
@@ -210,6 +211,7 @@ class NyuMat(RGBDDataset):
         return {**self.__dict__, "_file": None}  # an open file does not travel to a worker
 
     def source(self, index: int) -> str:
+        """See `RGBDDataset.source`."""
         return f"{self._path} frame {self._frames[index]}"
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -261,6 +263,7 @@ class Scenes(RGBDDataset):
         return self._count
 
     def source(self, index: int) -> str:
+        """See `RGBDDataset.source`."""
         return f"scenes {self._split} {index}"
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,7 @@ def plot_curve(path: Path, history: Sequence[EpochRecord]) -> None:
 
 
 def plot_samples(path: Path, network: DepthNetwork, spec: ModelSpec, data: RGBDDataset) -> None:
-    """A sheet of picture, truth, prediction and error for evenly spaced samples, as PNG. Raises OutputError, DataError."""
+    """A PNG sheet of picture, truth, prediction and error for evenly spaced samples. Raises OutputError, DataError."""
     rows = min(_ROWS, len(data))
     chosen = np.linspace(0, len(data) - 1, rows).round().astype(int)
     camera = CameraReady(network, spec).eval()
@@ -63,7 +63,9 @@ def plot_samples(path: Path, network: DepthNetwork, spec: ModelSpec, data: RGBDD
         row[1].imshow(np.where(measured, truth, np.nan), cmap="turbo", vmin=span[0], vmax=span[1])
         depth = row[2].imshow(prediction, cmap="turbo", vmin=span[0], vmax=span[1])
         figure.colorbar(depth, ax=[row[1], row[2]], label="m", fraction=0.02)
-        error = row[3].imshow(np.where(measured, np.abs(prediction - truth), np.nan), cmap="magma", vmax=_ERROR_SCALE, vmin=0)
+        error = row[3].imshow(
+            np.where(measured, np.abs(prediction - truth), np.nan), cmap="magma", vmax=_ERROR_SCALE, vmin=0
+        )
         figure.colorbar(error, ax=row[3], label="m", fraction=0.04)
         for axes in row:
             axes.set_axis_off()

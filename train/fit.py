@@ -12,20 +12,20 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import lightning as L  # noqa: N812 - Lightning's own convention
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import OutputError, TrainingError
 from ..files import make_folder
 from ..spec import ModelSpec, Preprocessing, camera_ready
-from .bundle import CHECKPOINT, MODEL, Frames, TrainingRecord, write_bundle, write_history
-from .datasets import RGBDDataset, Scenes, open_dataset
+from .bundle import CHECKPOINT, Frames, TrainingRecord, write_bundle, write_history
+from .datasets import RGBD, RGBDDataset, Scenes, open_dataset
 from .figures import plot_curve, plot_samples
 from .module import DepthModule, EpochRecord
 from .networks import build_network, count_macs, count_parameters
@@ -47,13 +47,14 @@ class TrainOptions:
     Attributes:
         data: `scenes` or a path, see `open_dataset`.
         size: height and width that samples are resized to.
-        epochs, steps: whichever ends first; steps None: no limit. A run that steps cut short is divided into equal epochs,
-            so that each still ends with a validation and a checkpoint.
+        epochs, steps: whichever ends first; steps None: no limit. A run that steps cut short is divided into equal
+            epochs, so that each still ends with a validation and a checkpoint.
         batch: pictures a step and process.
         learning_rate: None: the preset's.
         out: the run goes to `out/<network>`.
         resume: go on from the run's `last.ckpt` where there is one.
-        devices, num_nodes, precision: handed to Lightning; precision `auto` is bf16-mixed on a GPU that has it, else FP32.
+        devices, num_nodes, precision: handed to Lightning; precision `auto` is bf16-mixed on a GPU that has it, else
+            FP32.
     """
 
     network: str
@@ -140,7 +141,7 @@ def fit(options: TrainOptions) -> Path | None:
 
 
 def model_spec(name: str, size: tuple[int, int]) -> ModelSpec:
-    """The ModelSpec of one of the built-in networks at a size, batch 1. Raises SpecError for a size that does not fit."""
+    """The ModelSpec of a built-in network at a size, batch 1. Raises SpecError for a size that does not fit."""
     network = build_network(name)
     image, depth = camera_ready(*size)
     return ModelSpec(
@@ -232,13 +233,14 @@ def _precision(asked: str) -> str:
 def _loader(data: RGBDDataset, options: TrainOptions, trainer: L.Trainer, *, shuffle: bool) -> DataLoader[Any]:
     # A DistributedSampler even for one process: its order depends on the seed and the epoch alone, so a resumed run
     # sees the same batches as an unbroken one.
-    sampler = DistributedSampler[Any](
-        data, trainer.world_size, trainer.global_rank, shuffle=shuffle, seed=options.seed, drop_last=False  # type: ignore[arg-type]
+    samples = cast("Dataset[RGBD]", data)  # torch asks for its own base class, and needs only indexing and length
+    sampler: DistributedSampler[RGBD] = DistributedSampler(
+        samples, trainer.world_size, trainer.global_rank, shuffle=shuffle, seed=options.seed
     )
     on_gpu = torch.cuda.is_available()
     workers = 4 if on_gpu and not isinstance(data, Scenes) else 0
     return DataLoader(
-        data,  # type: ignore[arg-type]
+        samples,
         batch_size=options.batch,
         sampler=sampler,
         drop_last=shuffle,
@@ -292,7 +294,12 @@ def _keep_frames(options: TrainOptions) -> Frames:
 @contextmanager
 def _quiet() -> Any:
     """Without Lightning's tips and banners; its warnings about our deliberate choices are known here."""
-    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
+    names = (
+        "lightning.pytorch",
+        "lightning.fabric",
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+    )
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

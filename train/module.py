@@ -57,6 +57,8 @@ class DepthModule(L.LightningModule):
         self._val_losses: list[Tensor] = []
         self._val_sums: list[PixelSums] = []
         self._epoch_start = 0.0
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.preprocessing.std).view(1, 3, 1, 1), persistent=False)
 
@@ -82,7 +84,7 @@ class DepthModule(L.LightningModule):
         image, depth = self._augment(image, depth, self._batch_seed(batch_index))
         loss = self._batch_loss(image, depth)[0]
         if not torch.isfinite(loss):
-            names = ", ".join(self._data.source(int(i)) for i in torch.as_tensor(batch.index))
+            names = ", ".join(self._data.source(int(i)) for i in torch.as_tensor(batch.position))
             raise TrainingError(
                 f"the loss is {loss.item()} in epoch {self.current_epoch + 1}, batch {batch_index + 1} ({names}); "
                 "look at these pictures, or lower --lr; `--resume` goes on from the last whole epoch"
@@ -138,7 +140,7 @@ class DepthModule(L.LightningModule):
         low, high = VALID_DEPTH
         valid = (depth > low) & (depth <= high)
         normal = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        prediction = cast(Tensor, self.network(normal))
+        prediction = cast("Tensor", self.network(normal))
         return self._loss(prediction.float(), depth / self.spec.depth_range[1], valid, image), prediction
 
     def _batch_seed(self, batch_index: int) -> int:
@@ -155,5 +157,5 @@ class DepthModule(L.LightningModule):
         """Sum over the processes of a distributed run."""
         if self.trainer.world_size == 1:
             return values
-        gathered = cast(Tensor, self.all_gather(values.to(self.device)))
+        gathered = cast("Tensor", self.all_gather(values.to(self.device)))
         return gathered.sum(dim=0).cpu()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Final, cast
 
 import torch
@@ -81,7 +82,7 @@ class DepthNetwork(nn.Module):
                 features = self.pool(skips[-1])
         for block in self.decoder:
             features = block(torch.cat([skips.pop(), self.upsample(features)], dim=1))
-        return cast(Tensor, self.head(features))
+        return cast("Tensor", self.head(features))
 
 
 def unet() -> DepthNetwork:
@@ -91,7 +92,7 @@ def unet() -> DepthNetwork:
     (`UNet(3, 1, bilinear=True)`), whose decoder blocks narrow in their first convolution to half their input.
     """
     widths = (64, 128, 256, 512, 512)
-    encoder = [DoubleConv(a, b, b) for a, b in zip(widths, widths[1:], strict=False)]
+    encoder = [DoubleConv(a, b, b) for a, b in pairwise(widths)]
     decoder = [DoubleConv(2 * w, w, max(w // 2, 64)) for w in reversed(widths[:-1])]
     return DepthNetwork(
         DoubleConv(3, 64, 64), encoder, decoder, nn.Conv2d(64, 1, 1), pool_first=True, align_corners=True, widths=widths
@@ -142,4 +143,4 @@ def count_macs(network: nn.Module, size: tuple[int, int]) -> int:
     twin = copy.deepcopy(network).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         twin(torch.empty(1, 3, *size, device="meta"))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2

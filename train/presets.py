@@ -21,8 +21,8 @@ class Preset:
             over 15 % of the steps, then down along a cosine).
         learning_rate: the constant rate, or the peak of the cycle.
         augmentation: see `Augmentation`.
-        average_share: time constant of the weights' exponential moving average, as a share of all steps (so that a short
-            run averages over few); None: no averaging.
+        average_share: time constant of the weights' exponential moving average, as a share of all steps, so that a
+            short run averages over few; None: no averaging.
     """
 
     optimizer: Literal["adam", "adamw"]

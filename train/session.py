@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -26,14 +25,13 @@ class TorchSession(SessionBase):
         device: "cpu" or "cuda".
     """
 
-    precision: Final = "fp32"  # type: ignore[misc]
-
     def __init__(
         self, bundle: Path | Bundle, size: tuple[int, int] | None = None, *, batch: int = 1, device: str = "cpu"
     ) -> None:
         bundle = read_bundle(bundle) if isinstance(bundle, Path) else bundle
         self.spec = model_spec(bundle.spec.network, size or bundle.spec.size).with_batch(batch)
-        self.provider = f"torch {torch.__version__} eager, {device}"
+        self.precision = "fp32"
+        self.provider = f"torch eager, {device}"
         self._device = torch.device(device)
         self._model = CameraReady(bundle.network, self.spec).eval().to(self._device)
         self._tensors: tuple[torch.Tensor, torch.Tensor] | None = None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from depthkit.errors import UserError
-from depthkit.train import scenes
+from depthkit.train import rooms
 from depthkit.train.scenes import render_scenes, scene_seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ from torch import Tensor
 SIZE = (24, 32)
 
 
-def _points(scene: scenes.Scene, size: tuple[int, int], depth: Tensor) -> Tensor:
+def _points(scene: rooms.Scene, size: tuple[int, int], depth: Tensor) -> Tensor:
     """Unproject with a camera written down anew: float64 points (B, N, 3)."""
     height, width = size
     rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
@@ -27,18 +27,18 @@ def _points(scene: scenes.Scene, size: tuple[int, int], depth: Tensor) -> Tensor
     return scene.eye.double()[:, None] + rays * depth.double().reshape(len(depth), -1, 1)
 
 
-def _distance(scene: scenes.Scene, points: Tensor) -> Tensor:
+def _distance(scene: rooms.Scene, points: Tensor) -> Tensor:
     """Signed distance (B, N) to the nearest surface, from the distance functions of box, ball and cylinder."""
-    shapes = scenes.Shapes(*(column.double()[:, None, :] for column in scene.shapes))
+    shapes = rooms.Shapes(*(column.double()[:, None, :] for column in scene.shapes))
     x, y, z = (points[..., i, None] - centre for i, centre in enumerate(shapes[:3]))
     x, z = shapes.cos * x - shapes.sin * z, shapes.sin * x + shapes.cos * z
     box = torch.stack((x.abs() - shapes.half_x, y.abs() - shapes.half_y, z.abs() - shapes.half_z), -1)
     distance = box.clamp(min=0).norm(dim=-1) + box.amax(-1).clamp(max=0)
-    balls, drums = (slice(rows.start, rows.stop) for rows in (scenes._BALL_ROWS, scenes._DRUM_ROWS))
+    balls, drums = (slice(rows.start, rows.stop) for rows in (rooms.BALL_ROWS, rooms.DRUM_ROWS))
     distance[..., balls] = (x**2 + y**2 + z**2).sqrt()[..., balls] - shapes.half_x[..., balls]
     tube = torch.stack(((x**2 + z**2).sqrt() - shapes.half_x, box[..., 1]), -1)[..., drums, :]
     distance[..., drums] = tube.clamp(min=0).norm(dim=-1) + tube.amax(-1).clamp(max=0)
-    distance[..., scenes._FLOOR :] *= -1  # the room is seen from inside
+    distance[..., rooms.FLOOR :] *= -1  # the room is seen from inside
     return distance.amin(-1)
 
 
@@ -46,7 +46,7 @@ def test_depth_agrees_with_sphere_tracing() -> None:
     """Marching by an independent distance function stops where the analytic depth says."""
     seeds = range(8)
     size = (15, 20)
-    scene = scenes._draw_scenes(seeds, torch.device("cpu"))
+    scene = rooms.draw_scenes(seeds, torch.device("cpu"))
     _, depth = render_scenes(seeds, size)
     end = _points(scene, size, depth)
     eye = scene.eye.double()[:, None]
@@ -63,16 +63,16 @@ def test_depth_agrees_with_sphere_tracing() -> None:
 
 def test_room_and_clearance_bound_the_depth() -> None:
     """The two facts from which the docstring derives 0.5 .. 10 m."""
-    room = torch.tensor(scenes._ROOM_MOST)
+    room = torch.tensor(rooms.ROOM_MOST)
     assert room.norm() < 10
-    assert 0.5 * (1 + (5 / 3 * scenes._HALF_FIELD[1]) ** 2) ** 0.5 < scenes._CLEARANCE
-    for kind in scenes._KINDS:
+    assert 0.5 * (1 + (5 / 3 * rooms.HALF_FIELD[1]) ** 2) ** 0.5 < rooms.CLEARANCE
+    for kind in rooms.KINDS:
         for x0, x1, y0, y1, z0, z1, _ in kind.parts:
             assert -0.5 <= x0 < x1 <= 0.5
             assert 0 <= y0 < y1 <= 1
             assert 0 <= z0 < z1 <= 1
-    scene = scenes._draw_scenes(range(400), torch.device("cpu"))
-    assert _distance(scene, scene.eye.double()[:, None]).min() > scenes._CLEARANCE - 1e-6
+    scene = rooms.draw_scenes(range(400), torch.device("cpu"))
+    assert _distance(scene, scene.eye.double()[:, None]).min() > rooms.CLEARANCE - 1e-6
 
 
 def test_range_and_variety() -> None:

@@ -1,0 +1,48 @@
+# Two commands do everything: `make demo` and `make test`. Both make .venv and install into it first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-all check format docs perf clean
+
+demo: $(INSTALLED)  ## the whole line on the built-in scenes, ending in demo/report.html
+	$(BIN)/depthkit demo --out demo
+
+test: check  ## linters, types, architecture, documentation, and every test that is not slow
+	$(BIN)/python -m pytest
+
+test-all: check  ## the same with the slow tests
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: $(INSTALLED) build/mypy/depthkit
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd build/mypy && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p depthkit
+	$(BIN)/lint-imports
+	$(BIN)/python docs/reference.py --check
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(INSTALLED)  ## write docs/cli.md from the commands
+	$(BIN)/python docs/reference.py
+
+perf: $(INSTALLED)  ## speed, as ratios measured in one run
+	$(BIN)/python tests/perf.py
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# mypy finds a package by its folder's name, and a checkout may be called anything.
+build/mypy/depthkit:
+	mkdir -p $(@D) && ln -sfn ../.. $@
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "depthkit needs Python 3.10 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,cpu,test]'
+	touch $@

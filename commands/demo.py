@@ -1,0 +1,77 @@
+"""`depthkit demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+
+import click
+
+from .options import SizeType
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder for everything.",
+)
+@click.option("--size", type=SizeType(), default="96x128", show_default=True, help="Size of frames and engines.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=8),
+    default=160,
+    show_default=True,
+    help="Training steps of compact; unet takes a quarter.",
+)
+def demo(out: Path, size: tuple[int, int], steps: int) -> None:
+    r"""Run the whole line on the built-in scenes: train, export, check, build, bench, report.
+
+    Takes a few minutes on two CPU cores. A network that was trained for so short a time is not accurate yet; what the
+    demo shows is that its engines are still exactly that network, and how fast they are.
+
+    \b
+    Example:
+      depthkit demo        then open demo/report.html
+    """
+    from ..bench.suite import SuiteOptions
+    from ..train.bundle import read_bundle
+    from ..train.fit import TrainOptions, fit
+    from .bench import require_gate, run_and_show
+    from .console import out as console
+    from .export import export_run
+    from .targets import contenders, sample_set
+    from .train import epoch_line
+
+    started = perf_counter()
+    engines = []
+    for network, share in (("compact", 1), ("unet", 4)):
+        console.rule(f"{network}: train on built-in scenes")
+        options = TrainOptions(
+            network,
+            size=size,
+            steps=steps // share,
+            epochs=1000,
+            preset="best",
+            out=out,
+            progress=console.is_terminal,
+            on_epoch=epoch_line,
+        )
+        folder = fit(options)
+        if folder is None:
+            return
+        console.rule(f"{network}: export, check, build")
+        bundle = read_bundle(folder)
+        engines += [export_run(bundle, precision, None, 1, "auto") for precision in ("fp32", "fp16")]
+    console.rule("bench")
+    result = run_and_show(
+        contenders(engines, with_torch=True),
+        sample_set("scenes", 32, 1000.0),
+        SuiteOptions(command="depthkit demo"),
+        json_file=out / "bench.json",
+        html_file=out / "report.html",
+    )
+    console.print(f"[bold]open {out / 'report.html'}[/]   ({perf_counter() - started:.0f} s in all)")
+    require_gate(result)

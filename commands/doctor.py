@@ -1,0 +1,95 @@
+"""`depthkit doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+
+import click
+
+from .options import json_option
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what it is, whether it is here, what was seen, and the command that adds it."""
+
+    what: str
+    here: bool
+    seen: str
+    remedy: str = ""
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    r"""Say what this machine can train, build and run, and what is missing for the rest.
+
+    \b
+    Example:
+      depthkit doctor
+    """
+    findings = examine()
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        return
+    from rich import box
+    from rich.table import Table
+
+    from .console import out
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("", "what", "seen", "to add it"):
+        table.add_column(heading)
+    for finding in findings:
+        mark = "[green]yes[/]" if finding.here else "[yellow]no[/]"
+        table.add_row(mark, finding.what, finding.seen, finding.remedy)
+    out.print(table)
+
+
+def examine() -> list[Finding]:
+    """Look at Python, the extras, the backends and the processor; nothing heavy is imported."""
+    import platform
+
+    from .. import __version__
+    from ..engines.build import BACKENDS, backend
+    from ..engines.fingerprint import cpu_fingerprint
+
+    cpu = cpu_fingerprint()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    findings = [
+        Finding("depthkit", here=True, seen=f"{__version__}, Python {platform.python_version()}"),
+        Finding("processor", here=True, seen=f"{cpu.name}, {cores} cores, {' '.join(cpu.isa)}"),
+        Finding(
+            "FP16 arithmetic",
+            here=cpu.computes_half,
+            seen="on this CPU"
+            if cpu.computes_half
+            else "not on this CPU: FP16 is stored and computed in FP32 (fp16→fp32)",
+        ),
+        _extra("train and evaluate runs", "train", ("torch", "lightning", "kornia", "safetensors")),
+        _extra("export to ONNX", "train", ("torch", "onnx", "onnxscript", "polygraphy", "onnx-graphsurgeon")),
+        _extra("read nyu_depth_v2_labeled.mat", "train", ("h5py",)),
+    ]
+    for name in BACKENDS:
+        available = backend(name).availability()
+        seen = f"{available.version}, {available.reason}" if available.usable else available.reason
+        findings.append(Finding(f"backend {name}", available.usable, seen, available.remedy))
+    return findings
+
+
+def _extra(what: str, extra: str, packages: tuple[str, ...]) -> Finding:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found, missing = [], []
+    for package in packages:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            missing.append(package)
+    if missing:
+        return Finding(
+            what, here=False, seen=f"{', '.join(missing)} not installed", remedy=f"pip install 'depthkit[{extra}]'"
+        )
+    return Finding(what, here=True, seen=", ".join(found))

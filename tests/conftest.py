@@ -1,0 +1,77 @@
+"""What all tests share: real bundles and engines, made once a session, and a watch for what a test leaves behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from depthkit.engines.build import BuildOptions, build
+from depthkit.train.fit import TrainOptions, fit
+
+SIZE = (32, 48)
+"""Height and width of the frames that tests train and run on: small, and not square."""
+
+
+@pytest.fixture(scope="session")
+def nyu() -> Path:
+    """The NYU frames that DEPTHKIT_NYU names; the test is skipped where there are none."""
+    folder = os.environ.get("DEPTHKIT_NYU")
+    if not folder:
+        pytest.skip("DEPTHKIT_NYU does not name a folder with NYU Depth v2 in DenseDepth's layout")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def pristine_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of `compact`, trained for a few steps on the built-in scenes. Read only: take `run` to change it."""
+    folder = fit(TrainOptions("compact", size=SIZE, epochs=1, steps=4, batch=4, out=tmp_path_factory.mktemp("runs")))
+    assert folder is not None
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pristine_exports(pristine_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of that run with its FP32 and FP16 ONNX files, and an ONNX Runtime and a null engine of each. Read only."""
+    from depthkit.export.onnx_file import ExportOptions, export_onnx
+    from depthkit.train.bundle import read_bundle
+
+    folder = tmp_path_factory.mktemp("exported") / "compact"
+    shutil.copytree(pristine_run, folder)
+    for precision in ("fp32", "fp16"):
+        made = export_onnx(read_bundle(folder), ExportOptions(precision))
+        for backend in ("onnxruntime", "null"):
+            build(made.path, BuildOptions(backend))
+    return folder
+
+
+@pytest.fixture
+def run(pristine_run: Path, tmp_path: Path) -> Path:
+    """A run folder of the test's own, at `tmp_path/runs/compact`."""
+    return Path(shutil.copytree(pristine_run, tmp_path / "runs" / "compact"))
+
+
+@pytest.fixture
+def exports(pristine_exports: Path, tmp_path: Path) -> Path:
+    """An exported run folder of the test's own, at `tmp_path/runs/compact`."""
+    return Path(shutil.copytree(pristine_exports, tmp_path / "runs" / "compact"))
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind() -> Iterator[None]:
+    """Fail a test that leaves a changed environment, another working directory or a running thread of its own."""
+    variables, folder, threads = dict(os.environ), Path.cwd(), set(threading.enumerate())
+    yield
+    changed = {
+        name
+        for name in {*variables, *os.environ}
+        if variables.get(name) != os.environ.get(name) and name != "PYTEST_CURRENT_TEST"
+    }
+    assert not changed, f"environment variables were left changed: {sorted(changed)}"
+    assert Path.cwd() == folder, "the working directory was left changed"
+    left = {thread for thread in threading.enumerate() if thread not in threads and not thread.daemon}
+    assert not left, f"threads were left running: {left}"
