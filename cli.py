@@ -36,7 +36,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="depthkit")
 def cli() -> None:
-    r"""Train a monocular-depth network, turn it into a realtime engine, and prove that nothing was lost.
+    """Train a monocular-depth network, turn it into a realtime engine, and prove that nothing was lost.
 
     \b
     The main line, on NYU Depth v2:

@@ -84,7 +84,7 @@ def bench(
     depth_units: float,
     runs: Path,
 ) -> None:
-    r"""Measure latency, parity and accuracy of engines, side by side.
+    """Measure latency, parity and accuracy of engines, side by side.
 
     Parity: every engine answers the reference frames that travel with its model, and must agree with what torch
     answered in FP32: FP32 engines to 1 mm, FP16 engines to SSIM 0.99. A row that does not, or an ONNX file that is not

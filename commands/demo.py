@@ -22,12 +22,12 @@ from .options import SizeType
 @click.option(
     "--steps",
     type=click.IntRange(min=8),
-    default=160,
+    default=120,
     show_default=True,
     help="Training steps of compact; unet takes a quarter.",
 )
 def demo(out: Path, size: tuple[int, int], steps: int) -> None:
-    r"""Run the whole line on the built-in scenes: train, export, check, build, bench, report.
+    """Run the whole line on the built-in scenes: train, export, check, build, bench, report.
 
     Takes a few minutes on two CPU cores. A network that was trained for so short a time is not accurate yet; what the
     demo shows is that its engines are still exactly that network, and how fast they are.

@@ -24,7 +24,7 @@ class Finding:
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    r"""Say what this machine can train, build and run, and what is missing for the rest.
+    """Say what this machine can train, build and run, and what is missing for the rest.
 
     \b
     Example:

@@ -17,7 +17,7 @@ from .options import data_option, depth_units_option, json_option
 @depth_units_option
 @json_option
 def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_units: float, as_json: bool) -> None:
-    r"""Score runs, ONNX files or engines against measured depth.
+    """Score runs, ONNX files or engines against measured depth.
 
     Depth is metric: nothing is aligned to the truth. Predictions are resized to the truth's own size. MSE and SSIM are
     the paper's, on depth / 10 m over the whole frame; the others count valid pixels, on NYU inside the Eigen crop.

@@ -57,7 +57,7 @@ def export(
     onnx_only: bool,
     runs: Path,
 ) -> None:
-    r"""Turn runs into ONNX files that passed every check, and these into engines.
+    """Turn runs into ONNX files that passed every check, and these into engines.
 
     The ONNX file reads a camera's bytes (uint8, N x H x W x 3, RGB) and answers metres (float32, N x H x W). Beside it
     lies a reference: 8 frames with torch's answers, by which any machine can tell that an engine is still this network.

@@ -18,7 +18,7 @@ import click
     help="Folder for the results.",
 )
 def predict(engine: Path, inputs: tuple[Path, ...], out: Path) -> None:
-    r"""Write the depth of pictures, at each picture's own size.
+    """Write the depth of pictures, at each picture's own size.
 
     ENGINE is an engine, an ONNX file of ours or a run. INPUTS are images, or folders of images. For each picture x:
 

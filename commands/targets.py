@@ -11,6 +11,7 @@ from ..errors import EngineError, UserError
 
 if TYPE_CHECKING:
     from ..bench.suite import Contender, SampleSet
+    from ..reference import Reference
     from ..session import Session
 
 __all__ = ["contenders", "find_engines", "find_runs", "open_target", "open_torch", "sample_set"]
@@ -57,39 +58,49 @@ def open_torch(folder: Path, size: tuple[int, int] | None) -> Session:
 
 
 def contenders(paths: list[Path], *, with_torch: bool) -> list[Contender]:
-    """What to bench: torch first for every run and size among `paths`, where it is wanted and its run is there."""
-    found = [_contender(path) for path in paths]
-    torch: dict[tuple[Path, tuple[int, int]], Contender] = {}
-    if with_torch and find_spec("torch") is not None:
-        from ..bench.suite import Contender
+    """What to bench; torch stands before the engines of each run and size, where it is wanted and its run is there."""
+    found: list[Contender] = []
+    seen: set[tuple[Path, tuple[int, int]]] = set()
+    for path in paths:
+        contender = _contender(path)
+        of = path.parent, contender.reference.size
+        if with_torch and of not in seen and _can_run_torch(path.parent):
+            found.append(_torch_contender(path.parent, contender.reference))
+        seen.add(of)
+        found.append(contender)
+    return found
 
-        for path, contender in zip(paths, found, strict=True):
-            folder, size = path.parent, contender.reference.size
-            weights = folder / "model.safetensors"
-            if (folder / "model.json").is_file() and weights.is_file():
-                torch.setdefault(
-                    (folder, size),
-                    Contender(
-                        target=str(folder),
-                        backend="torch",
-                        open=partial(open_torch, folder, size),
-                        precision="fp32",
-                        reference=contender.reference,
-                        file_bytes=weights.stat().st_size,
-                    ),
-                )
-    return [*torch.values(), *found]
+
+def _can_run_torch(folder: Path) -> bool:
+    return find_spec("torch") is not None and (folder / "model.json").is_file() and _weights(folder).is_file()
+
+
+def _torch_contender(folder: Path, reference: Reference) -> Contender:
+    from ..bench.suite import Contender
+
+    return Contender(
+        target=str(folder),
+        backend="torch",
+        open=partial(open_torch, folder, reference.size),
+        precision="fp32",
+        reference=reference,
+        file_bytes=_weights(folder).stat().st_size,
+    )
+
+
+def _weights(folder: Path) -> Path:
+    return folder / "model.safetensors"
 
 
 def _contender(path: Path) -> Contender:
     from ..bench.suite import Contender
     from ..engines.build import describe_onnx
-    from ..engines.manifest import manifest_path, read_manifest
+    from ..engines.manifest import read_manifest
     from ..files import sha256
     from ..reference import read_reference
-    from ..runtime.load import load
+    from ..runtime.load import is_onnx_file, load
 
-    if path.suffix == ".onnx" and not manifest_path(path).is_file():
+    if is_onnx_file(path):
         description = describe_onnx(path)
         stem = path.name.removesuffix(".onnx").rpartition(".")[0]
         return Contender(

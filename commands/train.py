@@ -72,7 +72,7 @@ def train(
     precision: str,
     depth_units: float,
 ) -> None:
-    r"""Train networks and leave a run bundle for each.
+    """Train networks and leave a run bundle for each.
 
     \b
     Examples:

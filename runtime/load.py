@@ -11,7 +11,7 @@ from ..engines.manifest import read_manifest, verify
 from ..errors import BackendError, EngineError
 from ..session import Session
 
-__all__ = ["load"]
+__all__ = ["is_onnx_file", "load"]
 
 
 def load(path: str | Path) -> Session:
@@ -27,7 +27,7 @@ def load(path: str | Path) -> Session:
         raise EngineError(
             f"{path} is a folder; give the engine file in it, or export one with `depthkit export {path}`"
         )
-    if _is_plain_onnx(path):
+    if is_onnx_file(path):
         return _runner("onnxruntime").open_onnx(path)  # type: ignore[no-any-return]
     manifest = read_manifest(path)
     if manifest.backend not in BACKENDS:
@@ -38,8 +38,10 @@ def load(path: str | Path) -> Session:
     return runner.open_engine(path, manifest)  # type: ignore[no-any-return]
 
 
-def _is_plain_onnx(path: Path) -> bool:
-    return path.suffix == ".onnx" and not path.name.endswith(".ort.onnx")
+def is_onnx_file(path: Path) -> bool:
+    """Whether `path` is named as an ONNX file, and not as an engine that is stored as ONNX."""
+    engine = any(path.name.endswith(f".{backend(name).EXTENSION}") for name in BACKENDS)
+    return path.suffix == ".onnx" and not engine
 
 
 def _runner(name: str) -> Any:

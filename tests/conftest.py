@@ -28,7 +28,7 @@ def nyu() -> Path:
 
 @pytest.fixture(scope="session")
 def pristine_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of `compact`, trained for a few steps on the built-in scenes. Read only: take `run` to change it."""
+    """A run of `compact`, trained for a few steps on the built-in scenes. Read only: take `run` to change it."""
     folder = fit(TrainOptions("compact", size=SIZE, epochs=1, steps=4, batch=4, out=tmp_path_factory.mktemp("runs")))
     assert folder is not None
     return folder

@@ -17,11 +17,12 @@ _NEAREST: Final = {DataKey.MASK: {"resample": Resample.NEAREST, "align_corners":
 
 
 class Augmentation:
-    """Flip, rotate, recolour a batch; `strong` also zooms in.
+    """Flip, rotate, recolour a batch; `strong` also zooms.
 
     Depth is resampled with nearest neighbour, so no depth is invented between two surfaces; pixels that a rotation
-    uncovers become 0, that is, not measured. Zooming in by z looks like a focal length z times as long, or a room z
-    times nearer: the focal length stays what the network knows, so depth is divided by z.
+    uncovers become 0, that is, not measured. A zoom by z looks like a focal length z times as long, or a room z times
+    nearer: the focal length stays what the network knows, so depth is divided by z. It goes both ways around 1, because
+    a picture hardly shows that it was zoomed, and a zoom that only goes in teaches depths that are too small.
 
     Args:
         strength: `paper` flips and rotates up to 15 degrees, as the paper does, and jitters colours lightly.
@@ -29,9 +30,8 @@ class Augmentation:
 
     def __init__(self, strength: Strength) -> None:
         strong = strength == "strong"
-        self._affine: Any = RandomAffine(
-            degrees=15.0 if not strong else 8.0, scale=(1.0, 1.5 if strong else 1.0), p=1.0
-        )
+        degrees, zoom = (8.0, (0.85, 1.15)) if strong else (15.0, (1.0, 1.0))
+        self._affine: Any = RandomAffine(degrees=degrees, scale=zoom, p=1.0)
         self._geometry = AugmentationSequential(
             RandomHorizontalFlip(p=0.5), self._affine, data_keys=["image", "mask"], extra_args=_NEAREST
         )

@@ -49,7 +49,7 @@ def plot_samples(path: Path, network: DepthNetwork, spec: ModelSpec, data: RGBDD
     rows = min(_ROWS, len(data))
     chosen = np.linspace(0, len(data) - 1, rows).round().astype(int)
     camera = CameraReady(network, spec).eval()
-    figure = Figure(figsize=(10, 1.95 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(10, 1.6 * rows + 0.4), layout="constrained")
     grid = figure.subplots(rows, 4, squeeze=False)
     for axes, title in zip(grid[0], ("picture", "truth", "prediction", "|error|"), strict=True):
         axes.set_title(title)

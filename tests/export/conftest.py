@@ -1,0 +1,39 @@
+"""A network that is the same function in FP32 and overflows in FP16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from depthkit.train.bundle import Bundle, read_bundle
+from torch import nn
+
+GAIN = 300.0
+
+
+def _rescale(convolution_and_norm: tuple[nn.Module, nn.Module], source: float, target: float) -> None:
+    """Make conv + batch norm answer `target` times what they did, for inputs that are `source` times what they were."""
+    norm = convolution_and_norm[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(norm.running_mean, nn.Module) is False
+    norm.running_mean.mul_(source)  # type: ignore[union-attr,operator]
+    norm.weight.data.mul_(target / source)
+    norm.bias.data.mul_(target)
+
+
+@pytest.fixture
+def overflowing(run: Path) -> Bundle:
+    """The test's own run, whose stem answers 90,000 times as much and whose first block takes it back.
+
+    Every weight fits FP16, and FP32 answers stay the same; only arithmetic in real half precision leaves the range.
+    """
+    bundle = read_bundle(run)
+    stem, block = bundle.network.stem, bundle.network.encoder[0]
+    assert isinstance(stem, nn.Sequential)
+    assert isinstance(block, nn.Sequential)
+    scale = 1.0
+    for sequence, gain in ((stem, GAIN), (block, 1 / GAIN)):
+        for first in (0, 3):
+            _rescale((sequence[first], sequence[first + 1]), scale, scale * gain)
+            scale *= gain
+    return bundle

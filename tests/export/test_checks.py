@@ -1,0 +1,183 @@
+"""The checks between a graph and its name: all pass on a good export, and each fails on what it is there for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from depthkit.export.checks import (
+    Subject,
+    check_graph,
+    check_half_range,
+    check_lint,
+    check_onnx,
+    check_parity,
+    run_checks,
+)
+from depthkit.export.onnx_file import make_reference
+from depthkit.reference import read_reference
+from depthkit.tolerances import Precision
+from depthkit.train.bundle import Bundle, read_bundle
+from depthkit.train.fit import model_spec
+from onnx import helper, numpy_helper
+
+SIZE = (32, 48)
+
+
+@pytest.fixture
+def subject(pristine_exports: Path) -> Callable[[Precision], Subject]:
+    """A good export as the checks get it."""
+
+    def make(precision: Precision) -> Subject:
+        path = pristine_exports / f"compact-32x48.{precision}.onnx"
+        reference = read_reference(pristine_exports / "compact-32x48.reference.npz")
+        return Subject(path, read_bundle(pristine_exports).network, model_spec("compact", SIZE), precision, reference)
+
+    return make
+
+
+@pytest.fixture
+def altered(
+    subject: Callable[[Precision], Subject], tmp_path: Path
+) -> Callable[[Callable[[onnx.ModelProto], object]], Subject]:
+    """The FP32 export after `change` was done to its graph."""
+
+    def make(change: Callable[[onnx.ModelProto], object]) -> Subject:
+        good = subject("fp32")
+        model = onnx.load(good.path)
+        change(model)
+        path = tmp_path / "altered.fp32.onnx"
+        path.write_bytes(model.SerializeToString())
+        return replace(good, path=path)
+
+    return make
+
+
+def _weights(model: onnx.ModelProto, operator: str = "Conv") -> onnx.TensorProto:
+    """Weights of the last node of that kind."""
+    node = [node for node in model.graph.node if node.op_type == operator][-1]
+    return next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
+
+
+def _set_weight(model: onnx.ModelProto, value: float) -> None:
+    """Change one number among a million."""
+    tensor = _weights(model)
+    array = numpy_helper.to_array(tensor).copy()
+    array.flat[0] = value
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def _append(model: onnx.ModelProto, operator: str) -> None:
+    """Put one more node between the graph and its output."""
+    last = next(node for node in model.graph.node if "depth" in node.output)
+    last.output[0] = "before"
+    model.graph.node.append(helper.make_node(operator, ["before"], ["depth"], name="late"))
+
+
+def test_every_check_passes_on_a_good_export_and_says_what_it_saw(subject: Callable[[Precision], Subject]) -> None:
+    checks = list(run_checks(subject("fp16")))
+    assert all(check.passed for check in checks), checks
+    assert [check.name for check in checks] == [
+        "ONNX checker",
+        "constant folding",
+        "Polygraphy lint",
+        "ONNX Runtime vs torch",
+        "FP16 range",
+    ]
+    assert all(check.detail for check in checks)
+
+
+def test_full_precision_is_held_to_a_millimetre_and_not_to_fp16s_range(subject: Callable[[Precision], Subject]) -> None:
+    checks = run_checks(subject("fp32"))
+    names = {check.name: check for check in checks}
+    assert "FP16 range" not in names
+    assert "1 mm" in names["ONNX Runtime vs torch"].detail
+    assert "8 frames" in names["ONNX Runtime vs torch"].detail
+
+
+def test_onnx_checker_finds_a_dangling_tensor(
+    altered: Callable[[Callable[[onnx.ModelProto], object]], Subject],
+) -> None:
+    found = check_onnx(altered(lambda model: model.graph.initializer.pop()))
+    assert not found.passed
+    assert found.detail
+
+
+def test_onnx_checker_finds_a_type_that_does_not_fit(
+    altered: Callable[[Callable[[onnx.ModelProto], object]], Subject],
+) -> None:
+    def halve(model: onnx.ModelProto) -> None:
+        tensor = _weights(model)
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+
+    assert not check_onnx(altered(halve)).passed
+
+
+@pytest.mark.parametrize("operator", ["Identity", "Constant"])
+def test_graph_check_finds_what_is_left_to_fold(
+    altered: Callable[[Callable[[onnx.ModelProto], object]], Subject], operator: str
+) -> None:
+    def add(model: onnx.ModelProto) -> None:
+        if operator == "Identity":
+            _append(model, operator)
+        else:
+            model.graph.node.append(helper.make_node(operator, [], ["idle"], value_float=1.0))
+
+    found = check_graph(altered(add))
+    assert not found.passed
+    assert operator in found.detail
+
+
+def test_graph_check_finds_ends_that_are_not_a_cameras(
+    altered: Callable[[Callable[[onnx.ModelProto], object]], Subject],
+) -> None:
+    def floating(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+
+    found = check_graph(altered(floating))
+    assert not found.passed
+    assert "UINT8" in found.detail
+
+
+def test_lint_finds_an_operator_that_nobody_knows(
+    altered: Callable[[Callable[[onnx.ModelProto], object]], Subject],
+) -> None:
+    found = check_lint(altered(lambda model: _append(model, "Teleport")))
+    assert not found.passed
+    assert found.detail
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan"), float("inf")])
+def test_one_changed_weight_fails_parity(
+    altered: Callable[[Callable[[onnx.ModelProto], object]], Subject], value: float
+) -> None:
+    found = check_parity(altered(lambda model: _set_weight(model, value)))
+    assert not found.passed
+    assert "mm" in found.detail
+
+
+def test_nan_reference_fails_parity(subject: Callable[[Precision], Subject]) -> None:
+    good = subject("fp32")
+    depths = good.reference.depths.copy()
+    depths[3, 2, 1] = np.nan
+    assert not check_parity(replace(good, reference=replace(good.reference, depths=depths))).passed
+
+
+def test_half_range_names_the_layer_that_overflows(overflowing: Bundle, tmp_path: Path) -> None:
+    """Torch in real half precision, not an emulation: the weights all fit, and only what they make does not."""
+    spec = model_spec("compact", SIZE)
+    reference = make_reference(overflowing, SIZE)
+    found = check_half_range(Subject(tmp_path / "unused", overflowing.network, spec, "fp16", reference))
+    assert not found.passed
+    assert "stem.3" in found.detail
+    assert "65504" in found.detail
+
+
+def test_overflowing_network_is_the_same_in_full_precision(overflowing: Bundle, pristine_exports: Path) -> None:
+    """The twin of the test above: it fails for its range, and for nothing else."""
+    expected = read_reference(pristine_exports / "compact-32x48.reference.npz").depths
+    assert np.abs(make_reference(overflowing, SIZE).depths - expected).max() < 1e-3

@@ -1,0 +1,159 @@
+"""The graph: camera-ready ends, batch norm folded exactly, one precision inside, and metadata that come back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from depthkit.export.graph import OPSET, build_graph, fold_batch_norm
+from depthkit.files import sha256
+from depthkit.reference import read_reference
+from depthkit.spec import METADATA, Dim, ModelSpec, from_json
+from depthkit.train.bundle import read_bundle
+from depthkit.train.fit import model_spec
+from depthkit.train.networks import NETWORKS, build_network
+from torch import nn
+
+SIZE = (32, 48)
+FLOAT, FLOAT16, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.UINT8
+PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "fp16"])
+
+
+def _model(folder: Path, precision: str) -> onnx.ModelProto:
+    return onnx.load(folder / f"compact-32x48.{precision}.onnx")
+
+
+def _types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of every tensor in the graph."""
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    values = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
+    return values | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_folding_leaves_no_batch_norm_and_changes_no_answer(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(name).double().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()  # type: ignore[union-attr,operator]
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr,operator]
+            nn.init.normal_(module.weight, 1, 0.2)
+            nn.init.normal_(module.bias)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    folded = fold_batch_norm(network)
+    image = torch.randn(2, 3, *SIZE, dtype=torch.float64)
+    with torch.inference_mode():
+        expected, found = network(image), folded(image)
+    assert expected.std() > 1e-3, "a network that answers a constant would prove nothing"
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert not [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items()), "the network is kept"
+
+
+@PRECISIONS
+def test_ends_are_the_cameras_bytes_and_metres(pristine_exports: Path, precision: str) -> None:
+    graph = _model(pristine_exports, precision).graph
+    (image,), (depth,) = graph.input, graph.output
+    assert (image.name, image.type.tensor_type.elem_type, _shape(image)) == ("image", UINT8, [1, *SIZE, 3])
+    assert (depth.name, depth.type.tensor_type.elem_type, _shape(depth)) == ("depth", FLOAT, [1, *SIZE])
+
+
+@PRECISIONS
+def test_operator_set_is_one_that_every_runtime_reads(pristine_exports: Path, precision: str) -> None:
+    model = _model(pristine_exports, precision)
+    (opset,) = model.opset_import
+    assert (opset.domain, opset.version) == ("", OPSET)
+    assert 18 <= opset.version <= 20
+    onnx.checker.check_model(model, full_check=True)
+
+
+@PRECISIONS
+def test_metadata_come_back_as_the_models_spec(pristine_exports: Path, precision: str) -> None:
+    entries = {entry.key: entry.value for entry in _model(pristine_exports, precision).metadata_props}
+    assert from_json(ModelSpec, entries[METADATA.spec], source="it") == model_spec("compact", SIZE)
+    assert entries[METADATA.precision] == precision
+    assert entries[METADATA.weights_sha256] == sha256(pristine_exports / "model.safetensors")
+
+
+@PRECISIONS
+def test_no_batch_norm_and_nothing_left_to_fold(pristine_exports: Path, precision: str) -> None:
+    operators = Counter(node.op_type for node in _model(pristine_exports, precision).graph.node)
+    assert operators["Conv"] == 19, "two in the stem, eight in the encoder, eight in the decoder, one head"
+    assert not operators.keys() & {"BatchNormalization", "Constant", "Identity", "Dropout"}
+
+
+def test_file_is_whole_on_its_own(pristine_exports: Path) -> None:
+    graph = _model(pristine_exports, "fp32").graph
+    assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in graph.initializer)
+
+
+@PRECISIONS
+def test_every_convolution_computes_in_the_precision_that_was_asked_for(
+    pristine_exports: Path, precision: str
+) -> None:
+    model = _model(pristine_exports, precision)
+    types, wanted = _types(model), {"fp32": FLOAT, "fp16": FLOAT16}[precision]
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert {types[name] for node in convolutions for name in (*node.input, *node.output)} == {wanted}
+
+
+@PRECISIONS
+def test_pixels_are_cast_before_their_layout_changes(pristine_exports: Path, precision: str) -> None:
+    """TensorRT's parser refuses to transpose uint8."""
+    model = _model(pristine_exports, precision)
+    types = _types(model)
+    transposed = [node.input[0] for node in model.graph.node if node.op_type == "Transpose"]
+    assert transposed
+    assert all(types[name] in {FLOAT, FLOAT16} for name in transposed)
+    readers = [node.op_type for node in model.graph.node if "image" in node.input]
+    assert readers == ["Cast"]
+
+
+def test_metres_are_clamped_in_full_precision(pristine_exports: Path) -> None:
+    """Half precision has steps of 8 mm at 10 m: the last operators of the FP16 graph must be FP32."""
+    model = _model(pristine_exports, "fp16")
+    types = _types(model)
+    last = next(node for node in reversed(model.graph.node) if "depth" in node.output)
+    assert types[last.input[0]] == FLOAT
+    widening = [n for n in model.graph.node if n.op_type == "Cast" and types[n.output[0]] == FLOAT]
+    assert len(widening) == 1
+
+
+def test_half_graph_is_half_as_large(pristine_exports: Path) -> None:
+    full, half = (
+        sum(tensor.ByteSize() for tensor in _model(pristine_exports, p).graph.initializer) for p in ("fp32", "fp16")
+    )
+    assert half < 0.55 * full
+
+
+def test_dynamic_batch_answers_each_number_of_frames_alike(pristine_run: Path, pristine_exports: Path) -> None:
+    bundle = read_bundle(pristine_run)
+    spec = model_spec("compact", SIZE).with_batch(Dim("batch", 1, 2, 4))
+    model = build_graph(bundle.network, spec, "fp32", bundle.weights_sha256)
+    assert _shape(model.graph.input[0]) == ["batch", *SIZE, 3]
+    assert _shape(model.graph.output[0]) == ["batch", *SIZE]
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    reference = read_reference(pristine_exports / "compact-32x48.reference.npz")
+    for frames in (1, 3, 4):
+        (found,) = session.run(None, {"image": reference.images[:frames]})
+        assert found.shape == (frames, *SIZE)
+        assert np.abs(found - reference.depths[:frames]).max() < 1e-3
+    assert from_json(ModelSpec, model.metadata_props[0].value, source="it").batch == Dim("batch", 1, 2, 4)
+
+
+def test_building_a_half_graph_leaves_the_network_in_full_precision(pristine_run: Path) -> None:
+    bundle = read_bundle(pristine_run)
+    before = {key: value.clone() for key, value in bundle.network.state_dict().items()}
+    build_graph(bundle.network, model_spec("compact", (16, 16)), "fp16", bundle.weights_sha256)
+    after = bundle.network.state_dict()
+    assert all(after[key].dtype == value.dtype and torch.equal(after[key], value) for key, value in before.items())

@@ -1,0 +1,88 @@
+"""An export is written whole, with its reference, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from depthkit.errors import GateError, OutputError, SpecError
+from depthkit.export.checks import Check
+from depthkit.export.onnx_file import ExportOptions, export_onnx, make_reference, stem
+from depthkit.metrics import valid_pixels
+from depthkit.reference import read_reference
+from depthkit.spec import Dim
+from depthkit.train.bundle import Bundle, read_bundle
+from depthkit.train.session import TorchSession
+
+GOAL = "compact-32x48.fp16.onnx"
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_export_leaves_the_file_and_its_reference(pristine_run: Path, pristine_exports: Path) -> None:
+    made = {"compact-32x48.fp32.onnx", "compact-32x48.fp16.onnx", "compact-32x48.reference.npz"}
+    assert {n for n in _names(pristine_exports) - _names(pristine_run) if ".ort." not in n and ".null" not in n} == made
+
+
+def test_reference_is_eight_frames_with_torchs_finite_answers(pristine_exports: Path) -> None:
+    reference = read_reference(pristine_exports / "compact-32x48.reference.npz")
+    assert reference.images.shape == (8, 32, 48, 3)
+    assert reference.images.dtype == np.uint8
+    assert np.isfinite(reference.depths).all()
+    assert np.ptp(reference.depths) > 0, "a constant would say nothing of the network"
+    assert len({image.tobytes() for image in reference.images}) == 8
+    assert valid_pixels(reference.truths).any(axis=(1, 2)).all()
+    with TorchSession(pristine_exports) as session:
+        assert np.array_equal(session(reference.images), reference.depths)
+
+
+def test_reference_follows_the_size_that_is_exported(pristine_run: Path) -> None:
+    reference = make_reference(read_bundle(pristine_run), (48, 64))
+    assert reference.size == (48, 64)
+    assert reference.images.shape == (8, 48, 64, 3)
+    stored = read_bundle(pristine_run).frames.depths
+    assert set(np.unique(reference.truths)) <= set(np.unique(stored)), "measured depth is never interpolated"
+
+
+def test_failed_gate_leaves_no_file_under_the_goals_name(overflowing: Bundle) -> None:
+    folder = overflowing.folder
+    before = _names(folder)
+    (folder / GOAL).write_text("an export of yesterday's weights")
+    told: list[Check] = []
+    with pytest.raises(GateError, match=GOAL) as caught:
+        export_onnx(overflowing, ExportOptions("fp16"), told.append)
+    assert _names(folder) == before
+    assert caught.value.exit_code == 3
+    assert [check.passed for check in told] == [True] * (len(told) - 1) + [False]
+    assert told[-1].name in str(caught.value)
+    # A CPU with FP16 arithmetic of its own overflows one check earlier, in ONNX Runtime.
+    assert told[-1].name in {"FP16 range", "ONNX Runtime vs torch"}
+
+
+def test_size_that_the_network_does_not_take_writes_nothing(run: Path) -> None:
+    before = _names(run)
+    with pytest.raises(SpecError, match="40x48.*32x48 and 48x48"):
+        export_onnx(read_bundle(run), ExportOptions(size=(40, 48)))
+    assert _names(run) == before
+
+
+def test_goal_that_cannot_be_written_is_an_output_error(run: Path) -> None:
+    (run / GOAL).mkdir()
+    with pytest.raises(OutputError, match=GOAL):
+        export_onnx(read_bundle(run), ExportOptions("fp16"))
+
+
+@pytest.mark.parametrize(
+    ("batch", "name"),
+    [
+        (1, "unet-480x640"),
+        (4, "unet-480x640-b4"),
+        (Dim("batch", 1, 4, 8), "unet-480x640-b1to8"),
+        (Dim("batch", 1, 1, 1), "unet-480x640-b1to1"),
+    ],
+)
+def test_stem_tells_batches_apart(batch: int | Dim, name: str) -> None:
+    assert stem("unet", (480, 640), batch) == name

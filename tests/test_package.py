@@ -1,0 +1,230 @@
+"""What `pip install` gives, what an import costs, and that running needs no torch."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import depthkit
+import pytest
+
+ROOT = Path(depthkit.__file__).resolve().parent
+HEAVY = (
+    "torch", "lightning", "kornia", "onnx", "onnxruntime", "onnxscript", "polygraphy", "tensorrt", "openvino", "cuda",
+    "h5py", "scipy", "skimage", "matplotlib", "torchmetrics", "psutil",
+)  # fmt: skip
+TRAINING = ("torch", "lightning", "kornia", "polygraphy", "onnxscript", "safetensors", "h5py")
+DATA_FILES = {"depthkit/py.typed", "depthkit/bench/report.html.j2", "depthkit/train/nyu_test_frames.txt"}
+
+
+def _python(code: str, *arguments: str) -> str:
+    """Run code in a Python of its own; its standard output."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ImportWarning", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _own_files() -> list[Path]:
+    """Files of the checkout, relative: tracked, and new ones that are not ignored."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: which files are ours cannot be told")
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [Path(name) for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def _shipped(files: list[Path]) -> set[str]:
+    """What of the checkout belongs into a wheel."""
+    code = {f"depthkit/{path}" for path in files if path.suffix == ".py" and path.parts[0] not in {"tests", "docs", ".ci"}}
+    return code | DATA_FILES
+
+
+def test_import_loads_no_vendor_library() -> None:
+    loaded = _python("import sys, depthkit; print(*sorted({name.partition('.')[0] for name in sys.modules}))").split()
+    assert "depthkit" in loaded
+    assert not set(loaded) & {*HEAVY, "numpy", "pydantic", "PIL"}
+
+
+def test_help_loads_no_vendor_library() -> None:
+    """The real command line, as `-X importtime` saw it load."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "depthkit", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert {"depthkit", "click"} <= loaded
+    assert not loaded & set(HEAVY)
+    assert all(command in done.stdout for command in ("train", "evaluate", "export", "bench", "predict", "doctor", "demo"))
+
+
+@pytest.mark.parametrize("name", depthkit.__all__)
+def test_public_name_resolves(name: str) -> None:
+    assert getattr(depthkit, name) is not None
+    assert name in dir(depthkit)
+
+
+def test_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = depthkit.no_such_name
+
+
+def test_version_is_said_once() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^version = "([^"]+)"', project, re.MULTILINE)
+    assert found
+    assert found[1] == depthkit.__version__
+    citation = ROOT / "CITATION.cff"
+    if citation.is_file():
+        assert re.search(rf"^version: [\"']?{re.escape(depthkit.__version__)}[\"']?$", citation.read_text(), re.MULTILINE)
+
+
+def test_running_half_imports_in_any_order_and_without_torch() -> None:
+    """Every module of the running half first in its turn, so that none leans on another's having been imported."""
+    names = [
+        ".".join(("depthkit", *path.relative_to(ROOT).with_suffix("").parts))
+        for folder in ("engines", "runtime", "bench")
+        for path in sorted((ROOT / folder).glob("*.py"))
+    ]
+    assert len(names) > 15
+    code = """
+import importlib, sys
+for name in sys.argv[1:]:
+    for loaded in [key for key in sys.modules if key.partition(".")[0] == "depthkit"]:
+        del sys.modules[loaded]
+    importlib.import_module(name)
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+    loaded = set(_python(code, *names).split())
+    assert not loaded & {*TRAINING, "click", "onnxruntime", "onnx"}
+
+
+def test_exported_engine_loads_runs_and_benches_where_torch_cannot_be_imported(exports: Path) -> None:
+    code = """
+import sys
+for name in sys.argv[2].split(","):
+    sys.modules[name] = None
+from functools import partial
+from pathlib import Path
+import numpy as np
+import depthkit
+from depthkit.bench.suite import Contender, SuiteOptions, run_suite
+from depthkit.bench.timing import Steady
+from depthkit.engines.manifest import read_manifest
+from depthkit.reference import read_reference
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    contenders = []
+    for path in sorted(folder.glob("*.ort.onnx")):
+        manifest = read_manifest(path)
+        reference = read_reference(folder / manifest.reference)
+        with depthkit.load(path) as session:
+            assert np.isfinite(session(reference.images)).all()
+        contenders.append(Contender(
+            str(path), manifest.backend, partial(depthkit.load, path), manifest.precision_asked, reference, 1))
+    result, _ = run_suite(contenders, None, SuiteOptions(steady=Steady(0, 0, 2), memory=False))
+    assert not result.failed, [row.faults for row in result.rows]
+    print(len(result.rows), *sorted({row.provider for row in result.rows}))
+"""
+    assert _python(code, str(exports), ",".join(TRAINING)).split() == ["2", "CPUExecutionProvider"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of the checkout, built from a copy of its own files, so that no leftover of earlier builds is in it."""
+    copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
+    for path in _own_files():
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, copy / path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-q", "-w", str(out)],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-1000:]
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_wheel_holds_every_package_and_data_file_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if not name.endswith("/")}
+    information = {name for name in held if name.partition("/")[0].endswith(".dist-info")}
+    assert held - information == _shipped(_own_files())
+    assert any(name.endswith("licenses/LICENSE") for name in information)
+
+
+def test_wheel_runs_on_its_own(wheel: Path, tmp_path: Path) -> None:
+    """Unpacked elsewhere, without the checkout: the command line and the data files are found."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+import depthkit
+assert depthkit.__file__.startswith(sys.argv[1]), depthkit.__file__
+from importlib.resources import files
+from depthkit.cli import run
+from depthkit.train.datasets import official_test_frames
+assert len(official_test_frames()) == 654
+assert "<html" in files("depthkit.bench").joinpath("report.html.j2").read_text()
+sys.exit(run(["--version"]))
+"""
+    assert depthkit.__version__ in _python(code, str(tmp_path))
+
+
+def test_wheels_base_needs_neither_torch_nor_a_runtime(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        lines = [line for line in archive.read(name).decode().splitlines() if line.startswith("Requires-Dist:")]
+    base = {re.split(r"[^\w.-]", line.removeprefix("Requires-Dist:").strip())[0] for line in lines if "extra ==" not in line}
+    assert base
+    assert not base & {"torch", "lightning", "kornia", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt"}
+    extras = {found[1] for line in lines if (found := re.search(r"extra == [\"'](\w+)[\"']", line))}
+    assert extras == {"cpu", "gpu", "train", "test"}
+
+
+def test_no_file_is_over_400_lines_without_a_reason() -> None:
+    """A longer file says in its docstring why it is one: a sentence with the words `one file`."""
+    unexplained = []
+    for path in _own_files():
+        if path.suffix != ".py":
+            continue
+        text = (ROOT / path).read_text(encoding="utf-8")
+        docstring = ast.get_docstring(ast.parse(text)) or ""
+        if text.count("\n") > 400 and "one file" not in " ".join(docstring.split()):
+            unexplained.append(f"{path}: {text.count(chr(10))} lines")
+    assert not unexplained
+
+
+def test_package_folders_are_all_listed() -> None:
+    """A new folder that pyproject.toml does not list would be missing from the wheel."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = set(re.findall(r'^    "(depthkit(?:\.\w+)*)",$', project, re.MULTILINE))
+    found = {".".join(("depthkit", *path.parent.parts)) for path in _own_files() if path.name == "__init__.py"}
+    assert listed == {name for name in found if not name.startswith("depthkit.tests")}
+
+
+def test_public_objects_are_documented() -> None:
+    assert all(inspect.getdoc(getattr(depthkit, name)) for name in depthkit.__all__ if not name.startswith("__"))

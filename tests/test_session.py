@@ -1,0 +1,191 @@
+"""What every session does alike, on the one that needs no vendor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from depthkit.errors import EngineError, FrameError
+from depthkit.runtime.null import NullSession
+from depthkit.session import Session
+from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
+from hypothesis import given
+from hypothesis import strategies as st
+
+DEPTH = 2.5
+
+
+def _session(batch: int | Dim = 1, size: tuple[int, int] = (16, 32)) -> NullSession:
+    return NullSession(ModelSpec("compact", (8,), *camera_ready(*size, batch), Preprocessing(), (0.0, 10.0), 1, 1), DEPTH)
+
+
+def _frames(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.uint8)
+
+
+class _Watched(NullSession):
+    """Keeps the size of each run, and answers the first pixel of each frame."""
+
+    runs: list[int]
+
+    def run(self) -> None:
+        image, depth = self._buffers()
+        self.runs.append(len(image))
+        depth[...] = image[:, :1, :1, 0]
+
+
+def _watched(batch: int | Dim) -> _Watched:
+    session = _Watched(_session(batch).spec, DEPTH)
+    session.runs = []
+    return session
+
+
+def test_null_session_keeps_the_protocol() -> None:
+    session = _session()
+    assert isinstance(session, Session)
+    assert session.provider
+    assert session.precision == "fp32"
+
+
+def test_run_writes_into_the_callers_own_array() -> None:
+    session, depth = _session(), np.zeros((1, 16, 32), np.float32)
+    session.bind(image=_frames(1, 16, 32, 3), depth=depth)
+    assert (depth == 0).all(), "bind computes nothing"
+    session.run()
+    assert (depth == DEPTH).all()
+
+
+def test_one_frame_and_a_stack_answer_in_their_own_rank() -> None:
+    with _session() as session:
+        one, stack = session(_frames(16, 32, 3)), session(_frames(3, 16, 32, 3))
+    assert one.shape == (16, 32)
+    assert stack.shape == (3, 16, 32)
+    assert one.dtype == stack.dtype == np.float32
+    assert (one == DEPTH).all()
+
+
+def test_answers_belong_to_the_caller() -> None:
+    session = _session()
+    first, second = session(_frames(16, 32, 3)), session(_frames(16, 32, 3))
+    assert not np.shares_memory(first, second)
+    first[:] = 0
+    assert (second == DEPTH).all()
+
+
+@given(batch=st.integers(1, 5), frames=st.integers(0, 12))
+def test_static_batch_takes_its_multiples_only(batch: int, frames: int) -> None:
+    session = _watched(batch)
+    stack = _frames(frames, 16, 32, 3) + np.arange(frames, dtype=np.uint8)[:, None, None, None]
+    if frames and frames % batch == 0:
+        depth = session(stack)
+        assert session.runs == [batch] * (frames // batch)
+        assert (depth == np.arange(frames)[:, None, None]).all(), "frames in the order in which they came"
+    else:
+        with pytest.raises(FrameError, match=f"{frames} frames.*batch of {batch}"):
+            session(stack)
+        assert not session.runs
+
+
+@given(sizes=st.tuples(*[st.integers(1, 6)] * 3), frames=st.integers(1, 20))
+def test_dynamic_batch_runs_within_its_range(sizes: tuple[int, int, int], frames: int) -> None:
+    low, best, high = sorted(sizes)
+    session = _watched(Dim("batch", low, best, high))
+    stack = _frames(frames, 16, 32, 3) + np.arange(frames, dtype=np.uint8)[:, None, None, None]
+    feasible = any(low * runs <= frames <= high * runs for runs in range(1, frames + 1))
+    if feasible:
+        assert (session(stack) == np.arange(frames)[:, None, None]).all()
+        assert sum(session.runs) == frames
+        assert all(low <= size <= high for size in session.runs)
+    else:
+        with pytest.raises(FrameError):
+            session(stack)
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        (np.zeros((16, 32, 3), np.float32), "uint8.*float32"),
+        (np.zeros((16, 32, 3), np.int8), "uint8.*int8"),
+        (_frames(32, 16, 3), "16, 32"),
+        (_frames(1, 16, 48, 3), "16, 32"),
+        (_frames(16, 32, 4), "16, 32, 3"),
+        (_frames(16, 32), "16, 32, 3"),
+        (_frames(1, 1, 16, 32, 3), "16, 32, 3"),
+        (np.uint8(3) + _frames(), "16, 32, 3"),
+    ],
+)
+def test_frame_of_another_dtype_size_or_rank_is_named(frames: np.ndarray, words: str) -> None:
+    with _session() as session, pytest.raises(FrameError, match=words):
+        session(frames)
+
+
+def test_frames_that_are_not_contiguous_are_copied_by_a_call() -> None:
+    session = _watched(1)
+    flipped = np.arange(32, dtype=np.uint8)[None, :, None].repeat(16, 0).repeat(3, 2)[:, ::-1]
+    assert not flipped.flags.c_contiguous
+    assert (session(flipped) == 31).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "depth"),
+    [
+        (np.zeros((1, 16, 64, 3), np.uint8)[:, :, ::2], np.zeros((1, 16, 32), np.float32)),
+        (_frames(1, 16, 32, 3), np.zeros((1, 16, 64), np.float32)[:, :, ::2]),
+        (_frames(1, 16, 32, 3), np.broadcast_to(np.float32(0), (1, 16, 32))),
+        (_frames(1, 16, 32, 3), np.zeros((1, 16, 32), np.float64)),
+        (_frames(2, 16, 32, 3), np.zeros((2, 16, 32), np.float32)),
+    ],
+    ids=["strided image", "strided depth", "broadcast depth", "float64 depth", "two frames"],
+)
+def test_bind_refuses_memory_that_cannot_be_used_in_place(image: np.ndarray, depth: np.ndarray) -> None:
+    with pytest.raises(FrameError):
+        _session().bind(image=image, depth=depth)
+
+
+def test_bind_refuses_a_read_only_depth_and_takes_a_read_only_image() -> None:
+    image, depth = _frames(1, 16, 32, 3), np.zeros((1, 16, 32), np.float32)
+    image.flags.writeable = False
+    _session().bind(image=image, depth=depth)
+    depth.flags.writeable = False
+    with pytest.raises(FrameError, match="read-only"):
+        _session().bind(image=image, depth=depth)
+
+
+def test_bind_refuses_different_numbers_of_frames() -> None:
+    session = _session(Dim("batch", 1, 2, 4))
+    with pytest.raises(FrameError, match=r"2.*3"):
+        session.bind(image=_frames(2, 16, 32, 3), depth=np.zeros((3, 16, 32), np.float32))
+
+
+def test_refused_bind_keeps_what_was_bound() -> None:
+    session, depth = _session(), np.zeros((1, 16, 32), np.float32)
+    session.bind(image=_frames(1, 16, 32, 3), depth=depth)
+    with pytest.raises(FrameError):
+        session.bind(image=_frames(1, 16, 48, 3), depth=depth)
+    session.run()
+    assert (depth == DEPTH).all()
+
+
+def test_run_before_bind_says_what_to_call() -> None:
+    with pytest.raises(EngineError, match="bind"):
+        _session().run()
+
+
+def test_closed_session_refuses_everything_and_closing_twice_is_harmless() -> None:
+    with _session() as session:
+        session.bind(image=_frames(1, 16, 32, 3), depth=np.zeros((1, 16, 32), np.float32))
+    session.close()
+    for use in (
+        session.run,
+        lambda: session(_frames(16, 32, 3)),
+        lambda: session.bind(image=_frames(1, 16, 32, 3), depth=np.zeros((1, 16, 32), np.float32)),
+    ):
+        with pytest.raises(EngineError, match="closed"):
+            use()
+
+
+def test_with_block_closes_when_it_fails() -> None:
+    session = _session()
+    with pytest.raises(ZeroDivisionError), session:
+        raise ZeroDivisionError
+    with pytest.raises(EngineError, match="closed"):
+        session.run()

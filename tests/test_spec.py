@@ -1,0 +1,257 @@
+"""ModelSpec: a JSON document that is read strictly; tensors and sizes that are checked before a vendor sees them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from depthkit.errors import FrameError, SpecError
+from depthkit.spec import (
+    Dim,
+    ModelSpec,
+    Preprocessing,
+    TensorSpec,
+    camera_ready,
+    check_size,
+    from_json,
+    to_json,
+)
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
+TRIPLES = st.tuples(FLOATS, FLOATS, FLOATS)
+DIMS = st.lists(st.integers(1, 64), min_size=3, max_size=3).map(lambda sizes: Dim("batch", *sorted(sizes)))
+SIZES = st.integers(1, 60).map(lambda n: 16 * n)
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> ModelSpec:
+    image, depth = camera_ready(draw(SIZES), draw(SIZES), draw(st.integers(1, 64) | DIMS))
+    return ModelSpec(
+        network=draw(st.text(max_size=8)),
+        widths=tuple(draw(st.lists(st.integers(1, 2048), max_size=9))),
+        input=image,
+        output=depth,
+        preprocessing=Preprocessing("RGB", draw(TRIPLES), draw(TRIPLES)),
+        depth_range=draw(st.tuples(FLOATS, FLOATS)),
+        parameters=draw(st.integers(0, 10**9)),
+        macs=draw(st.integers(0, 10**13)),
+    )
+
+
+EXAMPLE = ModelSpec(
+    "compact",
+    (24, 96),
+    *camera_ready(32, 48, Dim("batch", 1, 2, 4)),
+    Preprocessing("RGB", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    (0.5, 10.0),
+    100,
+    1000,
+)
+DOCUMENT: dict[str, Any] = json.loads(to_json(EXAMPLE))
+
+
+def _places(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every place in a JSON document, root first."""
+    yield path, node
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in items:
+        yield from _places(child, (*path, key))
+
+
+def _at(document: Any, path: tuple[str | int, ...]) -> Any:
+    for key in path:
+        document = document[key]
+    return document
+
+
+PLACES = list(_places(DOCUMENT))
+KEYS = [path for path, _ in PLACES if path and isinstance(path[-1], str)]
+OBJECTS = [path for path, node in PLACES if isinstance(node, dict)]
+
+
+def _named(path: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, path))
+
+
+@given(spec=specs())
+def test_json_round_trip_is_exact(spec: ModelSpec) -> None:
+    text = to_json(spec)
+    assert from_json(ModelSpec, text, source="it") == spec
+    assert to_json(from_json(ModelSpec, text, source="it")) == text
+    assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize("path", KEYS, ids=_named)
+def test_missing_key_is_named(path: tuple[str | int, ...]) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    del _at(document, path[:-1])[path[-1]]
+    with pytest.raises(SpecError, match=r"it\.json") as caught:
+        from_json(ModelSpec, json.dumps(document), source="it.json")
+    assert str(path[-1]).replace("_", " ") in str(caught.value).replace("_", " ")
+
+
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda path: _named(path) or "root")
+def test_unknown_key_is_named(path: tuple[str | int, ...]) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    _at(document, path)["colour_of_the_sky"] = "blue"
+    with pytest.raises(SpecError, match="colour_of_the_sky"):
+        from_json(ModelSpec, json.dumps(document), source="it.json")
+
+
+@given(path=st.sampled_from([path for path, _ in PLACES if path]), value=st.sampled_from([None, True, "1", {}, [], {"x": 1}]))
+def test_value_of_another_type_is_named(path: tuple[str | int, ...], value: object) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    old = _at(document, path)
+    assume(type(old) is not type(value))
+    _at(document, path[:-1])[path[-1]] = value
+    with pytest.raises(SpecError) as caught:
+        from_json(ModelSpec, json.dumps(document), source="it.json")
+    place = "schema version" if path == ("schema_version",) else str(path[0])
+    assert place in str(caught.value)
+
+
+def test_every_fault_is_named_at_once() -> None:
+    document = {**DOCUMENT, "sky": 1, "network": 7, "macs": "many"}
+    del document["widths"]
+    with pytest.raises(SpecError) as caught:
+        from_json(ModelSpec, json.dumps(document), source="it.json")
+    assert all(word in str(caught.value) for word in ("sky", "network", "macs", "widths"))
+
+
+@given(version=st.integers().filter(lambda n: n != 1))
+def test_other_schema_version_is_one_sentence_with_both(version: int) -> None:
+    with pytest.raises(SpecError, match=rf"it\.json.*version {version}\b.*version 1\b"):
+        from_json(ModelSpec, json.dumps({**DOCUMENT, "schema_version": version}), source="it.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", '"spec"', "{}", "\0", "[" * 100_000])
+def test_what_is_no_document_is_a_spec_error(text: str) -> None:
+    with pytest.raises(SpecError, match=r"it\.json"):
+        from_json(ModelSpec, text, source="it.json")
+
+
+@pytest.mark.parametrize("shape", [[1, 32, 48], [1, 32, 48, 3, 1], [1, 32, 48, 4], [1, 48, 32, 3], [2, 32, 48, 3]])
+def test_document_whose_ends_do_not_fit_each_other_is_refused(shape: list[int]) -> None:
+    """A manifest edited by hand must not surface later as an assertion or as a frame that is read askew."""
+    document = json.loads(to_json(EXAMPLE.with_batch(1)))
+    document["input"]["shape"] = shape
+    with pytest.raises(SpecError, match=r"it\.json"):
+        from_json(ModelSpec, json.dumps(document), source="it.json")
+
+
+@given(height=st.integers(-40, 3000), width=st.integers(-40, 3000))
+def test_size_is_refused_with_the_nearest_sizes_that_are_taken(height: int, width: int) -> None:
+    if height > 0 and width > 0 and height % 16 == 0 and width % 16 == 0:
+        check_size(height, width)
+        camera_ready(height, width)
+        return
+    with pytest.raises(SpecError, match=f"{height}x{width}.*16") as caught:
+        check_size(height, width)
+    with pytest.raises(SpecError):
+        camera_ready(height, width)
+    _, _, remedy = str(caught.value).partition(";")
+    nearest = [(int(h), int(w)) for h, w in re.findall(r"(\d+)x(\d+)", remedy)]
+    assert 1 <= len(nearest) <= 2
+    assert len(set(nearest)) == len(nearest)
+    for h, w in nearest:
+        check_size(h, w)
+        assert abs(h - max(height, 1)) < 16
+        assert abs(w - max(width, 1)) < 16
+
+
+@given(sizes=st.tuples(*[st.integers(1, 100)] * 3))
+def test_dim_takes_only_an_ordered_range(sizes: tuple[int, int, int]) -> None:
+    if sizes == tuple(sorted(sizes)):
+        assert Dim("batch", *sizes).opt == sizes[1]
+    else:
+        with pytest.raises(ValueError, match="min <= opt <= max"):
+            Dim("batch", *sizes)
+        document = copy.deepcopy(DOCUMENT)
+        document["input"]["shape"][0] = {"name": "batch", "min": sizes[0], "opt": sizes[1], "max": sizes[2]}
+        with pytest.raises(SpecError, match="min <= opt <= max"):
+            from_json(ModelSpec, json.dumps(document), source="it")
+
+
+@given(batch=DIMS, frames=st.integers(0, 80))
+def test_dynamic_batch_takes_its_range_and_no_more(batch: Dim, frames: int) -> None:
+    _, depth = camera_ready(16, 32, batch)
+    array = np.broadcast_to(np.float32(1), (frames, 16, 32))
+    if batch.min <= frames <= batch.max:
+        depth.check(array)
+    else:
+        with pytest.raises(FrameError, match="depth must have shape"):
+            depth.check(array)
+
+
+@given(shape=st.lists(st.sampled_from([1, 3, 4, 16, 32]), min_size=0, max_size=5).map(tuple))
+def test_only_the_specs_own_shape_passes(shape: tuple[int, ...]) -> None:
+    image, _ = camera_ready(16, 32, 4)
+    array = np.zeros(shape, np.uint8)
+    if shape == (4, 16, 32, 3):
+        image.check(array)
+    else:
+        with pytest.raises(FrameError, match=re.escape("(4, 16, 32, 3)")) as caught:
+            image.check(array)
+        assert str(shape) in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "float32", "float64", "bool", "object"])
+def test_other_dtype_is_named_with_the_one_that_is_taken(dtype: str) -> None:
+    image, _ = camera_ready(16, 32)
+    with pytest.raises(FrameError, match=f"image.*uint8.*{dtype}"):
+        image.check(np.zeros((1, 16, 32, 3), dtype))
+
+
+def test_other_byte_order_is_refused() -> None:
+    _, depth = camera_ready(16, 32)
+    with pytest.raises(FrameError, match="depth"):
+        depth.check(np.zeros((1, 16, 32), ">f4"))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((1, 16, 32), np.float32, order="F"),
+        np.zeros((1, 16, 64), np.float32)[:, :, ::2],
+        np.zeros((1, 16, 32), np.float32)[:, ::-1],
+    ],
+    ids=["fortran", "strided", "flipped"],
+)
+def test_buffer_that_is_not_contiguous_is_refused(array: np.ndarray) -> None:
+    _, depth = camera_ready(16, 32)
+    depth.check(array)
+    with pytest.raises(FrameError, match=r"depth.*contiguous"):
+        depth.check_buffer(array, written=False)
+
+
+def test_read_only_buffer_may_be_read_and_not_written() -> None:
+    _, depth = camera_ready(16, 32)
+    array = np.zeros((1, 16, 32), np.float32)
+    array.flags.writeable = False
+    depth.check_buffer(array, written=False)
+    with pytest.raises(FrameError, match=r"depth.*read-only"):
+        depth.check_buffer(array, written=True)
+
+
+@given(spec=specs(), batch=st.integers(1, 64) | DIMS)
+def test_with_batch_changes_nothing_but_the_batch(spec: ModelSpec, batch: int | Dim) -> None:
+    other = spec.with_batch(batch)
+    assert other.batch == batch
+    assert other.output.shape[0] == batch
+    assert other.size == spec.size
+    assert replace(other, input=spec.input, output=spec.output) == spec
+    assert other.with_batch(spec.batch) == spec
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_shapes_are_positive(batch: int) -> None:
+    with pytest.raises(ValueError, match="greater than 0"):
+        TensorSpec("depth", "float32", (batch, 16, 32), "NHW")

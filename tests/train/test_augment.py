@@ -1,0 +1,162 @@
+"""Augmentation: repeatable, geometrically true, and honest about pixels that nobody measured."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from depthkit.train.augment import Augmentation, Strength
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+STRENGTHS: tuple[Strength, ...] = ("paper", "strong")
+NEAR, FAR = 3.0, 9.0
+
+
+def _disc(count: int = 8, side: int = 96, radius: float = 22.0) -> tuple[Tensor, Tensor]:
+    """Pictures of a bright disc before a dark wall, and their depth: the disc at NEAR, the wall at FAR."""
+    axis = torch.arange(side) + 0.5 - side / 2
+    inside = (axis[:, None] ** 2 + axis**2 <= radius**2).expand(count, 1, -1, -1)
+    image = torch.where(inside, 0.45, 0.15).expand(-1, 3, -1, -1).contiguous()
+    return image, torch.where(inside, NEAR, FAR)
+
+
+def _ramp(count: int = 8, size: tuple[int, int] = (32, 48)) -> tuple[Tensor, Tensor]:
+    """Pictures with as many colours, and depth maps with as many values, as there are pixels."""
+    height, width = size
+    depth = torch.linspace(1, 9, height * width).reshape(1, 1, height, width).expand(count, -1, -1, -1).contiguous()
+    return (depth / 10).expand(-1, 3, -1, -1).contiguous(), depth
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_the_same_seed_gives_the_same_result(strength: Strength) -> None:
+    image, depth = _ramp()
+    first = Augmentation(strength)(image, depth, 7)
+    torch.manual_seed(99)  # whatever the global generator says
+    used = Augmentation(strength)
+    used(image, depth, 1)  # and whatever came before
+    again = used(image, depth, 7)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    other = used(image, depth, 8)
+    assert not torch.equal(first[1], other[1])
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_samples_of_a_batch_differ(strength: Strength) -> None:
+    image, depth = Augmentation(strength)(*_ramp(), 3)
+    assert len({sample.numpy().tobytes() for sample in image}) == 8
+    assert len({sample.numpy().tobytes() for sample in depth}) == 8
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_global_random_state_and_inputs_are_left_alone(strength: Strength) -> None:
+    image, depth = _ramp()
+    copies = image.clone(), depth.clone()
+    before = torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
+    Augmentation(strength)(image, depth, 7)
+    assert (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()) == before
+    assert torch.equal(image, copies[0])
+    assert torch.equal(depth, copies[1])
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_shapes_types_and_range_stay(strength: Strength, seed: int) -> None:
+    image, depth = Augmentation(strength)(*_ramp(3), seed)
+    assert image.shape == (3, 3, 32, 48)
+    assert depth.shape == (3, 1, 32, 48)
+    assert image.dtype == depth.dtype == torch.float32
+    assert 0 <= image.min() <= image.max() <= 1
+    assert 0 <= depth.min() <= depth.max() <= 9
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_no_depth_is_invented_between_two_surfaces(strength: Strength, seed: int) -> None:
+    """A sample has the wall's depth, the disc's and 0, and nothing between."""
+    _, depth = Augmentation(strength)(*_disc(), seed)
+    for sample in depth:
+        values = torch.unique(sample).tolist()
+        assert values[-1] / values[-2] == pytest.approx(FAR / NEAR, rel=1e-6)
+        assert values[:-2] in ([], [0.0])
+
+
+def test_the_papers_augmentation_does_not_zoom() -> None:
+    for seed in range(10):
+        _, depth = Augmentation("paper")(*_disc(), seed)
+        assert set(torch.unique(depth).tolist()) <= {0.0, NEAR, FAR}
+        areas = (depth == NEAR).sum((1, 2, 3)).double()
+        assert areas.min() / areas.max() > 0.97  # the rim falls on other pixels when it turns
+
+
+def test_zooming_in_brings_the_room_nearer() -> None:
+    """A disc's true width is its width in pixels times its depth, whatever the zoom."""
+    image, depth = _disc()
+    true_width = (depth == NEAR).sum((1, 2, 3)).double().sqrt()[0] * NEAR
+    zooms = []
+    for seed in range(8):
+        _, zoomed = Augmentation("strong")(image, depth, seed)
+        for sample in zoomed:
+            near = torch.unique(sample)[-2]
+            zooms.append(NEAR / near.item())
+            width = (sample == near).sum().double().sqrt()
+            assert (width * near / true_width).item() == pytest.approx(1, abs=0.03)
+    assert min(zooms) >= 1 - 1e-6
+    assert max(zooms) <= 1.5 + 1e-6
+    assert max(zooms) - min(zooms) > 0.3
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_picture_and_depth_move_together(strength: Strength) -> None:
+    """Where the picture shows the disc, the depth map has it too, though off the centre and turned."""
+    image, depth = (t.roll((9, 17), (-2, -1)) for t in _disc(radius=14.0))
+    for seed in range(5):
+        moved_image, moved_depth = Augmentation(strength)(image, depth, seed)
+        for picture, sample in zip(moved_image, moved_depth, strict=True):
+            near = torch.unique(sample)[-2]
+            level = picture.mean(0)
+            bright = level > 0.65 * level.max()  # between the disc and a third of it, however it was recoloured
+            disc = sample[0] == near
+            assert disc.sum() > 100
+            union = (bright | disc).sum().double()
+            assert ((bright & disc).sum() / union).item() > 0.85
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_uncovered_pixels_are_not_measured(strength: Strength) -> None:
+    """What a rotation brings in from outside is black in the picture and 0 in the depth map, and only that."""
+    image, depth = torch.full((8, 3, 48, 64), 0.6), torch.full((8, 1, 48, 64), 5.0)
+    uncovered = 0
+    for seed in range(6):
+        moved_image, moved_depth = Augmentation(strength)(image, depth, seed)
+        level = moved_image.mean(1, keepdim=True)
+        top = level.amax((1, 2, 3), keepdim=True)
+        outside, inside = level == 0, level > 0.99 * top
+        assert not moved_depth[outside].any()
+        assert moved_depth[inside].min() > 0
+        uncovered += int(outside.sum())
+    assert uncovered > 20  # `strong` zooms in, which leaves few
+
+
+def test_holes_stay_holes() -> None:
+    image, depth = _disc()
+    depth = torch.where(depth == NEAR, 0.0, depth)
+    for seed in range(4):
+        _, moved = Augmentation("strong")(image, depth, seed)
+        assert (moved[:, :, 44:52, 44:52] == 0).all()
+
+
+def test_half_of_the_pictures_are_mirrored() -> None:
+    image, depth = _ramp(16)
+    image[..., :24], image[..., 24:] = 0.1, 0.8
+    flips = 0
+    for seed in range(8):
+        moved, _ = Augmentation("paper")(image, depth, seed)
+        flips += int((moved[:, :, 8:24, 8:16].mean((1, 2, 3)) > moved[:, :, 8:24, 32:40].mean((1, 2, 3))).sum())
+    assert 40 <= flips <= 88  # 128 fair coins: 4.2 standard deviations

@@ -1,0 +1,121 @@
+"""The two networks: their exact size and cost, and every size of picture that they take or refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from depthkit.errors import SpecError, UserError
+from depthkit.train.networks import NETWORKS, DepthNetwork, build_network, count_macs, count_parameters
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+
+@pytest.fixture(scope="module", params=["compact", "unet"])
+def network(request: pytest.FixtureRequest) -> DepthNetwork:
+    return build_network(request.param).eval()
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("compact", 1_218_350), ("unet", 17_262_977)])
+def test_parameters(name: str, parameters: int) -> None:
+    assert count_parameters(build_network(name)) == parameters
+
+
+def test_parameters_are_those_that_train() -> None:
+    network = build_network("compact")
+    for parameter in network.head.parameters():
+        parameter.requires_grad_(False)
+    assert count_parameters(network) == 1_218_350 - (16 * 9 + 1)
+
+
+@pytest.mark.parametrize(("name", "gmac"), [("compact", 31.73), ("unet", 187.41)])
+def test_macs(name: str, gmac: float) -> None:
+    assert round(count_macs(build_network(name), (480, 640)) / 1e9, 2) == gmac
+
+
+def test_macs_agree_with_a_count_by_hand(network: DepthNetwork) -> None:
+    """Kernel area x input channels x output elements, of every convolution that really runs."""
+    counted = 0
+
+    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal counted
+        assert isinstance(module, nn.Conv2d)
+        counted += module.kernel_size[0] * module.kernel_size[1] * module.in_channels * output.numel()
+
+    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 32, 48))
+    for hook in hooks:
+        hook.remove()
+    assert count_macs(network, (32, 48)) == counted
+    assert count_macs(network, (480, 640)) == counted * 200
+
+
+def test_counting_leaves_the_network_alone(network: DepthNetwork) -> None:
+    was_training = network.training
+    network.train()
+    count_macs(network, (32, 48))
+    assert network.training
+    assert all(parameter.device.type == "cpu" for parameter in network.parameters())
+    network.train(was_training)
+
+
+@settings(max_examples=12, deadline=None)
+@given(n=st.integers(1, 3), rows=st.integers(1, 4), columns=st.integers(1, 4))
+def test_every_multiple_of_16_keeps_its_size(network: DepthNetwork, n: int, rows: int, columns: int) -> None:
+    with torch.no_grad():
+        depth = network(torch.rand(n, 3, 16 * rows, 16 * columns))
+    assert depth.shape == (n, 1, 16 * rows, 16 * columns)
+    assert bool(torch.isfinite(depth).all())
+
+
+@settings(max_examples=200, deadline=None)
+@given(height=st.integers(0, 200), width=st.integers(0, 200))
+def test_every_other_size_is_refused_with_the_nearest(network: DepthNetwork, height: int, width: int) -> None:
+    good = range(16, 1000, 16)
+    assume(height not in good or width not in good)
+    with pytest.raises(SpecError) as caught:
+        network(torch.zeros(1, 3, height, width))
+    below = [max((g for g in good if g <= length), default=16) for length in (height, width)]
+    above = [min(g for g in good if g >= length) for length in (height, width)]
+    for nearest in (below, above):
+        assert f"{nearest[0]}x{nearest[1]}" in str(caught.value)
+
+
+def test_a_sample_does_not_depend_on_its_batch(network: DepthNetwork) -> None:
+    images = torch.rand(3, 3, 32, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images)[1:2], network(images[1:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_widths_are_those_of_the_blocks(network: DepthNetwork) -> None:
+    def width(block: nn.Module) -> int:
+        return [m.out_channels for m in block.modules() if isinstance(m, nn.Conv2d)][-1]
+
+    blocks = [network.stem, *network.encoder, *network.decoder]
+    assert tuple(map(width, blocks))[: len(network.widths)] == network.widths
+
+
+def test_the_widths() -> None:
+    assert build_network("compact").widths == (24, 24, 96, 128, 101, 128, 64, 32, 16)
+    assert build_network("unet").widths == (64, 128, 256, 512, 512)
+
+
+def test_compact_is_built_as_designed() -> None:
+    """Batch norm in the encoder only; no bias before it, a bias everywhere else; corners not aligned."""
+    network = build_network("compact")
+    parts = {network.stem: True, network.encoder: True, network.decoder: False, network.head: False}
+    for part, normed in parts.items():
+        convolutions = [m for m in part.modules() if isinstance(m, nn.Conv2d)]
+        norms = [m for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert len(norms) == (len(convolutions) if normed else 0)
+        assert all((m.bias is None) == normed for m in convolutions)
+        assert all(m.kernel_size == (3, 3) for m in convolutions)
+    assert not network.upsample.align_corners
+    assert build_network("unet").upsample.align_corners
+
+
+def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"resnet.*compact.*unet"):
+        build_network("resnet")
+    assert set(NETWORKS) == {"compact", "unet"}
