@@ -13,11 +13,18 @@ from typing import Final
 import click
 
 from . import __version__
-from .errors import DepthkitError
+from .errors import DepthkitError, UserError
 
 __all__ = ["COMMANDS", "cli", "main"]
 
 COMMANDS: Final = ("train", "evaluate", "export", "bench", "predict", "doctor", "demo")
+
+
+EXTRAS: Final = {
+    **dict.fromkeys(("torch", "lightning", "kornia", "safetensors", "onnxscript", "polygraphy", "h5py"), "train"),
+    **dict.fromkeys(("onnx", "onnxruntime"), "cpu"),
+}
+"""Packages that are not in the base, and the extra that brings each."""
 
 
 class _LazyGroup(click.Group):
@@ -63,12 +70,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except DepthkitError as error:
-        click.secho("depthkit: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(str(error), err=True)
+        _complain(str(error))
         return error.exit_code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        _complain(f"this needs {package}, which is not installed; pip install 'depthkit[{EXTRAS[package]}]'")
+        return UserError.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("depthkit: interrupted", err=True)
         return 130
     except BrokenPipeError:
         return 141  # whoever read our output went away, as `depthkit … | head` does
     return code if isinstance(code, int) else 0
+
+
+def _complain(sentence: str) -> None:
+    click.secho("depthkit: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(sentence, err=True)

@@ -122,6 +122,8 @@ def run_and_show(
     markdown_file: Path | None = None,
 ) -> BenchResult:
     """Bench, print the tables, write the files that were asked for."""
+    from rich.markup import escape
+
     from ..bench.suite import run_suite
     from .console import out, progress
 
@@ -147,7 +149,7 @@ def run_and_show(
         write_report(html_file, result, [contender.reference for contender in chosen], answers)
     for path in (json_file, markdown_file, html_file):
         if path:
-            out.print(f"[green]wrote[/] {path}")
+            out.print(f"[green]wrote[/] {escape(str(path))}")
     return result
 
 

@@ -36,6 +36,8 @@ def demo(out: Path, size: tuple[int, int], steps: int) -> None:
     Example:
       depthkit demo        then open demo/report.html
     """
+    from rich.markup import escape
+
     from ..bench.suite import SuiteOptions
     from ..train.bundle import read_bundle
     from ..train.fit import TrainOptions, fit
@@ -73,5 +75,5 @@ def demo(out: Path, size: tuple[int, int], steps: int) -> None:
         json_file=out / "bench.json",
         html_file=out / "report.html",
     )
-    console.print(f"[bold]open {out / 'report.html'}[/]   ({perf_counter() - started:.0f} s in all)")
+    console.print(f"[bold]open {escape(str(out / 'report.html'))}[/]   ({perf_counter() - started:.0f} s in all)")
     require_gate(result)

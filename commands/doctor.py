@@ -36,6 +36,7 @@ def doctor(as_json: bool) -> None:
         return
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     from .console import out
 
@@ -43,8 +44,8 @@ def doctor(as_json: bool) -> None:
     for heading in ("", "what", "seen", "to add it"):
         table.add_column(heading)
     for finding in findings:
-        mark = "[green]yes[/]" if finding.here else "[yellow]no[/]"
-        table.add_row(mark, finding.what, finding.seen, finding.remedy)
+        mark = Text("yes", "green") if finding.here else Text("no", "yellow")
+        table.add_row(mark, finding.what, Text(finding.seen), Text(finding.remedy))  # Text: "[train]" is no markup
     out.print(table)
 
 

@@ -30,6 +30,7 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     """
     from math import isfinite
 
+    from rich.markup import escape
     from rich.table import Table
 
     from ..bench.accuracy import measure_accuracy
@@ -39,7 +40,7 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     from .targets import open_target, sample_set
 
     samples = sample_set(data, frames, depth_units)
-    table = Table(title=f"{data}, {samples.frames} of {samples.available} test frames")
+    table = Table(title=f"{escape(data)}, {samples.frames} of {samples.available} test frames")
     for column in ("target", "MSE", "SSIM", "", "AbsRel", "RMSE m", "log10", "δ1", "δ2", "δ3"):
         table.add_column(column, justify="left" if column in {"target", ""} else "right")
     results = {}
@@ -49,7 +50,7 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
             scores = measure_accuracy(session, pairs, samples.crop)
         results[str(path)] = scores
         for first, name, part in ((True, "pooled", scores.pooled), (False, "per image", scores.per_image)):
-            head = [str(path), f"{scores.mse:.5f}", f"{scores.ssim:.4f}"] if first else ["", "", ""]
+            head = [escape(str(path)), f"{scores.mse:.5f}", f"{scores.ssim:.4f}"] if first else ["", "", ""]
             figures = [part.abs_rel, part.rmse, part.log10, part.delta1, part.delta2, part.delta3]
             table.add_row(*head, name, *(f"{figure:.3f}" for figure in figures))
     if as_json:

@@ -74,7 +74,7 @@ def export(
     from .targets import find_runs
 
     for folder in run or find_runs(runs):
-        console.print(f"[bold]{folder}[/]")
+        console.print(str(folder), style="bold", markup=False)
         export_run(read_bundle(folder), "fp16" if fp16 else "fp32", size, batch, None if onnx_only else backend)
 
 
@@ -82,13 +82,15 @@ def export_run(
     bundle: Any, precision: Any, size: tuple[int, int] | None, batch: int | Dim, backend: str | None
 ) -> Path:
     """Export one run and build its engine (none where `backend` is None); print a line for each step."""
+    from rich.markup import escape
+
     from ..engines.build import BuildOptions, build
     from ..engines.manifest import read_manifest
     from ..export.onnx_file import ExportOptions, export_onnx
     from .console import out as console
 
     made = export_onnx(bundle, ExportOptions(precision, size, batch), _line)
-    console.print(f"  [green]wrote[/] {made.path} and {made.reference.name}")
+    console.print(f"  [green]wrote[/] {escape(str(made.path))} and {made.reference.name}")
     if backend is None:
         return made.path
     chosen = "onnxruntime" if backend == "auto" else backend
@@ -96,7 +98,7 @@ def export_run(
     manifest = read_manifest(engine)
     said = " (chosen by auto)" if backend == "auto" else ""
     console.print(
-        f"  [green]built[/] {engine}: {manifest.backend} {manifest.backend_version}{said}, "
+        f"  [green]built[/] {escape(str(engine))}: {manifest.backend} {manifest.backend_version}{said}, "
         f"precision {manifest.precision_found}, {manifest.build_seconds:.2f} s"
     )
     if "→" in manifest.precision_found:
@@ -107,7 +109,9 @@ def export_run(
 
 
 def _line(check: Check) -> None:
+    from rich.markup import escape
+
     from .console import out as console
 
     mark = "[green]pass[/]" if check.passed else "[red]FAIL[/]"
-    console.print(f"  {mark}  {check.name}: {check.detail}", markup=True)
+    console.print(f"  {mark}  {check.name}: {escape(check.detail)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,8 @@ def train(
       depthkit train --network compact --data nyu --size 96x128 --preset best --epochs 30
       depthkit train --resume --network compact --data nyu ...    go on after a kill
     """
+    from rich.markup import escape
+
     from ..train.fit import TrainOptions, fit
     from ..train.presets import PRESETS
     from .console import out as console
@@ -104,10 +107,11 @@ def train(
             progress=console.is_terminal,
             on_epoch=epoch_line,
         )
-        console.print(f"[bold]{network}[/] on {data} at {size[0]}x{size[1]}, preset {preset}")
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # Lightning starts this command anew for each further process
+            console.print(f"[bold]{network}[/] on {escape(data)} at {size[0]}x{size[1]}, preset {preset}")
         folder = fit(options)
         if folder is not None:
-            console.print(f"[green]trained[/] {folder}  (curve.png and samples.png show how it went)")
+            console.print(f"[green]trained[/] {escape(str(folder))}  (curve.png and samples.png show how it went)")
 
 
 def epoch_line(record: EpochRecord) -> None:

@@ -36,7 +36,7 @@ def pristine_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pristine_exports(pristine_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of that run with its FP32 and FP16 ONNX files, and an ONNX Runtime and a null engine of each. Read only."""
+    """A copy of that run with FP32 and FP16 ONNX files, and an ONNX Runtime and a null engine of each. Read only."""
     from depthkit.export.onnx_file import ExportOptions, export_onnx
     from depthkit.train.bundle import read_bundle
 

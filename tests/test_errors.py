@@ -7,8 +7,9 @@ import inspect
 import re
 from pathlib import Path
 
-import depthkit
 import pytest
+
+import depthkit
 from depthkit import errors
 
 CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, BaseException)]
@@ -61,6 +62,8 @@ def test_no_exception_is_defined_outside_the_tree() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             bases = [base.id for base in getattr(node, "bases", []) if isinstance(base, ast.Name)]
-            if isinstance(node, ast.ClassDef) and any(b in builtin and b.endswith(("Error", "Exception")) for b in bases):
+            if isinstance(node, ast.ClassDef) and any(
+                b in builtin and b.endswith(("Error", "Exception")) for b in bases
+            ):
                 strays.append(f"{relative}: {node.name}")
     assert not strays, f"derive these from an error in errors.py: {strays}"

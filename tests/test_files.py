@@ -9,10 +9,11 @@ import resource
 from pathlib import Path
 
 import pytest
-from depthkit.errors import OutputError
-from depthkit.files import atomic_write, make_folder, sha256, write_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from depthkit.errors import OutputError
+from depthkit.files import atomic_write, make_folder, sha256, write_text
 
 
 def _names(folder: Path) -> list[str]:

@@ -7,6 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from PIL import Image
+
 from depthkit.errors import DataError, OutputError
 from depthkit.images import (
     IMAGE_SUFFIXES,
@@ -18,10 +23,6 @@ from depthkit.images import (
     write_depth_png,
     write_image,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
-from PIL import Image
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
@@ -118,7 +119,11 @@ def test_truncated_file_is_a_data_error_or_whole(
         assert np.array_equal(found, read_image(path))
 
 
-@given(suffix=st.sampled_from(["png", "jpg", "bmp", "webp"]), place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
+@given(
+    suffix=st.sampled_from(["png", "jpg", "bmp", "webp"]),
+    place=st.floats(0, 1, exclude_max=True),
+    value=st.integers(0, 255),
+)
 def test_altered_byte_never_escapes_as_another_exception(
     suffix: str, place: float, value: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

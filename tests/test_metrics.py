@@ -10,6 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torchmetrics import MeanSquaredError
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.image import StructuralSimilarityIndexMeasure
+
 from depthkit.images import read_depth
 from depthkit.metrics import (
     DEPTH_SCALE,
@@ -25,12 +32,6 @@ from depthkit.metrics import (
     score_frame,
     valid_pixels,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from numpy.typing import NDArray
-from torchmetrics import MeanSquaredError
-from torchmetrics.functional.image import structural_similarity_index_measure
-from torchmetrics.image import StructuralSimilarityIndexMeasure
 
 Depth = NDArray[np.float32]
 SHAPE = (40, 56)
@@ -238,7 +239,7 @@ def test_picture_smaller_than_the_window_has_no_ssim(shape: tuple[int, int]) -> 
 def test_constants_are_the_papers() -> None:
     assert DEPTH_SCALE == 10
     assert VALID_DEPTH == (1e-3, 10.0)
-    assert EIGEN_CROP == (slice(45, 471), slice(41, 601))
+    assert (slice(45, 471), slice(41, 601)) == EIGEN_CROP
     assert [f.name for f in fields(Scores)] == ["abs_rel", "rmse", "log10", "delta1", "delta2", "delta3"]
 
 

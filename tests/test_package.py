@@ -12,8 +12,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-import depthkit
 import pytest
+
+import depthkit
 
 ROOT = Path(depthkit.__file__).resolve().parent
 HEAVY = (
@@ -53,7 +54,9 @@ def _own_files() -> list[Path]:
 
 def _shipped(files: list[Path]) -> set[str]:
     """What of the checkout belongs into a wheel."""
-    code = {f"depthkit/{path}" for path in files if path.suffix == ".py" and path.parts[0] not in {"tests", "docs", ".ci"}}
+    code = {
+        f"depthkit/{path}" for path in files if path.suffix == ".py" and path.parts[0] not in {"tests", "docs", ".ci"}
+    }
     return code | DATA_FILES
 
 
@@ -72,7 +75,9 @@ def test_help_loads_no_vendor_library() -> None:
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert {"depthkit", "click"} <= loaded
     assert not loaded & set(HEAVY)
-    assert all(command in done.stdout for command in ("train", "evaluate", "export", "bench", "predict", "doctor", "demo"))
+    assert all(
+        command in done.stdout for command in ("train", "evaluate", "export", "bench", "predict", "doctor", "demo")
+    )
 
 
 @pytest.mark.parametrize("name", depthkit.__all__)
@@ -93,7 +98,9 @@ def test_version_is_said_once() -> None:
     assert found[1] == depthkit.__version__
     citation = ROOT / "CITATION.cff"
     if citation.is_file():
-        assert re.search(rf"^version: [\"']?{re.escape(depthkit.__version__)}[\"']?$", citation.read_text(), re.MULTILINE)
+        assert re.search(
+            rf"^version: [\"']?{re.escape(depthkit.__version__)}[\"']?$", citation.read_text(), re.MULTILINE
+        )
 
 
 def test_running_half_imports_in_any_order_and_without_torch() -> None:
@@ -198,7 +205,9 @@ def test_wheels_base_needs_neither_torch_nor_a_runtime(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         lines = [line for line in archive.read(name).decode().splitlines() if line.startswith("Requires-Dist:")]
-    base = {re.split(r"[^\w.-]", line.removeprefix("Requires-Dist:").strip())[0] for line in lines if "extra ==" not in line}
+    base = {
+        re.split(r"[^\w.-]", line.removeprefix("Requires-Dist:").strip())[0] for line in lines if "extra ==" not in line
+    }
     assert base
     assert not base & {"torch", "lightning", "kornia", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt"}
     extras = {found[1] for line in lines if (found := re.search(r"extra == [\"'](\w+)[\"']", line))}

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from depthkit.errors import EngineError, OutputError
-from depthkit.reference import Reference, read_reference, write_reference
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+
+from depthkit.errors import EngineError, OutputError
+from depthkit.reference import Reference, read_reference, write_reference
 
 
 def _reference(n: int = 2, height: int = 4, width: int = 5) -> Reference:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from depthkit.errors import EngineError, FrameError
 from depthkit.runtime.null import NullSession
 from depthkit.session import Session
 from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
-from hypothesis import given
-from hypothesis import strategies as st
 
 DEPTH = 2.5
 
 
 def _session(batch: int | Dim = 1, size: tuple[int, int] = (16, 32)) -> NullSession:
-    return NullSession(ModelSpec("compact", (8,), *camera_ready(*size, batch), Preprocessing(), (0.0, 10.0), 1, 1), DEPTH)
+    return NullSession(
+        ModelSpec("compact", (8,), *camera_ready(*size, batch), Preprocessing(), (0.0, 10.0), 1, 1), DEPTH
+    )
 
 
 def _frames(*shape: int) -> np.ndarray:

@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
 from depthkit.errors import FrameError, SpecError
 from depthkit.spec import (
     Dim,
@@ -22,8 +25,6 @@ from depthkit.spec import (
     from_json,
     to_json,
 )
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
 TRIPLES = st.tuples(FLOATS, FLOATS, FLOATS)
@@ -106,7 +107,10 @@ def test_unknown_key_is_named(path: tuple[str | int, ...]) -> None:
         from_json(ModelSpec, json.dumps(document), source="it.json")
 
 
-@given(path=st.sampled_from([path for path, _ in PLACES if path]), value=st.sampled_from([None, True, "1", {}, [], {"x": 1}]))
+@given(
+    path=st.sampled_from([path for path, _ in PLACES if path]),
+    value=st.sampled_from([None, True, "1", {}, [], {"x": 1}]),
+)
 def test_value_of_another_type_is_named(path: tuple[str | int, ...], value: object) -> None:
     document = copy.deepcopy(DOCUMENT)
     old = _at(document, path)

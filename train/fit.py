@@ -113,7 +113,7 @@ def fit(options: TrainOptions) -> Path | None:
     trainer = _trainer(options, module, len(train))
     loaders = _loader(train, options, trainer, shuffle=True), _loader(val, options, trainer, shuffle=False)
     with _quiet():
-        _run(trainer, module, loaders, checkpoint)
+        _run(trainer, module, loaders, checkpoint, folder)
     if not trainer.is_global_zero:
         return None
     record = TrainingRecord(
@@ -250,7 +250,9 @@ def _loader(data: RGBDDataset, options: TrainOptions, trainer: L.Trainer, *, shu
     )
 
 
-def _run(trainer: L.Trainer, module: DepthModule, loaders: tuple[Any, Any], checkpoint: Path | None) -> None:
+def _run(
+    trainer: L.Trainer, module: DepthModule, loaders: tuple[Any, Any], checkpoint: Path | None, folder: Path
+) -> None:
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, *loaders, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True)
@@ -260,7 +262,7 @@ def _run(trainer: L.Trainer, module: DepthModule, loaders: tuple[Any, Any], chec
             raise KeyboardInterrupt from error
         raise
     except OSError as error:
-        raise OutputError(f"cannot write to {module.trainer.default_root_dir}: {error}") from error
+        raise OutputError(f"cannot write to {folder}: {error}; `--resume` goes on from the last whole epoch") from error
     finally:
         signal.signal(signal.SIGINT, handler)
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from depthkit.train.bundle import Bundle, read_bundle
 from torch import nn
+
+from depthkit.train.bundle import Bundle, read_bundle
 
 GAIN = 300.0
 
 
-def _rescale(convolution_and_norm: tuple[nn.Module, nn.Module], source: float, target: float) -> None:
-    """Make conv + batch norm answer `target` times what they did, for inputs that are `source` times what they were."""
-    norm = convolution_and_norm[1]
+def _rescale(norm: nn.Module, source: float, target: float) -> None:
+    """Make a batch norm answer `target` times what it did, for inputs that are `source` times what they were."""
     assert isinstance(norm, nn.BatchNorm2d)
-    assert isinstance(norm.running_mean, nn.Module) is False
     norm.running_mean.mul_(source)  # type: ignore[union-attr,operator]
     norm.weight.data.mul_(target / source)
     norm.bias.data.mul_(target)
@@ -33,7 +32,7 @@ def overflowing(run: Path) -> Bundle:
     assert isinstance(block, nn.Sequential)
     scale = 1.0
     for sequence, gain in ((stem, GAIN), (block, 1 / GAIN)):
-        for first in (0, 3):
-            _rescale((sequence[first], sequence[first + 1]), scale, scale * gain)
+        for norm in (sequence[1], sequence[4]):
+            _rescale(norm, scale, scale * gain)
             scale *= gain
     return bundle

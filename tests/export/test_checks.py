@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
+
 from depthkit.export.checks import (
     Subject,
     check_graph,
@@ -23,17 +26,17 @@ from depthkit.reference import read_reference
 from depthkit.tolerances import Precision
 from depthkit.train.bundle import Bundle, read_bundle
 from depthkit.train.fit import model_spec
-from onnx import helper, numpy_helper
 
 SIZE = (32, 48)
 
 
 @pytest.fixture
-def subject(pristine_exports: Path) -> Callable[[Precision], Subject]:
+def subject(pristine_exports: Path, tmp_path: Path) -> Callable[[Precision], Subject]:
     """A good export as the checks get it."""
 
     def make(precision: Precision) -> Subject:
-        path = pristine_exports / f"compact-32x48.{precision}.onnx"
+        path = tmp_path / f"good.{precision}.onnx"  # a copy: lint writes its report beside it
+        shutil.copyfile(pristine_exports / f"compact-32x48.{precision}.onnx", path)
         reference = read_reference(pristine_exports / "compact-32x48.reference.npz")
         return Subject(path, read_bundle(pristine_exports).network, model_spec("compact", SIZE), precision, reference)
 
@@ -94,6 +97,7 @@ def test_every_check_passes_on_a_good_export_and_says_what_it_saw(subject: Calla
 def test_full_precision_is_held_to_a_millimetre_and_not_to_fp16s_range(subject: Callable[[Precision], Subject]) -> None:
     checks = run_checks(subject("fp32"))
     names = {check.name: check for check in checks}
+    assert all(check.passed for check in names.values())
     assert "FP16 range" not in names
     assert "1 mm" in names["ONNX Runtime vs torch"].detail
     assert "8 frames" in names["ONNX Runtime vs torch"].detail
@@ -143,10 +147,17 @@ def test_graph_check_finds_ends_that_are_not_a_cameras(
     assert "UINT8" in found.detail
 
 
-def test_lint_finds_an_operator_that_nobody_knows(
+def test_onnx_checker_finds_an_operator_that_nobody_knows(
     altered: Callable[[Callable[[onnx.ModelProto], object]], Subject],
 ) -> None:
-    found = check_lint(altered(lambda model: _append(model, "Teleport")))
+    """Polygraphy's lint does not, in a graph with a uint8 input."""
+    found = check_onnx(altered(lambda model: _append(model, "Teleport")))
+    assert not found.passed
+    assert "Teleport" in found.detail
+
+
+def test_lint_finds_a_dangling_tensor(altered: Callable[[Callable[[onnx.ModelProto], object]], Subject]) -> None:
+    found = check_lint(altered(lambda model: model.graph.initializer.pop()))
     assert not found.passed
     assert found.detail
 

@@ -10,6 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
+
 from depthkit.export.graph import OPSET, build_graph, fold_batch_norm
 from depthkit.files import sha256
 from depthkit.reference import read_reference
@@ -17,7 +19,6 @@ from depthkit.spec import METADATA, Dim, ModelSpec, from_json
 from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import model_spec
 from depthkit.train.networks import NETWORKS, build_network
-from torch import nn
 
 SIZE = (32, 48)
 FLOAT, FLOAT16, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.UINT8
@@ -98,9 +99,7 @@ def test_file_is_whole_on_its_own(pristine_exports: Path) -> None:
 
 
 @PRECISIONS
-def test_every_convolution_computes_in_the_precision_that_was_asked_for(
-    pristine_exports: Path, precision: str
-) -> None:
+def test_every_convolution_computes_in_the_precision_that_was_asked_for(pristine_exports: Path, precision: str) -> None:
     model = _model(pristine_exports, precision)
     types, wanted = _types(model), {"fp32": FLOAT, "fp16": FLOAT16}[precision]
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]

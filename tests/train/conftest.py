@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+
 from depthkit.images import write_depth_png, write_image
 from depthkit.train.scenes import render_scenes, scene_seed
 

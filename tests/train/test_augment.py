@@ -7,10 +7,11 @@ import random
 import numpy as np
 import pytest
 import torch
-from depthkit.train.augment import Augmentation, Strength
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from depthkit.train.augment import Augmentation, Strength
 
 STRENGTHS: tuple[Strength, ...] = ("paper", "strong")
 NEAR, FAR = 3.0, 9.0

@@ -9,12 +9,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from depthkit.errors import DataError
-from depthkit.metrics import EIGEN_CROP
-from depthkit.train.datasets import RGBDDataset, Split, official_test_frames, open_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from depthkit.errors import DataError
+from depthkit.metrics import EIGEN_CROP
+from depthkit.train.datasets import RGBDDataset, Split, official_test_frames, open_dataset
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 FRAMES = 1449

@@ -7,11 +7,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from depthkit.errors import DataError
-from depthkit.train.datasets import open_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from depthkit.errors import DataError
+from depthkit.train.datasets import open_dataset
 
 
 def _write(path: Path, array: np.ndarray) -> Path:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from depthkit.train.losses import DepthLoss, LossWeights, edge_weights, masked_mean, masked_ssim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 from torch import Tensor
+
+from depthkit.train.losses import DepthLoss, LossWeights, edge_weights, masked_mean, masked_ssim
 
 TERMS = {"l1": LossWeights(1, 0, 0), "ssim": LossWeights(0, 1, 0), "edge": LossWeights(0, 0, 1), "all": LossWeights()}
 SHAPE = (2, 1, 20, 24)

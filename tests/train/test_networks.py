@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from depthkit.errors import SpecError, UserError
-from depthkit.train.networks import NETWORKS, DepthNetwork, build_network, count_macs, count_parameters
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
+from depthkit.errors import SpecError, UserError
+from depthkit.train.networks import NETWORKS, DepthNetwork, build_network, count_macs, count_parameters
 
 
 @pytest.fixture(scope="module", params=["compact", "unet"])

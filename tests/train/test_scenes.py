@@ -7,12 +7,13 @@ import random
 import numpy as np
 import pytest
 import torch
-from depthkit.errors import UserError
-from depthkit.train import rooms
-from depthkit.train.scenes import render_scenes, scene_seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from depthkit.errors import UserError
+from depthkit.train import rooms
+from depthkit.train.scenes import render_scenes, scene_seed
 
 SIZE = (24, 32)
 

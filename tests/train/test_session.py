@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from depthkit.errors import EngineError, FrameError, SpecError
 from depthkit.session import Session
 from depthkit.train.bundle import read_bundle

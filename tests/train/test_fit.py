@@ -1,0 +1,271 @@
+"""Fitting: what a run leaves, that it repeats, survives a kill, and says what stopped it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from depthkit.errors import DataError, OutputError, SpecError, TrainingError, UserError
+from depthkit.images import write_depth_png, write_image
+from depthkit.train.bundle import read_bundle
+from depthkit.train.fit import TrainOptions, fit
+from depthkit.train.module import EpochRecord
+from depthkit.train.presets import PresetName
+
+PRESETS: tuple[PresetName, ...] = ("paper", "best")
+EPOCHS, STEPS_AN_EPOCH = 2, 2  # ten pictures in batches of four, the last two left out
+
+
+class _KilledError(Exception):
+    """What ends a training from outside."""
+
+
+def _options(pairs: Path, out: Path, **changes: Any) -> TrainOptions:
+    return replace(TrainOptions("compact", str(pairs), (32, 48), epochs=EPOCHS, batch=4, out=out), **changes)
+
+
+def _fit(options: TrainOptions) -> Path:
+    folder = fit(options)
+    assert folder == options.folder
+    return folder
+
+
+def _curve(folder: Path) -> list[dict[str, str]]:
+    """The lines of `metrics.csv` without the seconds."""
+    with (folder / "metrics.csv").open(newline="") as stream:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
+
+
+def _weights(folder: Path) -> dict[str, list[float]]:
+    return {name: tensor.flatten().tolist() for name, tensor in read_bundle(folder).network.state_dict().items()}
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def whole(request: pytest.FixtureRequest, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
+    """The options of a run that was trained in one go, for each preset. Read only."""
+    options = _options(pairs, tmp_path_factory.mktemp(request.param), preset=request.param)
+    _fit(options)
+    return options
+
+
+@pytest.fixture(scope="module")
+def cut(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
+    """The options of a run of one epoch that was cut short: `last.ckpt` is there, a bundle is not. Read only."""
+    options = _options(pairs, tmp_path_factory.mktemp("cut"), on_epoch=_kill)
+    with pytest.raises(_KilledError):
+        fit(options)
+    return replace(options, on_epoch=None)
+
+
+def _kill(_: EpochRecord) -> None:
+    raise _KilledError
+
+
+@contextmanager
+def _files_at_most(size: int) -> Iterator[None]:
+    """Let the operating system refuse files of more bytes than this, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_run_leaves_a_whole_bundle(whole: TrainOptions) -> None:
+    folder = whole.folder
+    expected = ("model.safetensors", "model.json", "frames.npz", "metrics.csv", "curve.png", "samples.png", "last.ckpt")
+    assert {path.name for path in folder.iterdir()} == set(expected)
+    for name in ("curve.png", "samples.png"):
+        picture = np.array(Image.open(folder / name).convert("RGB"))
+        assert min(picture.shape[:2]) > 100
+        assert picture.std() > 10
+    bundle = read_bundle(folder)
+    assert bundle.spec.network == "compact"
+    assert bundle.spec.size == (32, 48)
+    assert bundle.spec.parameters == 1_218_350
+    record = bundle.training
+    assert (record.data, record.samples, record.size, record.preset) == (whole.data, 10, (32, 48), whole.preset)
+    assert (record.epochs, record.steps, record.batch, record.devices) == (EPOCHS, EPOCHS * STEPS_AN_EPOCH, 4, 1)
+    assert record.versions["torch"] == torch.__version__
+
+
+def test_a_bundle_keeps_validation_frames_at_the_cameras_size(whole: TrainOptions, pairs: Path) -> None:
+    frames = read_bundle(whole.folder).frames
+    assert frames.images.dtype == np.uint8
+    assert frames.depths.dtype == np.float32
+    originals = [np.array(Image.open(path)) for path in sorted((pairs / "images" / "val").iterdir())]
+    kept = {image.tobytes() for image in frames.images}
+    assert kept == {image.tobytes() for image in originals}
+    assert len(frames.images) == len(frames.depths) == len(originals), "a frame is kept once"
+    assert (frames.depths == 0).any()
+
+
+def test_the_curve_has_a_line_an_epoch(whole: TrainOptions) -> None:
+    lines = _curve(whole.folder)
+    assert [int(line["epoch"]) for line in lines] == [1, 2]
+    assert [int(line["step"]) for line in lines] == [STEPS_AN_EPOCH, 2 * STEPS_AN_EPOCH]
+    for line in lines:
+        assert all(np.isfinite(float(value)) for value in line.values())
+        assert 0 <= float(line["val_delta1"]) <= 1
+
+
+def test_the_validation_columns_are_those_of_the_weights(whole: TrainOptions, pairs: Path) -> None:
+    """AbsRel over the pooled valid pixels, from the bundle's weights, in NumPy."""
+    from depthkit.train.datasets import open_dataset
+    from depthkit.train.session import TorchSession
+
+    errors = []
+    with TorchSession(whole.folder) as session:
+        data = open_dataset(str(pairs), "val", size=(32, 48))
+        for image, depth, _ in (data[index] for index in range(len(data))):
+            measured = (depth > 1e-3) & (depth <= 10)
+            errors.append((np.abs(session(image) - depth) / np.where(measured, depth, 1))[measured])
+    assert float(_curve(whole.folder)[-1]["val_abs_rel"]) == pytest.approx(np.concatenate(errors).mean(), rel=1e-3)
+
+
+def test_a_seed_gives_the_same_weights_twice(whole: TrainOptions, tmp_path: Path) -> None:
+    again = _fit(replace(whole, out=tmp_path))
+    assert _weights(again) == _weights(whole.folder)
+    assert _curve(again) == _curve(whole.folder)
+
+
+@pytest.mark.parametrize("whole", ["paper"], indirect=True)
+def test_another_seed_gives_other_weights(whole: TrainOptions, tmp_path: Path) -> None:
+    assert _weights(_fit(replace(whole, out=tmp_path, seed=1))) != _weights(whole.folder)
+
+
+def test_a_run_that_was_cut_and_resumed_is_the_run_that_was_not(whole: TrainOptions, tmp_path: Path) -> None:
+    cut = replace(whole, out=tmp_path, on_epoch=_kill)
+    with pytest.raises(_KilledError):
+        fit(cut)
+    assert len(_curve(cut.folder)) == 1
+    assert not (cut.folder / "model.json").exists()
+    lines: list[EpochRecord] = []
+    resumed = _fit(replace(cut, resume=True, on_epoch=lines.append))
+    assert [line.epoch for line in lines] == [2]
+    assert _curve(resumed) == _curve(whole.folder)
+    assert _weights(resumed) == _weights(whole.folder)
+
+
+def test_resuming_a_run_that_was_cut_after_its_last_epoch_finishes_it(whole: TrainOptions, tmp_path: Path) -> None:
+    """A kill between the last checkpoint and the bundle loses nothing."""
+
+    def kill_at_the_end(record: EpochRecord) -> None:
+        if record.epoch == EPOCHS:
+            raise _KilledError
+
+    cut = replace(whole, out=tmp_path, on_epoch=kill_at_the_end)
+    with pytest.raises(_KilledError):
+        fit(cut)
+    assert not (cut.folder / "model.json").exists()
+    resumed = _fit(replace(cut, resume=True))
+    assert _curve(resumed) == _curve(whole.folder)
+    assert _weights(resumed) == _weights(whole.folder)
+
+
+@pytest.mark.parametrize("whole", ["paper"], indirect=True)
+def test_resume_without_a_checkpoint_starts_anew(whole: TrainOptions, tmp_path: Path) -> None:
+    assert _weights(_fit(replace(whole, out=tmp_path, resume=True))) == _weights(whole.folder)
+
+
+def test_resume_with_other_options_names_them(cut: TrainOptions) -> None:
+    with pytest.raises(TrainingError) as caught:
+        fit(replace(cut, resume=True, batch=2, seed=5, preset="best"))
+    message = str(caught.value)
+    for change in ("batch 4 -> 2", "seed 0 -> 5", "preset paper -> best", "learning_rate 0.0001 -> 0.002"):
+        assert change in message
+    assert "epochs" not in message
+    assert "last.ckpt" in message
+
+
+@pytest.mark.parametrize("change", [{"depth_units": 500.0}, {"epochs": 3}, {"steps": 3}, {"size": (48, 32)}], ids=str)
+def test_resume_refuses_whatever_would_make_another_curve(cut: TrainOptions, change: dict[str, Any]) -> None:
+    with pytest.raises(TrainingError, match=next(iter(change))):
+        fit(replace(cut, resume=True, **change))
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+def test_resume_from_a_damaged_checkpoint(cut: TrainOptions, tmp_path: Path, content: bytes | None) -> None:
+    folder = tmp_path / "compact"
+    folder.mkdir()
+    whole = (cut.folder / "last.ckpt").read_bytes()
+    (folder / "last.ckpt").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(TrainingError, match=r"last\.ckpt"):
+        fit(replace(cut, out=tmp_path, resume=True))
+
+
+def test_a_loss_that_is_not_finite_names_the_batch(pairs: Path, tmp_path: Path) -> None:
+    """One step at such a rate overflows the weights: the second batch has no finite loss."""
+    with pytest.raises(TrainingError) as caught:
+        fit(_options(pairs, tmp_path, learning_rate=1e30))
+    message = str(caught.value)
+    assert "epoch 1" in message
+    assert "batch 2" in message
+    named = [path for path in (pairs / "images" / "train").iterdir() if str(path) in message]
+    assert len(named) == 4
+    assert not (tmp_path / "compact" / "model.json").exists()
+
+
+def test_training_needs_a_whole_batch(pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"10 .*11"):
+        fit(_options(pairs, tmp_path, batch=11))
+    assert not (tmp_path / "compact").exists()
+
+
+@pytest.mark.parametrize(("steps", "taken", "epochs"), [(1, 1, 1), (3, 2, 2), (100, 4, 2)])
+def test_steps_end_a_run(pairs: Path, tmp_path: Path, steps: int, taken: int, epochs: int) -> None:
+    """Never more than asked for, and in equal epochs: three steps in two epochs are one each."""
+    folder = _fit(_options(pairs, tmp_path, steps=steps))
+    document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    assert document["training"]["steps"] == taken
+    assert document["training"]["epochs"] == len(_curve(folder)) == epochs
+
+
+def test_a_full_disk_names_the_run_folder(pairs: Path, tmp_path: Path) -> None:
+    with _files_at_most(1 << 20), pytest.raises(OutputError, match=str(tmp_path / "compact")):
+        fit(_options(pairs, tmp_path))
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not (tmp_path / "compact" / "model.json").exists()
+
+
+def test_an_output_folder_that_cannot_be_made(pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="file"):
+        fit(_options(pairs, tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [({"size": (33, 48)}, SpecError), ({"network": "resnet"}, UserError), ({"data": "nowhere"}, DataError)],
+    ids=["size", "network", "data"],
+)
+def test_a_bad_request_leaves_nothing(
+    pairs: Path, tmp_path: Path, change: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        fit(_options(pairs, tmp_path, **change))
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_depth_that_was_never_measured_is_survived(tmp_path: Path) -> None:
+    """Training pictures without a single measured pixel neither stop a run nor spoil its weights."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 1)):
+        for index in range(count):
+            write_image(tmp_path / "images" / split / f"{index}.png", random.integers(0, 256, (32, 48, 3), np.uint8))
+            depth = np.zeros((32, 48)) if split == "train" else np.full((32, 48), 3.0)
+            write_depth_png(tmp_path / "depth" / split / f"{index}.png", depth)
+    folder = _fit(_options(tmp_path, tmp_path / "runs", epochs=1))
+    assert all(np.isfinite(values).all() for values in _weights(folder).values())
