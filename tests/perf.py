@@ -37,7 +37,8 @@ def report(what: str, figure: float, unit: str, bound: str, *, holds: bool) -> N
 
 def perf_help() -> None:
     """`depthkit --help`, and how much of it is Python itself."""
-    bare, whole = [], []
+    bare: list[float] = []
+    whole: list[float] = []
     for _ in range(9):
         for times, arguments in ((bare, ["-c", "pass"]), (whole, ["-m", "depthkit", "--help"])):
             start = perf_counter()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
+from functools import reduce
+from operator import add
 from time import perf_counter
 from typing import Any, cast
 
@@ -108,8 +110,8 @@ class DepthModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Add a line to the curve; every process of a distributed run computes the same one."""
-        sums = np.array([[getattr(s, f.name) for f in fields(s)] for s in self._val_sums], dtype=np.float64).sum(axis=0)
-        pooled = PixelSums(*self._total(torch.from_numpy(np.atleast_1d(sums))).tolist()).scores()
+        sums = torch.tensor(astuple(reduce(add, self._val_sums)), dtype=torch.float64)
+        pooled = PixelSums(*self._total(sums).tolist()).scores()
         record = EpochRecord(
             epoch=self.current_epoch + 1,
             step=self.global_step,

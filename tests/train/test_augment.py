@@ -73,7 +73,7 @@ def test_shapes_types_and_range_stay(strength: Strength, seed: int) -> None:
     assert depth.shape == (3, 1, 32, 48)
     assert image.dtype == depth.dtype == torch.float32
     assert 0 <= image.min() <= image.max() <= 1
-    assert 0 <= depth.min() <= depth.max() <= 9
+    assert 0 <= depth.min() <= depth.max() <= 9 / 0.85 + 1e-4  # the farthest that a zoom takes 9 m
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
@@ -96,7 +96,7 @@ def test_the_papers_augmentation_does_not_zoom() -> None:
         assert areas.min() / areas.max() > 0.97  # the rim falls on other pixels when it turns
 
 
-def test_zooming_in_brings_the_room_nearer() -> None:
+def test_a_zoom_moves_the_room() -> None:
     """A disc's true width is its width in pixels times its depth, whatever the zoom."""
     image, depth = _disc()
     true_width = (depth == NEAR).sum((1, 2, 3)).double().sqrt()[0] * NEAR
@@ -108,9 +108,8 @@ def test_zooming_in_brings_the_room_nearer() -> None:
             zooms.append(NEAR / near.item())
             width = (sample == near).sum().double().sqrt()
             assert (width * near / true_width).item() == pytest.approx(1, abs=0.03)
-    assert min(zooms) >= 1 - 1e-6
-    assert max(zooms) <= 1.5 + 1e-6
-    assert max(zooms) - min(zooms) > 0.3
+    assert 0.85 - 1e-6 <= min(zooms) < 0.95
+    assert 1.05 < max(zooms) <= 1.15 + 1e-6
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
@@ -142,7 +141,7 @@ def test_uncovered_pixels_are_not_measured(strength: Strength) -> None:
         assert not moved_depth[outside].any()
         assert moved_depth[inside].min() > 0
         uncovered += int(outside.sum())
-    assert uncovered > 20  # `strong` zooms in, which leaves few
+    assert uncovered > 20
 
 
 def test_holes_stay_holes() -> None:
