@@ -59,7 +59,7 @@ def demo(out: Path, size: tuple[int, int], steps: int) -> None:
             preset="best",
             out=out,
             progress=console.is_terminal,
-            on_epoch=epoch_line,
+            on_epoch=None if console.is_terminal else epoch_line,
         )
         folder = fit(options)
         if folder is None:

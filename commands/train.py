@@ -105,7 +105,7 @@ def train(
             precision=precision,
             depth_units=depth_units,
             progress=console.is_terminal,
-            on_epoch=epoch_line,
+            on_epoch=None if console.is_terminal else epoch_line,
         )
         if os.environ.get("LOCAL_RANK", "0") == "0":  # Lightning starts this command anew for each further process
             console.print(f"[bold]{network}[/] on {escape(data)} at {size[0]}x{size[1]}, preset {preset}")
@@ -115,7 +115,7 @@ def train(
 
 
 def epoch_line(record: EpochRecord) -> None:
-    """Print a line of the curve."""
+    """Print a line of the curve, where no progress bar shows it."""
     from .console import out as console
 
     console.print(

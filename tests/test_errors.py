@@ -39,11 +39,8 @@ def test_every_error_is_a_depthkit_error_and_public() -> None:
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_exit_code_says_whose_fault_it_is(kind: type[errors.DepthkitError]) -> None:
-    if issubclass(kind, errors.UserError):
-        expected = 2
-    else:
-        expected = 3 if issubclass(kind, errors.GateError) else 1
-    assert kind("why").exit_code == expected
+    codes = {errors.UserError: 2, errors.GateError: 3, errors.DepthkitError: 1}
+    assert kind("why").exit_code == next(code for base, code in codes.items() if issubclass(kind, base))
     assert kind.__doc__
 
 

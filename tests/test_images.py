@@ -1,4 +1,4 @@
-"""Pictures and depth maps on disk: exact round trips, one sentence for every broken file, resizing that invents nothing."""
+"""Pictures and depth maps on disk: exact round trips, a sentence for every broken file, honest resizing."""
 
 from __future__ import annotations
 

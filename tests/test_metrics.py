@@ -75,7 +75,7 @@ def test_mse_is_torchmetrics_mse_on_depth_over_ten_metres(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_ssim_is_torchmetrics_ssim_on_interior_pixels(seed: int) -> None:
-    """Torchmetrics' own mean counts windows that hang over the edge and reads them mirrored; its map's interior is ours."""
+    """Torchmetrics' own mean also counts windows that hang over the edge; the interior of its map is ours."""
     prediction, truth = _pair(seed)
     judge = StructuralSimilarityIndexMeasure(sigma=1.5, kernel_size=11, data_range=1.0, return_full_image=True)
     judge.update(torch.from_numpy(prediction)[None, None] / 10, torch.from_numpy(truth)[None, None] / 10)

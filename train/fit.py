@@ -198,7 +198,7 @@ def _schedule(options: TrainOptions, samples: int, processes: int) -> tuple[int,
 def _trainer(options: TrainOptions, module: DepthModule, samples: int) -> L.Trainer:
     callbacks: list[Callback] = [_Checkpoint(options)]
     if options.progress:
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(RichProgressBar(leave=True))
     devices: Any = int(options.devices) if options.devices.isdigit() else options.devices
     distributed = options.num_nodes > 1 or (isinstance(devices, int) and devices > 1)
     processes = options.num_nodes * (devices if isinstance(devices, int) else 1)

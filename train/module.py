@@ -108,6 +108,12 @@ class DepthModule(L.LightningModule):
         for p, t in zip(metres[:, 0].float().cpu().numpy(), depth[:, 0].cpu().numpy(), strict=True):
             self._val_sums.append(pixel_sums(p, t, valid_pixels(t)))
 
+    def on_validation_epoch_end(self) -> None:
+        """Show this process's part on the progress bar; the curve gets the whole."""
+        pooled = reduce(add, self._val_sums).scores()
+        shown = {"val_loss": torch.stack(self._val_losses).mean(), "val_δ1": pooled.delta1}
+        self.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True)
+
     def on_train_epoch_end(self) -> None:
         """Add a line to the curve; every process of a distributed run computes the same one."""
         sums = torch.tensor(astuple(reduce(add, self._val_sums)), dtype=torch.float64)

@@ -66,7 +66,7 @@ def test_failed_gate_leaves_no_file_under_the_goals_name(overflowing: Bundle) ->
 
 def test_size_that_the_network_does_not_take_writes_nothing(run: Path) -> None:
     before = _names(run)
-    with pytest.raises(SpecError, match="40x48.*32x48 and 48x48"):
+    with pytest.raises(SpecError, match=r"40x48.*32x48 and 48x48"):
         export_onnx(read_bundle(run), ExportOptions(size=(40, 48)))
     assert _names(run) == before
 

@@ -231,7 +231,7 @@ def test_frames_without_depth(run: Path) -> None:
         read_bundle(run)
 
 
-@settings(max_examples=200, deadline=None, report_multiple_bugs=False)
+@settings(max_examples=100, deadline=None, report_multiple_bugs=False)
 @given(data=st.data())
 def test_damaged_frames_are_refused_or_read(pristine_run: Path, scratch: Path, data: st.DataObject) -> None:
     """Whatever the archive's reader makes of a damaged file, only our own error comes out."""

@@ -1,0 +1,267 @@
+"""Building: what an engine's manifest says of it is read back from it, and what cannot be built leaves nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import subprocess
+import sys
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from depthkit.engines import ort
+from depthkit.engines.availability import Availability
+from depthkit.engines.build import BACKENDS, BuildOptions, backend, build, describe_onnx
+from depthkit.engines.fingerprint import cpu_fingerprint
+from depthkit.engines.manifest import Layer, manifest_path, read_manifest
+from depthkit.errors import BackendError, EngineError, SpecError
+from depthkit.metrics import valid_pixels
+from depthkit.reference import read_reference
+from depthkit.session import SessionBase
+from depthkit.spec import METADATA
+
+STEM = "compact-32x48"
+OFFERED = ("availability", "fingerprint", "build", "found_precision")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _foreign(path: Path, metadata: dict[str, str] | None = None) -> Path:
+    """A valid ONNX file that depthkit did not make."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, metadata or {})
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_backend_offers_the_same_names(name: str) -> None:
+    maker, runner = backend(name), import_module(f"depthkit.runtime.{BACKENDS[name]}")
+    assert set(OFFERED) | {"EXTENSION"} <= set(maker.__all__)  # type: ignore[attr-defined]
+    first = backend(next(iter(BACKENDS)))
+    for function in OFFERED:
+        mine, theirs = (inspect.signature(inspect.unwrap(getattr(module, function))) for module in (maker, first))
+        assert list(mine.parameters) == list(theirs.parameters)
+        assert mine.return_annotation == theirs.return_annotation
+    assert "open_engine" in runner.__all__
+    assert list(inspect.signature(runner.open_engine).parameters) == ["path", "manifest"]
+    sessions = [kind for kind in vars(runner).values() if inspect.isclass(kind) and issubclass(kind, SessionBase)]
+    assert [kind for kind in sessions if kind is not SessionBase]
+    assert isinstance(maker.availability(), Availability)
+    assert maker.availability().usable
+
+
+def test_backends_extensions_tell_their_engines_apart() -> None:
+    extensions = [backend(name).EXTENSION for name in BACKENDS]
+    assert len(set(extensions)) == len(extensions)
+
+
+def test_unknown_backend_names_those_that_there_are(pristine_exports: Path) -> None:
+    with pytest.raises(BackendError, match=r"abacus.*onnxruntime"):
+        build(pristine_exports / f"{STEM}.fp32.onnx", BuildOptions("abacus"))
+
+
+def test_backend_that_is_not_installed_says_what_to_install(pristine_exports: Path) -> None:
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from pathlib import Path\n"
+        "from depthkit.engines.build import build\n"
+        "from depthkit.errors import BackendError\n"
+        "from depthkit.runtime.load import load\n"
+        "for use in (build, load):\n"
+        "    try: use(Path(sys.argv[1]))\n"
+        "    except BackendError as error: print(error)\n"
+    )
+    path = pristine_exports / f"{STEM}.fp32.onnx"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.count("pip install 'depthkit[cpu]'") == 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_manifest_says_what_the_engine_is(pristine_exports: Path, name: str, precision: str) -> None:
+    engine = pristine_exports / f"{STEM}.{precision}.{backend(name).EXTENSION}"
+    onnx_file = pristine_exports / f"{STEM}.{precision}.onnx"
+    manifest = read_manifest(engine)
+    assert manifest.engine_sha256 == _digest(engine)
+    assert manifest.onnx_sha256 == _digest(onnx_file)
+    assert manifest.weights_sha256 == _digest(pristine_exports / "model.safetensors")
+    assert (pristine_exports / manifest.onnx, manifest.reference) == (onnx_file, f"{STEM}.reference.npz")
+    assert (pristine_exports / manifest.reference).is_file()
+    assert manifest.model == describe_onnx(onnx_file).model
+    assert (manifest.backend, manifest.precision_asked) == (name, precision)
+    assert manifest.backend_version == backend(name).availability().version
+    assert manifest.device == cpu_fingerprint()
+    assert manifest.layers
+    assert manifest.build_seconds >= 0
+    assert datetime.fromisoformat(manifest.created).utcoffset() is not None
+
+
+def test_full_precision_layers_are_read_back_from_the_engine(pristine_exports: Path) -> None:
+    manifest = read_manifest(pristine_exports / f"{STEM}.fp32.ort.onnx")
+    nodes = onnx.load(pristine_exports / f"{STEM}.fp32.ort.onnx").graph.node
+    assert [layer.operator for layer in manifest.layers] == [node.op_type for node in nodes]
+    convolutions = [layer for layer in manifest.layers if layer.operator.endswith("Conv")]
+    assert len(convolutions) == 19
+    assert {layer.precision for layer in convolutions} == {"fp32"}
+    assert manifest.precision_found == "fp32"
+    assert all(layer.name for layer in manifest.layers)
+
+
+def test_half_precision_is_called_what_it_really_is(pristine_exports: Path) -> None:
+    manifest = read_manifest(pristine_exports / f"{STEM}.fp16.ort.onnx")
+    convolutions = {layer.precision for layer in manifest.layers if layer.operator.endswith("Conv")}
+    if cpu_fingerprint().computes_half:
+        assert manifest.precision_found in {"fp16", "fp16→fp32"}
+    else:
+        assert manifest.precision_found == "fp16→fp32"
+        assert convolutions == {"fp32"}
+    assert (manifest.precision_found == "fp16") == (convolutions == {"fp16"})
+
+
+@pytest.mark.parametrize(
+    ("types", "asked", "found"),
+    [
+        (["fp32", "fp32"], "fp32", "fp32"),
+        (["fp16"], "fp16", "fp16"),
+        (["fp32"], "fp16", "fp16→fp32"),
+        (["fp16", "fp32"], "fp16", None),
+        (["fp16"], "fp32", None),
+        (["bf16"], "fp16", None),
+        (["unknown"], "fp32", None),
+        ([], "fp32", None),
+    ],
+)
+def test_precision_is_found_in_the_convolutions_and_mixed_ones_are_refused(
+    types: list[str], asked: str, found: str | None
+) -> None:
+    layers = (*(Layer(f"c{i}", "FusedConv", kind) for i, kind in enumerate(types)), Layer("p", "MaxPool", "int8"))
+    if found is None:
+        with pytest.raises(BackendError, match=f"{asked} was asked for"):
+            ort.found_precision(layers, asked)
+    else:
+        assert ort.found_precision(layers, asked) == found
+
+
+def test_building_again_replaces_engine_and_manifest(exports: Path) -> None:
+    path = exports / f"{STEM}.fp32.onnx"
+    before = _names(exports)
+    engine = build(path, BuildOptions("onnxruntime", {"threads": 1}))
+    assert engine == exports / f"{STEM}.fp32.ort.onnx"
+    assert _names(exports) == before
+    assert read_manifest(engine).options == {"threads": 1}
+    assert read_manifest(engine).engine_sha256 == _digest(engine)
+
+
+def test_null_engine_is_the_median_of_the_measured_depth(pristine_exports: Path) -> None:
+    truths = read_reference(pristine_exports / f"{STEM}.reference.npz").truths
+    content = json.loads((pristine_exports / f"{STEM}.fp32.null").read_text())
+    assert content == {"depth_m": pytest.approx(float(np.median(truths[valid_pixels(truths)])))}
+
+
+def test_null_engine_needs_the_reference(exports: Path) -> None:
+    (exports / f"{STEM}.reference.npz").unlink()
+    with pytest.raises(EngineError, match="reference"):
+        build(exports / f"{STEM}.fp32.onnx", BuildOptions("null"))
+
+
+def test_onnx_file_of_others_is_refused(tmp_path: Path) -> None:
+    path = _foreign(tmp_path / "theirs.fp32.onnx")
+    with pytest.raises(EngineError, match=r"theirs\.fp32\.onnx.*depthkit export"):
+        build(path)
+    assert _names(tmp_path) == {path.name}
+
+
+def test_missing_onnx_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"gone\.onnx.*depthkit export"):
+        build(tmp_path / "gone.onnx")
+
+
+@given(content=st.binary(max_size=200))
+def test_what_is_no_onnx_file_is_refused(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "noise.fp32.onnx"
+    path.write_bytes(content)
+    with pytest.raises(EngineError, match=r"noise\.fp32\.onnx"):
+        build(path)
+
+
+@given(share=st.floats(0, 1, exclude_max=True))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_truncated_onnx_file_is_refused(share: float, pristine_exports: Path, tmp_path: Path) -> None:
+    content = (pristine_exports / f"{STEM}.fp32.onnx").read_bytes()
+    path = tmp_path / "cut.fp32.onnx"
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises((EngineError, BackendError), match=r"cut\.fp32\.onnx"):
+        build(path)
+    assert _names(tmp_path) == {path.name}
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind", "words"),
+    [
+        ({METADATA.precision: "fp4"}, EngineError, "fp4"),
+        ({METADATA.spec: "{}"}, SpecError, "schema version"),
+        ({METADATA.spec: "no json"}, SpecError, "JSON"),
+    ],
+)
+def test_metadata_that_do_not_fit_are_refused(
+    pristine_exports: Path, tmp_path: Path, changed: dict[str, str], kind: type[Exception], words: str
+) -> None:
+    model = onnx.load(pristine_exports / f"{STEM}.fp32.onnx")
+    path = _foreign(tmp_path / "a.fp32.onnx", {entry.key: entry.value for entry in model.metadata_props} | changed)
+    with pytest.raises(kind, match=words) as caught:
+        build(path)
+    assert "a.fp32.onnx" in str(caught.value)
+
+
+def test_graph_that_the_vendor_refuses_is_translated_and_keeps_the_old_engine(exports: Path) -> None:
+    """It parses and is ours; only ONNX Runtime knows that there is no such operator."""
+    path = exports / f"{STEM}.fp32.onnx"
+    model = onnx.load(path)
+    model.graph.node[5].op_type = "Teleport"
+    path.write_bytes(model.SerializeToString())
+    before = {name: (exports / name).read_bytes() for name in _names(exports)}
+    with pytest.raises(BackendError, match=rf"{STEM}\.fp32\.onnx.*ONNX Runtime.*Teleport") as caught:
+        build(path)
+    assert caught.value.__cause__ is not None
+    assert {name: (exports / name).read_bytes() for name in _names(exports)} == before
+
+
+def test_first_build_that_fails_leaves_nothing(exports: Path) -> None:
+    path = exports / f"{STEM}.fp32.onnx"
+    engine = exports / f"{STEM}.fp32.ort.onnx"
+    engine.unlink()
+    manifest_path(engine).unlink()
+    model = onnx.load(path)
+    model.graph.node[5].op_type = "Teleport"
+    path.write_bytes(model.SerializeToString())
+    before = _names(exports)
+    with pytest.raises(BackendError):
+        build(path)
+    assert _names(exports) == before
+
+
+@pytest.mark.parametrize("vendor", [{"threads": "many"}, {"threads": -3}, {"threds": 1}])
+def test_option_that_means_nothing_is_refused(exports: Path, vendor: dict[str, str | int | bool]) -> None:
+    """A typing error must not build an engine that was not asked for."""
+    before = {name: (exports / name).read_bytes() for name in _names(exports)}
+    with pytest.raises(BackendError):
+        build(exports / f"{STEM}.fp32.onnx", BuildOptions("onnxruntime", vendor))
+    assert {name: (exports / name).read_bytes() for name in _names(exports)} == before

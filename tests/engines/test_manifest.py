@@ -1,0 +1,178 @@
+"""The manifest: exact, strict, and the one who says whether an engine may be opened here."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from depthkit.engines.fingerprint import Fingerprint
+from depthkit.engines.manifest import Layer, Manifest, manifest_path, read_manifest, verify, write_manifest
+from depthkit.errors import EngineError, OutputError, SpecError
+from depthkit.files import sha256
+from depthkit.spec import from_json, to_json
+
+KEEPS_FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+TEXTS = st.text(max_size=12)
+
+
+def _objects(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where the JSON objects are; `options` belong to the vendor and have keys of their own."""
+    if isinstance(node, dict) and path != ("options",):
+        yield path
+        for key, child in node.items():
+            yield from _objects(child, (*path, key))
+    elif isinstance(node, list):
+        for index, child in enumerate(node):
+            yield from _objects(child, (*path, index))
+
+
+def _at(document: Any, path: tuple[str | int, ...]) -> Any:
+    for key in path:
+        document = document[key]
+    return document
+
+
+@given(
+    layers=st.lists(st.builds(Layer, TEXTS, TEXTS, TEXTS), max_size=4),
+    options=st.dictionaries(TEXTS, TEXTS | st.integers(-(2**60), 2**60) | st.booleans(), max_size=4),
+    seconds=st.floats(0, 1e6),
+    digest=st.text("0123456789abcdef", min_size=64, max_size=64),
+    name=TEXTS,
+)
+@KEEPS_FIXTURES
+def test_manifest_comes_back_exactly(
+    manifest: Manifest,
+    layers: list[Layer],
+    options: dict[str, str | int | bool],
+    seconds: float,
+    digest: str,
+    name: str,
+) -> None:
+    changed = replace(
+        manifest, layers=tuple(layers), options=options, build_seconds=seconds, engine_sha256=digest, onnx=name
+    )
+    found = from_json(Manifest, to_json(changed), source="it")
+    assert found == changed
+    assert [type(value) for value in found.options.values()] == [type(value) for value in options.values()]
+
+
+def test_manifest_stands_beside_its_engine(manifest: Manifest, tmp_path: Path) -> None:
+    engine = tmp_path / "a.fp16.ort.onnx"
+    engine.write_bytes(b"engine")
+    write_manifest(engine, manifest)
+    assert manifest_path(engine) == tmp_path / "a.fp16.ort.onnx.json"
+    assert read_manifest(engine) == manifest
+    assert engine.read_bytes() == b"engine", "nothing is prepended"
+
+
+@given(data=st.data())
+@KEEPS_FIXTURES
+def test_dropped_key_is_named(manifest: Manifest, data: st.DataObject) -> None:
+    document = json.loads(to_json(manifest))
+    path = data.draw(st.sampled_from(list(_objects(document))))
+    key = data.draw(st.sampled_from(sorted(_at(document, path))))
+    del _at(document, path)[key]
+    with pytest.raises(SpecError) as caught:
+        from_json(Manifest, json.dumps(document), source="it")
+    assert key.replace("_", " ") in str(caught.value).replace("_", " ")
+
+
+@given(data=st.data(), key=st.text(min_size=1, max_size=8))
+@KEEPS_FIXTURES
+def test_unknown_key_is_refused(manifest: Manifest, data: st.DataObject, key: str) -> None:
+    document = json.loads(to_json(manifest))
+    node = _at(document, data.draw(st.sampled_from(list(_objects(document)))))
+    if key in node:
+        return
+    node[key] = data.draw(st.sampled_from([None, 1, "x", copy.deepcopy(node)]))
+    with pytest.raises(SpecError, match="it does not fit its schema"):
+        from_json(Manifest, json.dumps(document), source="it")
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 63, "0" * 65, "A" * 64, "g" * 64, "0" * 64 + "\n"])
+def test_hash_that_is_none_is_refused(manifest: Manifest, digest: str) -> None:
+    document = {**json.loads(to_json(manifest)), "engine_sha256": digest}
+    with pytest.raises(SpecError, match="engine_sha256"):
+        from_json(Manifest, json.dumps(document), source="it")
+
+
+def test_missing_engine_and_missing_manifest_are_told_apart(manifest: Manifest, tmp_path: Path) -> None:
+    engine = tmp_path / "a.ort.onnx"
+    with pytest.raises(EngineError, match=r"no engine .*a\.ort\.onnx.*depthkit export"):
+        read_manifest(engine)
+    engine.touch()
+    with pytest.raises(EngineError, match=r"no manifest a\.ort\.onnx\.json"):
+        read_manifest(engine)
+    manifest_path(engine).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(EngineError, match=r"a\.ort\.onnx\.json cannot be read"):
+        read_manifest(engine)
+    manifest_path(engine).write_text("{")
+    with pytest.raises(SpecError, match=r"a\.ort\.onnx\.json is not JSON"):
+        read_manifest(engine)
+
+
+def test_manifest_of_another_schema_version_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    engine = tmp_path / "a.ort.onnx"
+    engine.touch()
+    manifest_path(engine).write_text(json.dumps({**json.loads(to_json(manifest)), "schema_version": 2}))
+    with pytest.raises(SpecError, match=r"version 2\b.*version 1\b"):
+        read_manifest(engine)
+
+
+def test_manifest_that_cannot_be_written_is_an_output_error(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file"):
+        write_manifest(tmp_path / "file" / "a.ort.onnx", manifest)
+
+
+@pytest.fixture
+def engine(manifest: Manifest, tmp_path: Path) -> tuple[Path, Manifest]:
+    """An engine file that its manifest describes."""
+    path = tmp_path / "a.ort.onnx"
+    path.write_bytes(b"engine")
+    return path, replace(manifest, engine_sha256=sha256(path))
+
+
+def test_engine_is_accepted_where_it_was_built(engine: tuple[Path, Manifest]) -> None:
+    path, manifest = engine
+    verify(path, manifest, here=manifest.device, backend_version="1.0.0")
+    verify(path, manifest, here=replace(manifest.device, name="Imaginary 9001"), backend_version="1.0.0")
+
+
+def test_edited_engine_is_one_sentence_with_the_way_out(engine: tuple[Path, Manifest]) -> None:
+    path, manifest = engine
+    path.write_bytes(b"enginf")
+    with pytest.raises(EngineError, match=r"a\.ort\.onnx.*SHA-256.*depthkit export --backend onnxruntime"):
+        verify(path, manifest, here=manifest.device, backend_version="1.0.0")
+
+
+@pytest.mark.parametrize(
+    "here",
+    [
+        Fingerprint("cpu", "Imaginary 9000", "x86_64", ("avx", "avx2")),
+        Fingerprint("cpu", "Imaginary 9000", "x86_64", ("avx", "avx2", "f16c", "avx512f")),
+        Fingerprint("cpu", "Imaginary 9000", "aarch64", ("avx", "avx2", "f16c")),
+    ],
+    ids=["less", "more", "another architecture"],
+)
+def test_engine_of_another_machine_is_one_sentence_with_both(engine: tuple[Path, Manifest], here: Fingerprint) -> None:
+    path, manifest = engine
+    with pytest.raises(EngineError, match=r"a\.ort\.onnx.*depthkit export --backend onnxruntime") as caught:
+        verify(path, manifest, here=here, backend_version="1.0.0")
+    assert "\n" not in str(caught.value)
+    assert "f16c" in str(caught.value)
+    assert here.architecture in str(caught.value)
+
+
+def test_engine_of_another_vendor_version_names_both(engine: tuple[Path, Manifest]) -> None:
+    path, manifest = engine
+    with pytest.raises(EngineError, match=r"1\.0\.0.*2\.0\.0.*depthkit export --backend onnxruntime"):
+        verify(path, manifest, here=manifest.device, backend_version="2.0.0")

@@ -1,0 +1,121 @@
+"""Pictures of any size through an engine of one size."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depthkit.errors import FrameError
+from depthkit.images import read_image, resize_depth, resize_image
+from depthkit.reference import Reference
+from depthkit.runtime.frames import predict_frames
+from depthkit.runtime.load import load
+from depthkit.runtime.null import NullSession
+from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
+
+BATCHES = st.integers(1, 5) | st.lists(st.integers(1, 5), min_size=3, max_size=3).map(
+    lambda sizes: Dim("batch", *sorted(sizes))
+)
+
+
+class _Brightness(NullSession):
+    """Answers the first channel's mean of each frame, and keeps the size of each run."""
+
+    def __init__(self, batch: int | Dim) -> None:
+        ends = camera_ready(16, 32, batch)
+        super().__init__(ModelSpec("compact", (8,), *ends, Preprocessing(), (0.0, 10.0), 1, 1), 0.0)
+        self.runs: list[int] = []
+
+    def run(self) -> None:
+        image, depth = self._buffers()
+        self.runs.append(len(image))
+        depth[...] = image[..., 0].mean(axis=(1, 2), keepdims=True)
+
+
+def _pictures(count: int) -> list[np.ndarray]:
+    """Pictures of different sizes, each of its own brightness."""
+    return [np.full((10 + 7 * index, 50 - 3 * index, 3), 10 * index, np.uint8) for index in range(count)]
+
+
+@given(batch=BATCHES, count=st.integers(0, 11))
+def test_every_picture_is_answered_in_order_and_at_its_own_size(batch: int | Dim, count: int) -> None:
+    session, pictures = _Brightness(batch), _pictures(count)
+    depths = list(predict_frames(session, pictures))
+    assert [depth.shape for depth in depths] == [picture.shape[:2] for picture in pictures]
+    assert all(depth.dtype == np.float32 for depth in depths)
+    assert [float(depth.mean()) for depth in depths] == pytest.approx(
+        [10.0 * index for index in range(count)], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(("count", "runs"), [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
+def test_engine_of_two_frames_gets_pairs_and_a_filled_up_last_one(count: int, runs: int) -> None:
+    session = _Brightness(2)
+    assert len(list(predict_frames(session, _pictures(count)))) == count
+    assert session.runs == [2] * runs
+
+
+def test_pictures_are_read_when_their_turn_comes() -> None:
+    """A long folder must not be read into memory first."""
+    read: list[int] = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        for index, picture in enumerate(_pictures(6)):
+            read.append(index)
+            yield picture
+
+    depths = predict_frames(_Brightness(2), pictures())
+    assert read == []
+    next(depths)
+    assert read == [0, 1]
+    next(depths)
+    assert read == [0, 1]
+    next(depths)
+    assert read == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((16, 32, 3), np.float32),
+        np.zeros((16, 32, 3), np.uint16),
+        np.zeros((16, 32), np.uint8),
+        np.zeros((16, 32, 4), np.uint8),
+        np.zeros((1, 16, 32, 3), np.uint8),
+        np.zeros((0, 32, 3), np.uint8),
+    ],
+    ids=lambda picture: f"{picture.shape} {picture.dtype}",
+)
+def test_what_is_no_picture_is_refused(picture: np.ndarray) -> None:
+    with pytest.raises(FrameError, match="H x W x 3 uint8"):
+        list(predict_frames(_Brightness(1), [picture]))
+
+
+def test_batch_of_the_engine_changes_no_answer(
+    fp32: Path, batched: Callable[[int | Dim], Path], reference: Reference
+) -> None:
+    pictures = reference.images[:5]
+    for engine in (fp32, batched(2), batched(Dim("batch", 1, 2, 4))):
+        with load(engine) as session:
+            found = np.stack(list(predict_frames(session, pictures)))
+        assert np.abs(found - reference.depths[:5]).max() < 1e-3
+
+
+def test_real_frames_are_answered_at_their_native_size(nyu: Path, fp32: Path) -> None:
+    rows = list(csv.reader((nyu / "data" / "nyu2_test.csv").read_text().splitlines()))[::200]
+    pictures = [read_image(nyu / image) for image, _ in rows]
+    with load(fp32) as session:
+        depths = list(predict_frames(session, pictures))
+        for picture, depth in zip(pictures, depths, strict=True):
+            assert picture.shape == (480, 640, 3)
+            assert depth.shape == (480, 640)
+            assert np.isfinite(depth).all()
+            assert 0 <= depth.min() < depth.max() <= 10
+            small = session(resize_image(picture, (32, 48)))
+            assert np.array_equal(depth, resize_depth(small, (480, 640), smooth=True))
