@@ -8,6 +8,7 @@ missing key, a wrong type or another schema version is an error that names every
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -195,15 +196,15 @@ def to_json(document: object) -> str:
     return TypeAdapter(type(document)).dump_json(document, indent=2).decode() + "\n"
 
 
-def from_json(kind: type[_Document], text: str, *, source: str) -> _Document:
-    """Read a document of `kind` strictly; `source` names it in errors.
+def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Document:
+    """Read a document of `kind` strictly; `source` names it in errors. Keys with a default must be there too.
 
     Raises:
         SpecError: not JSON, another schema version, or keys and values that do not fit, all of them named.
     """
     try:
         raw: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{source} is not JSON ({error}); make it again") from error
     known: int = kind.schema_version  # type: ignore[attr-defined]
     found = raw.get("schema_version") if isinstance(raw, dict) else None
@@ -213,7 +214,24 @@ def from_json(kind: type[_Document], text: str, *, source: str) -> _Document:
             "make it again with this depthkit, or install the one that wrote it"
         )
     try:
-        return TypeAdapter(kind).validate_json(text)
+        document = TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in error.errors())
         raise SpecError(f"{source} does not fit its schema: {faults}") from error
+    missing = ", ".join(_missing(json.loads(to_json(document)), raw))
+    if missing:
+        raise SpecError(f"{source} does not fit its schema: it lacks {missing}")
+    return document
+
+
+def _missing(whole: Any, found: Any, path: str = "") -> Iterator[str]:
+    """Keys of `whole` that `found` lacks: those that a default stood in for."""
+    if isinstance(whole, dict):
+        for key, value in whole.items():
+            if key in found:
+                yield from _missing(value, found[key], f"{path}{key}.")
+            else:
+                yield path + key
+    elif isinstance(whole, list):
+        for index, (value, other) in enumerate(zip(whole, found, strict=True)):
+            yield from _missing(value, other, f"{path}{index}.")

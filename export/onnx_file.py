@@ -18,7 +18,6 @@ from ..reference import Reference, write_reference
 from ..spec import Dim
 from ..tolerances import Precision
 from ..train.bundle import Bundle
-from ..train.fit import model_spec
 from ..train.session import TorchSession
 from .checks import Check, Subject, run_checks
 from .graph import build_graph
@@ -67,13 +66,12 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
         SpecError: a size that the network does not take.
         OutputError: the folder cannot be written.
     """
-    size = options.size or bundle.spec.size
-    spec = model_spec(bundle.spec.network, size).with_batch(options.batch)
-    name = stem(bundle.spec.network, size, options.batch)
+    spec = bundle.spec_at(options.size).with_batch(options.batch)
+    name = stem(spec.network, spec.size, options.batch)
     goal = bundle.folder / f"{name}.{options.precision}.onnx"
     make_folder(goal.parent)
     goal.unlink(missing_ok=True)
-    reference = make_reference(bundle, size)
+    reference = make_reference(bundle, spec.size)
     with tempfile.TemporaryDirectory(prefix="depthkit-") as scratch:
         candidate = Path(scratch) / goal.name
         onnx.save(build_graph(bundle.network, spec, options.precision, bundle.weights_sha256), candidate)

@@ -12,11 +12,10 @@ last.ckpt           to resume
 from __future__ import annotations
 
 import csv
-import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from pydantic import Field
@@ -26,11 +25,11 @@ from safetensors.torch import load_file, save
 
 from ..errors import BundleError, SpecError
 from ..files import atomic_write, sha256, write_text
-from ..spec import STRICT, ModelSpec, from_json, to_json
+from ..spec import STRICT, ModelSpec, camera_ready, from_json, to_json
 from .module import EpochRecord
-from .networks import DepthNetwork, build_network
+from .networks import DepthNetwork, build_network, count_macs
 
-__all__ = ["CHECKPOINT", "Bundle", "Frames", "TrainingRecord", "read_bundle", "write_bundle", "write_history"]
+__all__ = ["CHECKPOINT", "MODEL", "Bundle", "Frames", "TrainingRecord", "read_bundle", "write_bundle", "write_history"]
 
 WEIGHTS: Final = "model.safetensors"
 MODEL: Final = "model.json"
@@ -88,6 +87,12 @@ class Bundle:
         self.weights_sha256 = document.weights_sha256
         self.frames = frames
 
+    def spec_at(self, size: tuple[int, int] | None) -> ModelSpec:
+        """The run's ModelSpec at another size (None: its own). Raises SpecError for a size that does not fit."""
+        size = size or self.spec.size
+        image, depth = camera_ready(*size)
+        return replace(self.spec, input=image, output=depth, macs=count_macs(self.network, size))
+
 
 def write_bundle(
     folder: Path,
@@ -129,7 +134,7 @@ def read_bundle(folder: Path) -> Bundle:
         resumable = (folder / CHECKPOINT).is_file()
         remedy = "finish it with `depthkit train --resume`" if resumable else "train it with `depthkit train`"
         raise BundleError(f"{folder} is no finished run, it lacks {', '.join(missing)}; {remedy}")
-    document = from_json(BundleDocument, (folder / MODEL).read_text(encoding="utf-8"), source=str(folder / MODEL))
+    document = from_json(BundleDocument, (folder / MODEL).read_bytes(), source=str(folder / MODEL))
     if sha256(folder / WEIGHTS) != document.weights_sha256:
         raise BundleError(
             f"{folder / WEIGHTS} is not the file that {MODEL} was written for; train again or restore both"
@@ -148,8 +153,8 @@ def _load_weights(network: DepthNetwork, path: Path) -> None:
 
 def _read_frames(path: Path) -> Frames:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays: dict[str, Any] = dict(content)
-        return Frames(arrays["images"], arrays["depths"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        # Opened here, because NumPy leaves the file open where the archive is damaged.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+            return Frames(content["images"], content["depths"])
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds on damaged bytes
         raise SpecError(f"{path} does not hold the run's frames ({error}); train again") from error

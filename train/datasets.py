@@ -294,12 +294,13 @@ def _nyu_rows(folder: Path, split: Split) -> list[tuple[str, str]]:
 def _csv_rows(path: Path) -> list[tuple[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.reader(stream) if row]
-    except (OSError, UnicodeDecodeError) as error:
+            reader = csv.reader(stream)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error})") from error
-    faults = [f"line {n}: {','.join(row)}" for n, row in enumerate(rows, 1) if len(row) != 2]
+    faults = [f"line {n}: {','.join(row)}" for n, row in rows if len(row) != 2]
     _raise_all(faults, f"{path}: {len(faults)} rows are not `picture,depth`")
-    return [(image, depth) for image, depth in rows]
+    return [(image, depth) for _, (image, depth) in rows]
 
 
 def _hold_out(scenes: Iterable[str]) -> list[bool]:
@@ -316,8 +317,8 @@ def _size_fault(image_path: Path, depth_path: Path) -> str | None:
             if image.size != depth.size:
                 (a, b), (c, d) = image.size, depth.size
                 return f"{image_path} is {b}x{a} and its depth {d}x{c} (HxW)"
-    except (OSError, SyntaxError, ValueError) as error:
-        return str(error)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return f"{image_path} or its depth {depth_path} cannot be read ({error})"
     return None
 
 

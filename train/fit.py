@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Final, cast
 
 import lightning as L  # noqa: N812 - Lightning's own convention
@@ -24,7 +23,7 @@ from torch.utils.data.distributed import DistributedSampler
 from ..errors import OutputError, TrainingError
 from ..files import make_folder
 from ..spec import ModelSpec, Preprocessing, camera_ready
-from .bundle import CHECKPOINT, Frames, TrainingRecord, write_bundle, write_history
+from .bundle import CHECKPOINT, MODEL, Frames, TrainingRecord, write_bundle, write_history
 from .datasets import RGBD, RGBDDataset, Scenes, open_dataset
 from .figures import plot_curve, plot_samples
 from .module import DepthModule, EpochRecord
@@ -87,7 +86,7 @@ class TrainOptions:
 
     def identity(self) -> dict[str, Any]:
         """The options that a resumed run must share with the one that it continues."""
-        names = ("network", "data", "size", "epochs", "steps", "batch", "preset", "seed")
+        names = ("network", "data", "depth_units", "size", "epochs", "steps", "batch", "preset", "seed")
         return {**{name: getattr(self, name) for name in names}, "learning_rate": self.rate}
 
 
@@ -101,15 +100,14 @@ def fit(options: TrainOptions) -> Path | None:
     """
     train = open_dataset(options.data, "train", size=options.size, depth_units=options.depth_units)
     val = open_dataset(options.data, "val", size=options.size, depth_units=options.depth_units)
-    if len(train) < options.batch:
-        raise TrainingError(f"{options.data} has {len(train)} training samples, less than one batch of {options.batch}")
-    folder = make_folder(options.folder)
+    _check_amount(options, len(train), len(val))
+    spec = model_spec(options.network, options.size)
     checkpoint = _checkpoint(options)
+    folder = make_folder(options.folder)
+    (folder / MODEL).unlink(missing_ok=True)  # from here on the folder is no finished run
     torch.manual_seed(options.seed)
     network = build_network(options.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    spec = model_spec(options.network, options.size)
     module = DepthModule(network, spec, PRESETS[options.preset], options.rate, options.seed, train)
-    started = perf_counter()
     trainer = _trainer(options, module, len(train))
     loaders = _loader(train, options, trainer, shuffle=True), _loader(val, options, trainer, shuffle=False)
     with _quiet():
@@ -129,7 +127,7 @@ def fit(options: TrainOptions) -> Path | None:
         seed=options.seed,
         precision=str(trainer.precision),
         devices=trainer.world_size,
-        seconds=round(perf_counter() - started, 1),
+        seconds=round(sum(epoch.seconds for epoch in module.history), 1),
         versions={name: version(name) for name in ("torch", "lightning", "kornia", "numpy")},
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
@@ -195,23 +193,45 @@ def _schedule(options: TrainOptions, samples: int, processes: int) -> tuple[int,
     return epochs, options.steps // epochs
 
 
+def _processes(options: TrainOptions) -> int:
+    """Processes of a run: one for each device of each node."""
+    return options.num_nodes * _devices(options)
+
+
+def _devices(options: TrainOptions) -> int:
+    if options.devices == "auto":
+        return max(torch.cuda.device_count(), 1)
+    if not options.devices.isdigit() or int(options.devices) < 1:
+        raise TrainingError(f"{options.devices!r} is no number of devices; write 1, 2, … or auto")
+    return int(options.devices)
+
+
+def _check_amount(options: TrainOptions, train: int, val: int) -> None:
+    """Raise TrainingError where a process would go without a batch to train on, or a sample to validate."""
+    processes = _processes(options)
+    if train < options.batch * processes:
+        raise TrainingError(
+            f"{options.data} has {train} training samples, less than a batch of {options.batch} for each of "
+            f"{processes} processes; lower --batch or --devices, or add samples"
+        )
+    if val < processes:
+        raise TrainingError(f"{options.data} has {val} validation samples for {processes} processes; lower --devices")
+
+
 def _trainer(options: TrainOptions, module: DepthModule, samples: int) -> L.Trainer:
     callbacks: list[Callback] = [_Checkpoint(options)]
     if options.progress:
         callbacks.append(RichProgressBar(leave=True))
-    devices: Any = int(options.devices) if options.devices.isdigit() else options.devices
-    distributed = options.num_nodes > 1 or (isinstance(devices, int) and devices > 1)
-    processes = options.num_nodes * (devices if isinstance(devices, int) else 1)
-    epochs, batches = _schedule(options, samples, processes)
+    epochs, batches = _schedule(options, samples, _processes(options))
     if module.preset.average_share is not None:
         window = max(module.preset.average_share * epochs * batches, 1.0)
         callbacks.append(EMAWeightAveraging(decay=1.0 - 1.0 / window))
     with _quiet():
         return L.Trainer(
             accelerator="auto",
-            devices=devices,
+            devices=_devices(options),
             num_nodes=options.num_nodes,
-            strategy="ddp" if distributed else "auto",
+            strategy="ddp" if _processes(options) > 1 else "auto",
             precision=_precision(options.precision),  # type: ignore[arg-type]
             max_epochs=epochs,
             limit_train_batches=batches,
@@ -232,11 +252,12 @@ def _precision(asked: str) -> str:
 
 def _loader(data: RGBDDataset, options: TrainOptions, trainer: L.Trainer, *, shuffle: bool) -> DataLoader[Any]:
     # A DistributedSampler even for one process: its order depends on the seed and the epoch alone, so a resumed run
-    # sees the same batches as an unbroken one.
+    # sees the same batches as an unbroken one. Validation takes every n-th sample instead, because DistributedSampler
+    # would repeat some where the processes do not divide them evenly.
     samples = cast("Dataset[RGBD]", data)  # torch asks for its own base class, and needs only indexing and length
-    sampler: DistributedSampler[RGBD] = DistributedSampler(
-        samples, trainer.world_size, trainer.global_rank, shuffle=shuffle, seed=options.seed
-    )
+    sampler: Iterable[int] = range(trainer.global_rank, len(data), trainer.world_size)
+    if shuffle:
+        sampler = DistributedSampler(samples, trainer.world_size, trainer.global_rank, seed=options.seed)
     on_gpu = torch.cuda.is_available()
     workers = 4 if on_gpu and not isinstance(data, Scenes) else 0
     return DataLoader(
@@ -286,7 +307,7 @@ def _checkpoint(options: TrainOptions) -> Path | None:
 def _keep_frames(options: TrainOptions) -> Frames:
     """Evenly spaced validation frames at the camera's size."""
     native = open_dataset(options.data, "val", depth_units=options.depth_units)
-    chosen = np.linspace(0, len(native) - 1, FRAMES).round().astype(int)
+    chosen = np.linspace(0, len(native) - 1, min(FRAMES, len(native))).round().astype(int)
     samples = [native[int(index)] for index in chosen]
     shape = samples[0].image.shape
     same = [sample for sample in samples if sample.image.shape == shape]

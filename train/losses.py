@@ -8,9 +8,11 @@ import kornia
 import torch
 from torch import Tensor
 
-__all__ = ["DepthLoss", "LossWeights", "edge_weights", "masked_mean", "masked_ssim"]
+__all__ = ["DepthLoss", "LossWeights", "edge_weights", "masked_mean", "masked_ssim", "ssim_map"]
 
-_WINDOW = 11  # Wang et al. 2004
+# Wang et al. 2004, for a data range of 1.
+_WINDOW, _SIGMA = (11, 11), (1.5, 1.5)
+_C1, _C2 = 0.01**2, 0.03**2
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,15 @@ class DepthLoss:
 
         Args:
             prediction: N x 1 x H x W, depth as a share of the depth range.
-            target: the same of the truth; any finite value where it is not valid.
+            target: the same of the truth; anything, NaN included, where it is not valid.
             valid: N x 1 x H x W bool.
             image: N x 3 x H x W, RGB in 0..1, before normalisation.
         """
         w = self.weights
-        distance = (prediction - target).abs()
+        distance = torch.where(valid, prediction - target, 0.0).abs()
         l1 = masked_mean(distance, valid)
         edge = masked_mean(edge_weights(image) * distance, valid)
-        dissimilarity = 1.0 - masked_ssim(prediction, target, valid)
+        dissimilarity = masked_mean(1.0 - ssim_map(prediction, target, valid), valid)
         return (w.alpha * l1 + w.beta * dissimilarity + w.gamma * edge) / (w.alpha + w.beta + w.gamma)
 
 
@@ -64,11 +66,31 @@ def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def masked_ssim(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Mean SSIM over valid pixels (data range 1, Gaussian window of 11, sigma 1.5).
+    """Mean SSIM over valid pixels (data range 1, Gaussian window of 11, sigma 1.5)."""
+    return masked_mean(ssim_map(prediction, target, valid), valid)
 
-    Where the target is not valid the prediction stands in for it, without gradient, so that a hole adds no
-    error to its neighbours.
+
+def ssim_map(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """SSIM at each pixel, N x 1 x H x W; meaningless, but finite, where it is not valid.
+
+    A window sees its valid pixels only: every local mean is divided by the share of the window's weight that is valid
+    (normalised convolution, Knutsson and Westin 1993), so that a hole has no say in the pixels around it.
     """
-    filled = torch.where(valid, target, prediction.detach())
-    similarity: Tensor = kornia.metrics.ssim(prediction, filled, window_size=_WINDOW, max_val=1.0)
-    return masked_mean(similarity, valid)
+    mask = valid.to(prediction.dtype)
+    share = _blur(mask).clamp(min=1e-6)
+
+    def mean(values: Tensor) -> Tensor:
+        return _blur(values) / share
+
+    a, b = torch.where(valid, prediction, 0.0), torch.where(valid, target, 0.0)
+    mean_a, mean_b = mean(a), mean(b)
+    variances = mean(a * a) - mean_a * mean_a + mean(b * b) - mean_b * mean_b
+    covariance = mean(a * b) - mean_a * mean_b
+    likeness = (2.0 * mean_a * mean_b + _C1) * (2.0 * covariance + _C2)
+    return likeness / ((mean_a * mean_a + mean_b * mean_b + _C1) * (variances + _C2))
+
+
+def _blur(values: Tensor) -> Tensor:
+    with torch.autocast(values.device.type, enabled=False):  # variances are small differences of large numbers
+        blurred: Tensor = kornia.filters.gaussian_blur2d(values, _WINDOW, _SIGMA, border_type="reflect")
+    return blurred

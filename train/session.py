@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 from ..session import SessionBase
 from .bundle import Bundle, read_bundle
 from .camera import CameraReady
-from .fit import model_spec
 
 __all__ = ["TorchSession"]
 
@@ -29,7 +29,7 @@ class TorchSession(SessionBase):
         self, bundle: Path | Bundle, size: tuple[int, int] | None = None, *, batch: int = 1, device: str = "cpu"
     ) -> None:
         bundle = read_bundle(bundle) if isinstance(bundle, Path) else bundle
-        self.spec = model_spec(bundle.spec.network, size or bundle.spec.size).with_batch(batch)
+        self.spec = bundle.spec_at(size).with_batch(batch)
         self.precision = "fp32"
         self.provider = f"torch eager, {device}"
         self._device = torch.device(device)
@@ -39,7 +39,10 @@ class TorchSession(SessionBase):
     def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
         """See `Session.bind`; on CUDA every run copies both ways."""
         super().bind(image=image, depth=depth)
-        self._tensors = torch.from_numpy(image), torch.from_numpy(depth)
+        with warnings.catch_warnings():
+            # The picture may be read-only, and is only read.
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            self._tensors = torch.from_numpy(image), torch.from_numpy(depth)
 
     @torch.inference_mode()
     def run(self) -> None:

@@ -204,7 +204,7 @@ def test_peak_memory_is_positive_and_larger_with_a_vendor_library(contenders: li
 
 
 def test_memory_of_a_process_that_dies_is_not_known() -> None:
-    assert peak_memory(partial(os._exit, 3)) is None  # type: ignore[arg-type]
+    assert peak_memory(partial(os._exit, 3)) is None
 
 
 def test_every_column_can_be_written_for_every_row(benched: Benched) -> None:

@@ -15,7 +15,7 @@ GAIN = 300.0
 def _rescale(norm: nn.Module, source: float, target: float) -> None:
     """Make a batch norm answer `target` times what it did, for inputs that are `source` times what they were."""
     assert isinstance(norm, nn.BatchNorm2d)
-    norm.running_mean.mul_(source)  # type: ignore[union-attr,operator]
+    norm.running_mean.mul_(source)  # type: ignore[union-attr]
     norm.weight.data.mul_(target / source)
     norm.bias.data.mul_(target)
 

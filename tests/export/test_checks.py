@@ -63,7 +63,8 @@ def altered(
 def _weights(model: onnx.ModelProto, operator: str = "Conv") -> onnx.TensorProto:
     """Weights of the last node of that kind."""
     node = [node for node in model.graph.node if node.op_type == operator][-1]
-    return next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
+    found: onnx.TensorProto = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
+    return found
 
 
 def _set_weight(model: onnx.ModelProto, value: float) -> None:

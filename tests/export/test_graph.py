@@ -46,8 +46,8 @@ def test_folding_leaves_no_batch_norm_and_changes_no_answer(name: str) -> None:
     network = build_network(name).double().eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_()  # type: ignore[union-attr,operator]
-            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr,operator]
+            module.running_mean.normal_()  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
             nn.init.normal_(module.weight, 1, 0.2)
             nn.init.normal_(module.bias)
     before = {key: value.clone() for key, value in network.state_dict().items()}
