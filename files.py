@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import OutputError
 
-__all__ = ["atomic_write", "make_folder", "sha256", "write_text"]
+__all__ = ["atomic_write", "make_folder", "remove", "sha256", "write_text"]
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; rename it to `path` when the block ends well, else remove it.
 
-    The temporary name ends in the goal's full name, because several writers choose the format by the suffix.
+    The temporary name ends as the goal's does, because several writers choose the format by the suffix.
 
     Raises:
         OutputError: the folder cannot be made, or the operating system refused the write (read-only, disk full).
@@ -30,14 +30,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
     ('whole', 1)
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name[-100:]}")
     try:
         yield temporary
         temporary.replace(path)
     except OSError as error:
         raise _refused(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,6 +54,14 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise _refused(path, error) from error
     return path
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it is there. Raises OutputError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _refused(path, error) from error
 
 
 def sha256(path: Path) -> str:

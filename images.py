@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import DataError
 from .files import atomic_write
@@ -31,9 +32,13 @@ _MILLIMETRES: Final = 1000
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image file as H x W x 3 uint8 RGB. Raises DataError for what is missing, empty, truncated or no image."""
+    """An image file as H x W x 3 uint8 RGB, upright as its EXIF says.
+
+    Raises:
+        DataError: missing, empty, truncated or no image.
+    """
     with _decoded(path) as picture:
-        return np.array(picture.convert("RGB"))
+        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
 def read_depth(path: Path) -> np.ndarray:
@@ -79,8 +84,8 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def write_depth_png(path: Path, depth: np.ndarray) -> None:
-    """Write H x W metres as 16-bit PNG in millimetres, whole or not at all. Raises OutputError."""
-    millimetres = np.clip(np.rint(depth * _MILLIMETRES), 0, 65535).astype(np.uint16)
+    """Write H x W metres as 16-bit PNG in millimetres (0 for NaN), whole or not at all. Raises OutputError."""
+    millimetres = np.clip(np.rint(np.nan_to_num(depth, nan=0.0) * _MILLIMETRES), 0, 65535).astype(np.uint16)
     with atomic_write(path) as temporary:
         Image.fromarray(millimetres).save(temporary)
 
@@ -89,8 +94,10 @@ def write_depth_png(path: Path, depth: np.ndarray) -> None:
 def _decoded(path: Path) -> Iterator[Image.Image]:
     """Open an image and decode it whole; every way in which Pillow can refuse becomes a DataError."""
     try:
-        with Image.open(path) as picture:
-            picture.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what Pillow warns of before it raises
+            with Image.open(path) as picture:
+                picture.load()
     except FileNotFoundError as error:
         raise DataError(f"there is no file {path}") from error
     except UnidentifiedImageError as error:

@@ -186,9 +186,12 @@ def score_frame(prediction: np.ndarray, truth: np.ndarray, crop: tuple[slice, sl
 
     MSE and SSIM take the whole frame (the paper names no crop); the other metrics take `crop`.
     """
-    whole = valid_pixels(truth)
+    whole, inside = valid_pixels(truth), valid_pixels(truth, crop)
+    if not np.isfinite(prediction).all():
+        nan = float("nan")
+        return FrameScore(PixelSums(int(inside.sum()), *[nan] * 6), nan, nan)
     return FrameScore(
-        pixel_sums(prediction, truth, valid_pixels(truth, crop)),
+        pixel_sums(prediction, truth, inside),
         scaled_mse(prediction, truth, whole),
         scaled_ssim(prediction, truth, whole),
     )

@@ -6,7 +6,6 @@ still the network that was trained?"
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,11 +51,13 @@ def read_reference(path: Path) -> Reference:
             f"there is no reference {path}; copy it beside the engine, or make both with `depthkit export`"
         )
     try:
-        with np.load(path, allow_pickle=False) as content:
+        # Opened here, because NumPy leaves the file open where the archive is damaged.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             reference = Reference(content["images"], content["depths"], content["truths"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds on damaged bytes
         raise EngineError(f"{path} is no reference ({error}); make it again with `depthkit export`") from error
-    n, height, width = reference.depths.shape
-    if reference.images.shape != (n, height, width, 3) or reference.truths.shape != (n, height, width):
+    images, depths, truths = reference.images, reference.depths, reference.truths
+    fits = depths.ndim == 3 and len(depths) > 0 and images.shape == (*depths.shape, 3) and truths.shape == depths.shape
+    if not fits or (images.dtype, depths.dtype, truths.dtype) != (np.uint8, np.float32, np.float32):
         raise EngineError(f"{path} holds arrays that do not fit each other; make it again with `depthkit export`")
     return reference

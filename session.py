@@ -12,7 +12,7 @@ import numpy as np
 from typing_extensions import Self
 
 from .errors import EngineError, FrameError
-from .spec import Dim, ModelSpec
+from .spec import ModelSpec
 
 __all__ = ["Session", "SessionBase"]
 
@@ -89,12 +89,13 @@ class SessionBase:
         """See `Session.__call__`."""
         self._require_open()
         batch = frames if frames.ndim == 4 else frames[None]
-        step = self._step(len(batch))
         depth = np.empty(batch.shape[:3], np.float32)
-        for start in range(0, len(batch), step):
-            chunk = np.ascontiguousarray(batch[start : start + step])
-            self.bind(image=chunk, depth=depth[start : start + step])
+        start = 0
+        for count in self._chunks(len(batch)):
+            stop = start + count
+            self.bind(image=np.ascontiguousarray(batch[start:stop]), depth=depth[start:stop])
             self.run()
+            start = stop
         return depth if frames.ndim == 4 else depth[0]
 
     def close(self) -> None:
@@ -108,14 +109,18 @@ class SessionBase:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _step(self, frames: int) -> int:
-        """Frames a run."""
+    def _chunks(self, frames: int) -> list[int]:
+        """How many frames each run takes. Raises FrameError where the engine's batch does not allow it."""
         batch = self.spec.batch
-        if isinstance(batch, Dim):
-            return min(max(frames, 1), batch.max)
-        if frames == 0 or frames % batch:
-            raise FrameError(f"{frames} frames are no multiple of the engine's batch of {batch}; pad them")
-        return batch
+        if isinstance(batch, int):
+            if frames == 0 or frames % batch:
+                raise FrameError(f"{frames} frames are no multiple of the engine's batch of {batch}; pad them")
+            return [batch] * (frames // batch)
+        runs = -(-frames // batch.max)
+        if frames < max(runs, 1) * batch.min:
+            raise FrameError(f"{frames} frames do not divide into batches of {batch.min} to {batch.max}; pad them")
+        least, longer = divmod(frames, runs)
+        return [least + 1] * longer + [least] * (runs - longer)
 
     def _buffers(self) -> tuple[np.ndarray, np.ndarray]:
         self._require_open()

@@ -140,11 +140,16 @@ class ModelSpec:
     macs: int
     schema_version: Literal[1] = 1
 
+    def __post_init__(self) -> None:
+        if len(self.input.shape) != 4 or (self.input, self.output) != camera_ready(*self.size, self.batch):
+            raise ValueError("input and output are not the two ends of a camera-ready graph of one size and batch")
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        _, height, width, *_ = self.input.shape
-        assert isinstance(height, int) and isinstance(width, int), "only the batch may be dynamic"
+        _, height, width, _ = self.input.shape
+        if isinstance(height, Dim) or isinstance(width, Dim):
+            raise SpecError("height and width are fixed; only the batch may be dynamic")
         return height, width
 
     @property
@@ -208,7 +213,7 @@ def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Docu
         raise SpecError(f"{source} is not JSON ({error}); make it again") from error
     known: int = kind.schema_version  # type: ignore[attr-defined]
     found = raw.get("schema_version") if isinstance(raw, dict) else None
-    if found != known:
+    if type(found) is not int or found != known:
         raise SpecError(
             f"{source} has schema version {found}, and this depthkit reads version {known}; "
             "make it again with this depthkit, or install the one that wrote it"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..files import write_text
 from ..images import colour
-from ..metrics import valid_pixels
+from ..metrics import VALID_DEPTH, valid_pixels
 from ..reference import Reference
 from .results import BenchResult, Row
 from .table import TABLES, verdict
@@ -63,7 +63,8 @@ def _frame(row: Row, reference: Reference, depths: np.ndarray) -> dict[str, Any]
     index = int(np.argmax([valid_pixels(truth).mean() for truth in reference.truths]))
     truth, depth = reference.truths[index], depths[index]
     measured = valid_pixels(truth)
-    low, high = (float(v) for v in np.percentile(truth[measured] if measured.any() else depth, (2, 98)))
+    seen = truth[measured] if measured.any() else depth[np.isfinite(depth)]
+    low, high = (float(v) for v in np.percentile(seen, (2, 98))) if seen.size else VALID_DEPTH
     error = colour(np.abs(depth - truth), (0.0, _ERROR_SCALE))
     true_colours = colour(truth, (low, high))
     true_colours[~measured] = error[~measured] = 0

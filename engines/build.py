@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any, Final, Protocol, cast
 
 from ..errors import BackendError, EngineError
-from ..files import atomic_write, sha256
+from ..files import atomic_write, remove, sha256
 from ..spec import METADATA, ModelSpec, from_json
 from ..tolerances import TOLERANCES, Precision
 from .availability import Availability
@@ -84,7 +84,7 @@ def build(onnx: Path, options: BuildOptions | None = None) -> Path:
     with atomic_write(engine) as temporary:
         layers = maker.build(onnx, temporary, options.vendor)
         found = maker.found_precision(layers, description.precision)
-        manifest_path(engine).unlink(missing_ok=True)
+        remove(manifest_path(engine))
     manifest = Manifest(
         model=description.model,
         backend=options.backend,

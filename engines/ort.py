@@ -67,11 +67,14 @@ def build(onnx: Path, engine: Path, options: dict[str, str | int | bool]) -> tup
 
 
 def session_options(options: dict[str, str | int | bool]) -> Any:
-    """ONNX Runtime's settings for building and running alike."""
+    """ONNX Runtime's settings for building and running alike. Raises BackendError for an option that it lacks."""
     import onnxruntime
 
+    threads = options.get("threads", 0)
+    if options.keys() - {"threads"} or type(threads) is not int or threads < 0:
+        raise BackendError(f"ONNX Runtime takes the option threads (0: all cores, or a number), not {options}")
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = int(options.get("threads", 0))
+    settings.intra_op_num_threads = threads
     settings.log_severity_level = 3  # its warning that a saved graph is for this hardware only is what a manifest says
     return settings
 
@@ -114,7 +117,7 @@ def found_precision(layers: tuple[Layer, ...], asked: str) -> str:
 
 
 class translated:  # noqa: N801 - reads as the verb it is
-    """The one place where ONNX Runtime's own errors become ours. Its classes share no base but RuntimeError."""
+    """The one place where ONNX Runtime's errors become ours; its classes share no base, but a module."""
 
     def __init__(self, what: str) -> None:
         self._what = what

@@ -90,7 +90,7 @@ def check_graph(subject: Subject) -> Check:
 def check_lint(subject: Subject) -> Check:
     """`polygraphy check lint`, as a process of its own, because Polygraphy offers it as a tool only."""
     report = subject.path.with_suffix(".lint.json")
-    tool = [sys.executable, "-c", "from polygraphy.tools import main; main()", "check", "lint"]
+    tool = [sys.executable, "-c", "import sys; from polygraphy.tools import main; sys.exit(main())", "check", "lint"]
     done = subprocess.run([*tool, str(subject.path), "-o", str(report)], capture_output=True, text=True, check=False)
     if not report.is_file():
         return Check("Polygraphy lint", passed=False, detail=(done.stderr or done.stdout).strip()[-300:])
@@ -109,10 +109,13 @@ def check_parity(subject: Subject) -> Check:
     answers = list(_batches(subject.reference.depths, subject.spec))
     name = subject.spec.output.name
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        results: RunResults = Comparator.run(
-            [OnnxrtRunner(SessionFromOnnx(str(subject.path), providers=["cpu"]))],
-            data_loader=[{subject.spec.input.name: feed} for feed in feeds],
-        )
+        try:
+            results: RunResults = Comparator.run(
+                [OnnxrtRunner(SessionFromOnnx(str(subject.path), providers=["cpu"]))],
+                data_loader=[{subject.spec.input.name: feed} for feed in feeds],
+            )
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base but Exception
+            return Check("ONNX Runtime vs torch", passed=False, detail=str(error).strip())
         results.add([IterationResult({name: answer}) for answer in answers], runner_name="torch")
         compare = SimpleCompareFunc(rtol=0.0, atol=float(limit), check_error_stat="max")
         agrees = bool(Comparator.compare_accuracy(results, compare_func=compare))

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from ..errors import GateError
-from ..files import atomic_write, make_folder
+from ..files import atomic_write, make_folder, remove
 from ..images import resize_depth, resize_image
 from ..reference import Reference, write_reference
 from ..spec import Dim
@@ -70,7 +70,7 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
     name = stem(spec.network, spec.size, options.batch)
     goal = bundle.folder / f"{name}.{options.precision}.onnx"
     make_folder(goal.parent)
-    goal.unlink(missing_ok=True)
+    remove(goal)
     reference = make_reference(bundle, spec.size)
     with tempfile.TemporaryDirectory(prefix="depthkit-") as scratch:
         candidate = Path(scratch) / goal.name

@@ -24,11 +24,11 @@ def predict_frames(session: Session, images: Iterable[np.ndarray]) -> Iterator[n
     Raises:
         FrameError: an array that is no uint8 picture.
     """
-    batch = 1 if isinstance(session.spec.batch, Dim) else session.spec.batch
+    batch = session.spec.batch.min if isinstance(session.spec.batch, Dim) else session.spec.batch
     pending = iter(images)
     while group := list(islice(pending, batch)):
         for image in group:
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
                 raise FrameError(f"a picture must be H x W x 3 uint8, not {image.shape} {image.dtype}")
         resized = [resize_image(image, session.spec.size) for image in group]
         filled = resized + resized[:1] * (batch - len(group))

@@ -78,6 +78,8 @@ class RGBDDataset(ABC):
     def __getitem__(self, index: int) -> RGBD:
         """One sample, resized: the picture with antialiasing, the depth by nearest neighbour. Raises DataError."""
         image, depth = self._read(index)
+        if image.shape[:2] != depth.shape:
+            raise DataError(f"{self.source(index)} is {image.shape[:2]} and its depth {depth.shape} (H, W)")
         if self.size is not None:
             image, depth = resize_image(image, self.size), resize_depth(depth, self.size, smooth=False)
         return RGBD(image, depth, index)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import OutputError, TrainingError
-from ..files import make_folder
+from ..files import make_folder, remove
 from ..spec import ModelSpec, Preprocessing, camera_ready
 from .bundle import CHECKPOINT, MODEL, Frames, TrainingRecord, write_bundle, write_history
 from .datasets import RGBD, RGBDDataset, Scenes, open_dataset
@@ -104,7 +104,7 @@ def fit(options: TrainOptions) -> Path | None:
     spec = model_spec(options.network, options.size)
     checkpoint = _checkpoint(options)
     folder = make_folder(options.folder)
-    (folder / MODEL).unlink(missing_ok=True)  # from here on the folder is no finished run
+    remove(folder / MODEL)  # from here on the folder is no finished run
     torch.manual_seed(options.seed)
     network = build_network(options.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     module = DepthModule(network, spec, PRESETS[options.preset], options.rate, options.seed, train)

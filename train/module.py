@@ -111,7 +111,7 @@ class DepthModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Show this process's part on the progress bar; the curve gets the whole."""
         pooled = reduce(add, self._val_sums).scores()
-        shown = {"val_loss": torch.stack(self._val_losses).mean(), "val_δ1": pooled.delta1}
+        shown: dict[str, Tensor | float] = {"val_loss": torch.stack(self._val_losses).mean(), "val_δ1": pooled.delta1}
         self.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True)
 
     def on_train_epoch_end(self) -> None:
