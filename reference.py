@@ -58,6 +58,6 @@ def read_reference(path: Path) -> Reference:
         raise EngineError(f"{path} is no reference ({error}); make it again with `depthkit export`") from error
     images, depths, truths = reference.images, reference.depths, reference.truths
     fits = depths.ndim == 3 and len(depths) > 0 and images.shape == (*depths.shape, 3) and truths.shape == depths.shape
-    if not fits or (images.dtype, depths.dtype, truths.dtype) != (np.uint8, np.float32, np.float32):
+    if not fits or [a.dtype.name for a in (images, depths, truths)] != ["uint8", "float32", "float32"]:
         raise EngineError(f"{path} holds arrays that do not fit each other; make it again with `depthkit export`")
     return reference

@@ -30,6 +30,7 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     """
     from math import isfinite
 
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
@@ -40,7 +41,8 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     from .targets import open_target, sample_set
 
     samples = sample_set(data, frames, depth_units)
-    table = Table(title=f"{escape(data)}, {samples.frames} of {samples.available} test frames")
+    title = f"{escape(data)}, {samples.frames} of {samples.available} test frames"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for column in ("target", "MSE", "SSIM", "", "AbsRel", "RMSE m", "log10", "δ1", "δ2", "δ3"):
         table.add_column(column, justify="left" if column in {"target", ""} else "right")
     results = {}

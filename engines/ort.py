@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -116,20 +118,15 @@ def found_precision(layers: tuple[Layer, ...], asked: str) -> str:
     raise BackendError(f"{asked} was asked for, and the engine's convolutions compute in {sorted(found) or 'nothing'}")
 
 
-class translated:  # noqa: N801 - reads as the verb it is
-    """The one place where ONNX Runtime's errors become ours; its classes share no base, but a module."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if kind is None:
-            return
-        if kind.__module__.startswith("onnxruntime") or isinstance(error, RuntimeError | ValueError):
-            raise BackendError(f"{self._what}: ONNX Runtime says: {str(error).strip()}") from error
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """The one place where ONNX Runtime's errors become BackendError; its classes share no base, but a module."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.startswith("onnxruntime") or isinstance(error, RuntimeError | ValueError):
+            raise BackendError(f"{what}: ONNX Runtime says: {str(error).strip()}") from error
+        raise
 
 
 def _version() -> str:
