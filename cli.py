@@ -5,6 +5,7 @@ Exit codes: 0 what was asked for is true; 2 the request cannot be met; 3 a gate 
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -47,9 +48,9 @@ def cli() -> None:
 
     \b
     The main line, on NYU Depth v2:
-      depthkit train --data nyu --size 96x128     both networks -> runs/compact, runs/unet
-      depthkit export --fp16                      runs/* -> ONNX, checked -> engine
-      depthkit bench --data nyu                   latency, parity, accuracy; exit 3 if a gate fails
+      depthkit train --data path/to/nyu --size 96x128     both networks -> runs/compact, runs/unet
+      depthkit export --fp16                              runs/* -> ONNX, checked -> engine
+      depthkit bench --data path/to/nyu                   latency, parity, accuracy; exit 3 if a gate fails
 
     Nothing at hand? `depthkit demo` does all of it on built-in scenes.
     """
@@ -62,10 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; a known error becomes one line on stderr, without a traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = cli.main(
-            args=None if arguments is None else list(arguments), prog_name="depthkit", standalone_mode=False
-        )
+        typed = shlex.join(["depthkit", *arguments])
+        code = cli.main(args=arguments, prog_name="depthkit", standalone_mode=False, obj=typed)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -81,8 +82,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("depthkit: interrupted", err=True)
         return 130
-    except BrokenPipeError:
-        return 141  # whoever read our output went away, as `depthkit … | head` does
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _complain(f"{error.filename}: {error.strerror}")  # a file that may not be read, say
+        return UserError.exit_code
     return code if isinstance(code, int) else 0
 
 

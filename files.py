@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from .errors import OutputError
 
-__all__ = ["atomic_write", "make_folder", "remove", "sha256", "write_text"]
+__all__ = ["atomic_write", "is_refused_write", "make_folder", "remove", "sha256", "write_text"]
+
+
+_REFUSALS: Final = frozenset({
+    errno.EACCES, errno.EDQUOT, errno.ENOENT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC,
+    errno.ENOTDIR, errno.EPERM, errno.EROFS,
+})  # fmt: skip
 
 
 @contextmanager
@@ -30,11 +38,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
     ('whole', 1)
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name[-100:]}")
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name[-100:]}")
     try:
         yield temporary
         temporary.replace(path)
     except OSError as error:
+        if not is_refused_write(error):
+            raise  # something that was read in the block, not what was written
         raise _refused(path, error) from error
     finally:
         with suppress(OSError):
@@ -71,6 +81,11 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def is_refused_write(error: OSError) -> bool:
+    """Whether the operating system refused to write: no space, no permission, no such place."""
+    return error.errno in _REFUSALS
 
 
 def _refused(path: Path, error: OSError) -> OutputError:

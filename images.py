@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .errors import DataError
 from .files import atomic_write
@@ -21,6 +21,7 @@ __all__ = [
     "read_image",
     "resize_depth",
     "resize_image",
+    "upright_size",
     "write_depth_png",
     "write_image",
 ]
@@ -39,6 +40,13 @@ def read_image(path: Path) -> np.ndarray:
     """
     with _decoded(path) as picture:
         return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Width and height of a picture that was opened, once it is turned as its EXIF says; nothing is decoded."""
+    width, height = picture.size
+    sideways = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (height, width) if sideways else (width, height)
 
 
 def read_depth(path: Path) -> np.ndarray:
@@ -95,7 +103,7 @@ def _decoded(path: Path) -> Iterator[Image.Image]:
     """Open an image and decode it whole; every way in which Pillow can refuse becomes a DataError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # what Pillow warns of before it raises
+            warnings.simplefilter("ignore")  # what Pillow warns of before it raises, or of very large pictures
             with Image.open(path) as picture:
                 picture.load()
     except FileNotFoundError as error:

@@ -20,6 +20,7 @@ from skimage.metrics import structural_similarity
 __all__ = [
     "DEPTH_SCALE",
     "EIGEN_CROP",
+    "EIGEN_SIZE",
     "VALID_DEPTH",
     "DepthScores",
     "PixelSums",
@@ -40,6 +41,9 @@ VALID_DEPTH: Final = (1e-3, 10.0)
 
 EIGEN_CROP: Final = (slice(45, 471), slice(41, 601))
 """Rows and columns of a 480x640 NYU frame that are evaluated."""
+
+EIGEN_SIZE: Final = (480, 640)
+"""Height and width of the frames that the crop is made for."""
 
 _SSIM_BORDER: Final = 5  # half of the 11-pixel window: nearer to the edge the window would leave the picture
 
@@ -154,7 +158,8 @@ def scaled_mse(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> 
 def scaled_ssim(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> float:
     """The paper's SSIM of one picture on depth / 10 m (data range 1), averaged over the valid pixels.
 
-    Where the truth is not measured the prediction stands in for it, so that a hole adds no error to its neighbours.
+    Where the truth is not measured the prediction stands in for it. It agrees with itself there, so pixels within 5 of
+    a hole are scored too high; NYU's depth is dense and has none.
     Pixels nearer than 5 to the edge have no whole window and do not count, as in Wang et al.'s own code.
     """
     if not np.isfinite(prediction).all():

@@ -14,7 +14,7 @@ import numpy as np
 from .errors import EngineError
 from .files import atomic_write
 
-__all__ = ["Reference", "read_reference", "write_reference"]
+__all__ = ["Reference", "read_reference", "reference_path", "write_reference"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,16 @@ class Reference:
         """Height and width."""
         height, width = self.depths.shape[1:]
         return height, width
+
+
+def reference_path(onnx: Path) -> Path:
+    """`<stem>.reference.npz`, which all precisions of `<stem>.<precision>.onnx` share.
+
+    >>> reference_path(Path("runs/compact/compact-96x128.fp16.onnx")).name
+    'compact-96x128.reference.npz'
+    """
+    stem, _, _ = onnx.name.removesuffix(".onnx").rpartition(".")
+    return onnx.with_name(f"{stem}.reference.npz")
 
 
 def write_reference(path: Path, reference: Reference) -> None:

@@ -7,6 +7,7 @@ missing key, a wrong type or another schema version is an error that names every
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,6 +30,7 @@ __all__ = [
     "camera_ready",
     "check_size",
     "from_json",
+    "graph_sha256",
     "to_json",
 ]
 
@@ -42,6 +44,15 @@ class METADATA:
     spec: Final = "depthkit.model_spec"
     precision: Final = "depthkit.precision"
     weights_sha256: Final = "depthkit.weights_sha256"
+    graph_sha256: Final = "depthkit.graph_sha256"
+
+
+def graph_sha256(model: Any) -> str:
+    """A digest of an `onnx.ModelProto`'s nodes and weights, which tells whether an exported file was changed."""
+    digest = hashlib.sha256()
+    for part in (*model.graph.node, *model.graph.initializer):
+        digest.update(part.SerializeToString(deterministic=True))
+    return digest.hexdigest()
 
 
 STRICT: Final = ConfigDict(extra="forbid", strict=True)

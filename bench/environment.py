@@ -14,7 +14,7 @@ import psutil
 from pydantic.dataclasses import dataclass
 
 from .. import __version__
-from ..engines.fingerprint import Fingerprint, cpu_fingerprint
+from ..engines.fingerprint import Fingerprint, cpu_fingerprint, usable_cores
 from ..spec import STRICT
 
 __all__ = ["Environment", "environment"]
@@ -27,7 +27,8 @@ class Environment:
     """A machine and its software while something was measured.
 
     Attributes:
-        cpu, cores, memory_gib: cores as this process may use them.
+        cpu, cores, memory_gib: cores as this process may use them; engines use as many threads.
+        omp_num_threads: what the variable of that name tells torch; "" where it is not set, and torch takes all cores.
         governor: of the first core's clock; "unknown" where the kernel does not tell (virtual machines).
         load: runnable processes over the last minute, before the measurement began.
         packages: versions of those libraries that are installed.
@@ -38,6 +39,7 @@ class Environment:
 
     cpu: Fingerprint
     cores: int
+    omp_num_threads: str
     memory_gib: float
     system: str
     python: str
@@ -54,7 +56,8 @@ def environment(command: str) -> Environment:
     """Look around."""
     return Environment(
         cpu=cpu_fingerprint(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
+        omp_num_threads=os.environ.get("OMP_NUM_THREADS", ""),
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),

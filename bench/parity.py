@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic.dataclasses import dataclass
 
+from ..errors import EngineError
 from ..metrics import scaled_mse, scaled_ssim
 from ..reference import Reference
 from ..runtime.frames import predict_frames
@@ -39,9 +40,12 @@ def measure_parity(session: Session, reference: Reference) -> tuple[Parity, np.n
     """Compare on every reference frame; also return the engine's answers, N x H x W metres.
 
     Raises:
-        FrameError: the reference is of another size than the engine.
+        EngineError: the reference is of another size than the engine.
     """
-    session.spec.input.check(np.broadcast_to(reference.images[:1], (_any_batch(session), *reference.images.shape[1:])))
+    if reference.size != session.spec.size:
+        raise EngineError(
+            f"the reference holds frames of {reference.size} (H, W), and the engine takes {session.spec.size}"
+        )
     answers = np.stack(list(predict_frames(session, reference.images)))
     pairs = list(zip(answers, reference.depths, strict=True))
     everywhere = np.ones(reference.size, bool)
@@ -69,8 +73,3 @@ def gate_faults(parity: Parity, precision: Precision) -> list[str]:
     if tolerance.min_ssim is not None and not parity.worst_ssim >= tolerance.min_ssim:
         faults.append(f"SSIM {parity.worst_ssim:.4f} < {tolerance.min_ssim:g}")
     return faults
-
-
-def _any_batch(session: Session) -> int:
-    batch = session.spec.batch
-    return batch if isinstance(batch, int) else batch.min

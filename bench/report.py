@@ -19,7 +19,7 @@ from ..images import colour
 from ..metrics import VALID_DEPTH, valid_pixels
 from ..reference import Reference
 from .results import BenchResult, Row
-from .table import TABLES, verdict
+from .table import TABLES, row_name, verdict
 
 __all__ = ["write_report"]
 
@@ -53,6 +53,7 @@ def write_report(
         tables=tables,
         rows=[(row, verdict(row), 100 * row.p50_ms / slowest) for row in result.rows],
         frames=frames,
+        names=[row_name(row) for row in result.rows],
         error_scale=_ERROR_SCALE,
     )
     write_text(path, text)
@@ -68,7 +69,7 @@ def _frame(row: Row, reference: Reference, depths: np.ndarray) -> dict[str, Any]
     error = colour(np.abs(depth - truth), (0.0, _ERROR_SCALE))
     true_colours = colour(truth, (low, high))
     true_colours[~measured] = error[~measured] = 0
-    names = f"{row.network}, {row.backend}, {row.precision}"
+    names = row_name(row)
     pictures = [
         ("picture", reference.images[index], "the camera's picture"),
         ("truth", true_colours, "measured depth, black where it was not measured"),

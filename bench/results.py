@@ -77,19 +77,19 @@ class Row:
     @property
     def p50_ms(self) -> float:
         """Median latency of a run."""
-        return self._percentile(50)
+        return self.percentile(50)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def p95_ms(self) -> float:
         """95th percentile of the latency."""
-        return self._percentile(95)
+        return self.percentile(95)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def p99_ms(self) -> float:
         """99th percentile of the latency."""
-        return self._percentile(99)
+        return self.percentile(99)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -97,7 +97,8 @@ class Row:
         """Frames a second: frames that were run, over the time that they took."""
         return self.batch * len(self.wall_ms) / (sum(self.wall_ms) / 1000)
 
-    def _percentile(self, percent: float) -> float:
+    def percentile(self, percent: float) -> float:
+        """A percentile of the latency, interpolated between runs."""
         return float(np.percentile(self.wall_ms, percent))
 
 

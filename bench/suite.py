@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from .parity import Parity, gate_faults, measure_parity
 from .results import Accuracy, BenchResult, Row
 from .timing import Steady, time_paper, time_steady
 
-__all__ = ["Contender", "SampleSet", "SuiteOptions", "run_suite"]
+__all__ = ["Contender", "SampleSet", "Samples", "SuiteOptions", "run_suite"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Contender:
         reference: what it must agree with.
         file_bytes: size on disk.
         faults: what is wrong with it before it is opened.
+        batch: frames a run; of a dynamic batch the optimum.
     """
 
     target: str
@@ -46,17 +47,26 @@ class Contender:
     reference: Reference
     file_bytes: int
     faults: tuple[str, ...] = ()
+    batch: int = 1
+
+
+class Samples(Protocol):
+    """Pairs of H x W x 3 uint8 pictures and H x W depth in metres, read when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Pictures with measured depth for the accuracy columns; `samples()` starts from the first again."""
+    """Pictures with measured depth for the accuracy columns; of `available` ones only `frames`."""
 
     data: str
     frames: int
     available: int
     crop: tuple[slice, slice] | None
-    samples: Callable[[], Sequence[tuple[np.ndarray, np.ndarray]]]
+    samples: Samples
 
 
 @dataclass(frozen=True)
@@ -138,14 +148,14 @@ def _accuracy(
 ) -> Accuracy | None:
     if samples is None:
         return None
-    pairs = samples.samples()
+    pairs = samples.samples
 
-    def watched() -> object:
+    def watched() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for index in range(len(pairs)):
             tell(f"accuracy of {Path(target).name}", index / len(pairs))
             yield pairs[index]
 
-    scores = measure_accuracy(session, watched(), samples.crop)  # type: ignore[arg-type]
+    scores = measure_accuracy(session, watched(), samples.crop)
     return Accuracy(samples.data, samples.frames, samples.available, scores)
 
 

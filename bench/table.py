@@ -9,7 +9,7 @@ from typing import Final
 
 from .results import BenchResult, Row
 
-__all__ = ["TABLES", "Column", "Table", "markdown", "verdict"]
+__all__ = ["TABLES", "Column", "Table", "markdown", "row_name", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,22 @@ def verdict(row: Row) -> str:
     return "PASS" if row.passed else f"FAIL: {'; '.join(row.faults)}"
 
 
+def _model(row: Row) -> str:
+    return f"{row.network} {row.size[0]}x{row.size[1]}" + (f" x{row.batch}" if row.batch > 1 else "")
+
+
+def row_name(row: Row) -> str:
+    """What tells a row from the others, in words."""
+    return f"{_model(row)}, {row.backend}, {row.precision}"
+
+
+def _percentile(percent: float, least: int) -> Callable[[Row], str]:
+    """A cell that stays empty where there are too few runs for the percentile to be one of them."""
+    return lambda row: f"{row.percentile(percent):.2f}" if len(row.wall_ms) >= least else ""
+
+
 _HEAD: Final = (
-    Column("network", lambda row: row.network, number=False),
+    Column("model", _model, number=False),
     Column("engine", lambda row: row.backend, number=False),
     Column("precision", lambda row: row.precision, number=False),
 )
@@ -50,11 +64,10 @@ TABLES: Final = (
         "Speed",
         (
             *_HEAD,
-            Column("size", lambda row: f"{row.size[0]}x{row.size[1]}" + (f" x{row.batch}" if row.batch > 1 else "")),
             Column("mean ms", lambda row: f"{row.mean_ms:.2f}"),
-            Column("p50 ms", lambda row: f"{row.p50_ms:.2f}"),
-            Column("p95 ms", lambda row: f"{row.p95_ms:.2f}"),
-            Column("p99 ms", lambda row: f"{row.p99_ms:.2f}"),
+            Column("p50", _percentile(50, 1)),
+            Column("p95", _percentile(95, 20)),
+            Column("p99", _percentile(99, 100)),
             Column("FPS", lambda row: f"{row.fps:.1f}"),
             Column("runs", lambda row: str(len(row.wall_ms))),
         ),
@@ -106,7 +119,8 @@ def markdown(result: BenchResult) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in e.packages.items())
     parts.append(
         f"`{e.command}`  \nprotocol {result.protocol}; "
-        f"{e.cpu.name}, {e.cores} cores, {e.memory_gib} GiB, load {e.load} before; "
+        f"{e.cpu.name}, {e.cores} cores, {e.memory_gib} GiB, load {e.load} before, "
+        f"OMP_NUM_THREADS {e.omp_num_threads or 'not set'}; "
         f"Python {e.python}, {packages}; depthkit {e.depthkit} {e.commit}; {e.time}"
     )
     return "\n\n".join(parts) + "\n"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from .options import data_option, depth_units_option, runs_option
+from .options import command_line, data_option, depth_units_option, runs_option
 
 if TYPE_CHECKING:
     from ..bench.results import BenchResult
@@ -92,16 +91,16 @@ def bench(
 
     \b
     Examples:
-      depthkit bench                              every engine in runs/, and torch
-      depthkit bench --data nyu --html bench.html accuracy too, and a report
-      depthkit bench --engine e.ort.onnx          one engine; needs no torch
+      depthkit bench                                        every engine in runs/, and torch
+      depthkit bench --data path/to/nyu --html bench.html   accuracy too, and a report
+      depthkit bench --engine e.ort.onnx                    one engine; needs no torch
     """
     from ..bench.suite import SuiteOptions
     from ..bench.timing import Steady
     from .targets import contenders, find_engines, sample_set
 
     options = SuiteOptions(
-        cast("Literal['steady', 'paper']", protocol), Steady(duration_s=seconds), memory, _command_line()
+        cast("Literal['steady', 'paper']", protocol), Steady(duration_s=seconds), memory, command_line()
     )
     samples = sample_set(data, frames, depth_units) if data else None
     chosen = contenders(list(engines) or find_engines(runs), with_torch=with_torch)
@@ -173,9 +172,13 @@ def _print(result: BenchResult) -> None:
     for table in TABLES:
         if not table.wanted(result):
             continue
-        shown = Table(title=table.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+        # Narrow: at 80 columns no cell is cut, above all not the precision.
+        look = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+        shown = Table(title=table.title, title_justify="left", title_style="bold", **look)  # type: ignore[arg-type]
         for column in table.columns:
-            shown.add_column(column.heading, justify="right" if column.number else "left")
+            wraps = column.heading in {"gate", "provider"}
+            justify: Literal["left", "right"] = "right" if column.number else "left"
+            shown.add_column(column.heading, justify=justify, no_wrap=not wraps, overflow="fold")
         for row in result.rows:
             cells = [Text(column.cell(row)) for column in table.columns]
             for column, cell in zip(table.columns, cells, strict=True):
@@ -183,7 +186,3 @@ def _print(result: BenchResult) -> None:
                     cell.stylize("green" if row.passed else "bold red")
             shown.add_row(*cells)
         out.print(shown)
-
-
-def _command_line() -> str:
-    return " ".join(["depthkit", *sys.argv[1:]])

@@ -7,7 +7,7 @@ from time import perf_counter
 
 import click
 
-from .options import SizeType
+from .options import SizeType, command_line
 
 
 @click.command()
@@ -18,7 +18,9 @@ from .options import SizeType
     show_default=True,
     help="Folder for everything.",
 )
-@click.option("--size", type=SizeType(), default="96x128", show_default=True, help="Size of frames and engines.")
+@click.option(
+    "--size", type=SizeType(), metavar="HxW", default="96x128", show_default=True, help="Size of frames and engines."
+)
 @click.option(
     "--steps",
     type=click.IntRange(min=8),
@@ -39,6 +41,8 @@ def demo(out: Path, size: tuple[int, int], steps: int) -> None:
     from rich.markup import escape
 
     from ..bench.suite import SuiteOptions
+    from ..export.onnx_file import ExportOptions
+    from ..tolerances import TOLERANCES
     from ..train.bundle import read_bundle
     from ..train.fit import TrainOptions, fit
     from .bench import require_gate, run_and_show
@@ -66,12 +70,12 @@ def demo(out: Path, size: tuple[int, int], steps: int) -> None:
             return
         console.rule(f"{network}: export, check, build")
         bundle = read_bundle(folder)
-        engines += [export_run(bundle, precision, None, 1, "auto") for precision in ("fp32", "fp16")]
+        engines += [export_run(bundle, ExportOptions(precision), "auto") for precision in TOLERANCES]
     console.rule("bench")
     result = run_and_show(
         contenders(engines, with_torch=True),
         sample_set("scenes", 32, 1000.0),
-        SuiteOptions(command="depthkit demo"),
+        SuiteOptions(command=command_line()),
         json_file=out / "bench.json",
         html_file=out / "report.html",
     )

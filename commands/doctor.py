@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 
 import click
@@ -55,19 +54,16 @@ def examine() -> list[Finding]:
 
     from .. import __version__
     from ..engines.build import BACKENDS, backend
-    from ..engines.fingerprint import cpu_fingerprint
+    from ..engines.fingerprint import cpu_fingerprint, usable_cores
 
     cpu = cpu_fingerprint()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     findings = [
         Finding("depthkit", here=True, seen=f"{__version__}, Python {platform.python_version()}"),
-        Finding("processor", here=True, seen=f"{cpu.name}, {cores} cores, {' '.join(cpu.isa)}"),
+        Finding("processor", here=True, seen=f"{cpu.name}, {usable_cores()} cores, {' '.join(cpu.isa)}"),
         Finding(
             "FP16 arithmetic",
             here=cpu.computes_half,
-            seen="on this CPU"
-            if cpu.computes_half
-            else "not on this CPU: FP16 is stored and computed in FP32 (fp16→fp32)",
+            seen="on this CPU" if cpu.computes_half else "not on this CPU: FP16 files are computed in FP32 (fp16→fp32)",
         ),
         _extra("train and evaluate runs", "train", ("torch", "lightning", "kornia", "safetensors")),
         _extra("export to ONNX", "train", ("torch", "onnx", "onnxscript", "polygraphy", "onnx-graphsurgeon")),

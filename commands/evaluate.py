@@ -25,8 +25,8 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
 
     \b
     Examples:
-      depthkit evaluate runs/compact --data nyu
-      depthkit evaluate runs/compact runs/compact/*.ort.onnx --data nyu --frames 100
+      depthkit evaluate runs/compact --data path/to/nyu
+      depthkit evaluate runs/compact runs/compact/*.ort.onnx --data path/to/nyu --frames 100
     """
     from math import isfinite
 
@@ -48,7 +48,7 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     results = {}
     for path in target:
         with open_target(path) as session, progress_bar() as bar:
-            pairs = bar.track(samples.samples(), description=path.name, total=samples.frames)
+            pairs = (samples.samples[index] for index in bar.track(range(samples.frames), description=path.name))
             scores = measure_accuracy(session, pairs, samples.crop)
         results[str(path)] = scores
         for first, name, part in ((True, "pooled", scores.pooled), (False, "per image", scores.per_image)):

@@ -9,9 +9,14 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["SizeType", "data_option", "depth_units_option", "json_option", "runs_option"]
+__all__ = ["SizeType", "command_line", "data_option", "depth_units_option", "json_option", "runs_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def command_line() -> str:
+    """What was typed, as a shell would take it again."""
+    return str(click.get_current_context().find_root().obj)
 
 
 class SizeType(click.ParamType[tuple[int, int]]):

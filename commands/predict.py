@@ -29,7 +29,7 @@ def predict(engine: Path, inputs: tuple[Path, ...], out: Path) -> None:
 
     \b
     Examples:
-      depthkit predict runs/compact/compact-96x128.fp32.ort.onnx photo.jpg
+      depthkit predict runs/compact/compact-96x128.fp16.ort.onnx photo.jpg
       depthkit predict runs/compact photos/ --out depth
     """
     import numpy as np

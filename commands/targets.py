@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import EngineError, UserError
+from ..errors import DataError, EngineError, UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..bench.suite import Contender, SampleSet
-    from ..reference import Reference
     from ..session import Session
+    from ..train.datasets import RGBDDataset
 
 __all__ = ["contenders", "find_engines", "find_runs", "open_target", "open_torch", "sample_set"]
 
@@ -48,24 +51,24 @@ def open_target(path: Path) -> Session:
     return load(path)
 
 
-def open_torch(folder: Path, size: tuple[int, int] | None) -> Session:
+def open_torch(folder: Path, size: tuple[int, int] | None, batch: int = 1) -> Session:
     """A run by torch eager, FP32, on the CPU. Raises UserError where torch is not installed."""
     if find_spec("torch") is None:
         raise UserError(f"{folder} is a run and needs torch; pip install 'depthkit[train]', or name an engine instead")
     from ..train.session import TorchSession
 
-    return TorchSession(folder, size)
+    return TorchSession(folder, size, batch=batch)
 
 
 def contenders(paths: list[Path], *, with_torch: bool) -> list[Contender]:
-    """What to bench; torch stands before the engines of each run and size, where it is wanted and its run is there."""
+    """What to bench; where torch is wanted and a run is there, it stands before the engines of each size and batch."""
     found: list[Contender] = []
-    seen: set[tuple[Path, tuple[int, int]]] = set()
+    seen: set[tuple[Path, tuple[int, int], int]] = set()
     for path in paths:
         contender = _contender(path)
-        of = path.parent, contender.reference.size
+        of = path.parent, contender.reference.size, contender.batch
         if with_torch and of not in seen and _can_run_torch(path.parent):
-            found.append(_torch_contender(path.parent, contender.reference))
+            found.append(_torch_contender(path.parent, contender))
         seen.add(of)
         found.append(contender)
     return found
@@ -75,16 +78,15 @@ def _can_run_torch(folder: Path) -> bool:
     return find_spec("torch") is not None and (folder / "model.json").is_file() and _weights(folder).is_file()
 
 
-def _torch_contender(folder: Path, reference: Reference) -> Contender:
-    from ..bench.suite import Contender
-
-    return Contender(
+def _torch_contender(folder: Path, beside: Contender) -> Contender:
+    return replace(
+        beside,
         target=str(folder),
         backend="torch",
-        open=partial(open_torch, folder, reference.size),
+        open=partial(open_torch, folder, beside.reference.size, beside.batch),
         precision="fp32",
-        reference=reference,
         file_bytes=_weights(folder).stat().st_size,
+        faults=(),
     )
 
 
@@ -93,37 +95,42 @@ def _weights(folder: Path) -> Path:
 
 
 def _contender(path: Path) -> Contender:
+    """An ONNX file or an engine, with everything that is wrong with it as far as hashes tell."""
     from ..bench.suite import Contender
     from ..engines.build import describe_onnx
     from ..engines.manifest import read_manifest
     from ..files import sha256
-    from ..reference import read_reference
+    from ..reference import read_reference, reference_path
     from ..runtime.load import is_onnx_file, load
 
-    if is_onnx_file(path):
-        description = describe_onnx(path)
-        stem = path.name.removesuffix(".onnx").rpartition(".")[0]
-        return Contender(
-            target=str(path),
-            backend="onnxruntime (ONNX file)",
-            open=partial(load, path),
-            precision=description.precision,
-            reference=read_reference(path.with_name(f"{stem}.reference.npz")),
-            file_bytes=path.stat().st_size,
-        )
     if path.is_dir():
         raise EngineError(f"{path} is a run; give the engines in it, or no --engine to bench every one")
-    manifest = read_manifest(path)
-    onnx = path.with_name(manifest.onnx)
-    altered = onnx.is_file() and sha256(onnx) != manifest.onnx_sha256
+    faults = []
+    if is_onnx_file(path):
+        description = describe_onnx(path)
+        model, precision, weights_sha256 = description.model, description.precision, description.weights_sha256
+        backend, reference = "ONNX file", reference_path(path)
+        if not description.intact:
+            faults.append(f"{path.name} was changed since its export")
+    else:
+        manifest = read_manifest(path)
+        model, precision, weights_sha256 = manifest.model, manifest.precision_asked, manifest.weights_sha256
+        backend, reference = manifest.backend, path.with_name(manifest.reference)
+        onnx = path.with_name(manifest.onnx)
+        if onnx.is_file() and sha256(onnx) != manifest.onnx_sha256:
+            faults.append(f"{onnx.name} is not the file that this engine was built from")
+    weights = _weights(path.parent)
+    if weights.is_file() and sha256(weights) != weights_sha256:
+        faults.append(f"made from other weights than {weights.name} beside it")
     return Contender(
         target=str(path),
-        backend=manifest.backend,
+        backend=backend,
         open=partial(load, path),
-        precision=manifest.precision_asked,
-        reference=read_reference(path.with_name(manifest.reference)),
+        precision=precision,
+        reference=read_reference(reference),
+        batch=model.batch if isinstance(model.batch, int) else model.batch.opt,
         file_bytes=path.stat().st_size,
-        faults=(f"{onnx.name} is not the file that this engine was built from",) if altered else (),
+        faults=tuple(faults),
     )
 
 
@@ -137,19 +144,28 @@ def sample_set(data: str, frames: int | None, depth_units: float) -> SampleSet:
     dataset = open_dataset(data, "test", depth_units=depth_units)
     count = min(frames or len(dataset), len(dataset))
     chosen = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
-    return SampleSet(data, count, len(dataset), dataset.crop, partial(_Chosen, dataset, chosen))  # type: ignore[arg-type]
+    return SampleSet(data, count, len(dataset), dataset.crop, _Chosen(dataset, chosen))
 
 
 class _Chosen:
     """Some samples of a data set as pairs of picture and depth, read when they are asked for."""
 
-    def __init__(self, dataset: object, indices: list[int]) -> None:
+    def __init__(self, dataset: RGBDDataset, indices: list[int]) -> None:
         self._dataset = dataset
         self._indices = indices
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> tuple[object, object]:
-        sample = self._dataset[self._indices[index]]  # type: ignore[index]
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        sample = self._dataset[self._indices[index]]
+        from ..metrics import EIGEN_SIZE
+
+        if self._dataset.crop is not None and sample.depth.shape != EIGEN_SIZE:
+            raise DataError(
+                f"{self._dataset.source(self._indices[index])} is {sample.depth.shape} (H, W), and the Eigen crop is "
+                f"made for {EIGEN_SIZE}; use NYU frames at their own size, or a `pairs` folder, which is not cropped"
+            )
         return sample.image, sample.depth

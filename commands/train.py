@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     help="Network to train; may be repeated.  [default: both]",
 )
 @data_option("Built-in scenes, or a data set: NYU as csv or .mat, or images/ beside depth/.", default="scenes")
-@click.option("--size", type=SizeType(), default="240x320", show_default=True, help="Training size, divisible by 16.")
+@click.option(
+    "--size",
+    type=SizeType(),
+    metavar="HxW",
+    default="240x320",
+    show_default=True,
+    help="Training size, divisible by 16.",
+)
 @click.option("--epochs", type=click.IntRange(min=1), default=50, show_default=True, help="Passes over the data.")
 @click.option("--steps", type=click.IntRange(min=1), help="Stop after this many steps if that is sooner.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures a step and device.")
@@ -33,7 +40,7 @@ if TYPE_CHECKING:
     type=click.Choice(["paper", "best"]),
     default="paper",
     show_default=True,
-    help="paper: Adam at 1e-4, flips, rotation. best: AdamW, one cycle to 2e-3, zoom, weight averaging.",
+    help="paper: Adam at 1e-4; flips, rotation, light colour jitter. best: AdamW, one cycle, zoom, averaged weights.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs."
@@ -77,9 +84,9 @@ def train(
 
     \b
     Examples:
-      depthkit train                                              both networks on the built-in scenes
-      depthkit train --network compact --data nyu --size 96x128 --preset best --epochs 30
-      depthkit train --resume --network compact --data nyu ...    go on after a kill
+      depthkit train                          both networks on the built-in scenes
+      depthkit train --network compact --data path/to/nyu --size 96x128 --preset best --epochs 30
+      depthkit train --resume --network compact --data path/to/nyu ...
     """
     from rich.markup import escape
 

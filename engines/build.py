@@ -8,17 +8,18 @@ from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
 from ..errors import BackendError, EngineError
 from ..files import atomic_write, remove, sha256
-from ..spec import METADATA, ModelSpec, from_json
+from ..reference import reference_path
+from ..spec import METADATA, ModelSpec, from_json, graph_sha256
 from ..tolerances import TOLERANCES, Precision
 from .availability import Availability
 from .fingerprint import Fingerprint
 from .manifest import Layer, Manifest, manifest_path, write_manifest
 
-__all__ = ["BACKENDS", "BuildOptions", "OnnxDescription", "backend", "build", "describe_onnx"]
+__all__ = ["BACKENDS", "BuildOptions", "OnnxDescription", "backend", "build", "describe_onnx", "require"]
 
 BACKENDS: Final[Mapping[str, str]] = {"onnxruntime": "ort", "null": "null"}
 """Backend name -> module of that name in `engines/` and in `runtime/`."""
@@ -48,11 +49,12 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class OnnxDescription:
-    """What an ONNX file of ours says of itself."""
+    """What an ONNX file of ours says of itself; `intact`: its nodes and weights are those that were exported."""
 
     model: ModelSpec
     precision: Precision
     weights_sha256: str
+    intact: bool
 
 
 def backend(name: str) -> _Backend:
@@ -60,6 +62,14 @@ def backend(name: str) -> _Backend:
     if name not in BACKENDS:
         raise BackendError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
     return cast("_Backend", import_module(f".{BACKENDS[name]}", __package__))
+
+
+def require(name: str) -> str:
+    """The version of a backend. Raises BackendError, with the remedy, where it cannot be used here."""
+    available = backend(name).availability()
+    if available.version is None:
+        raise BackendError(f"{name} cannot be used here: {available.reason}; {available.remedy}")
+    return available.version
 
 
 def build(onnx: Path, options: BuildOptions | None = None) -> Path:
@@ -73,31 +83,32 @@ def build(onnx: Path, options: BuildOptions | None = None) -> Path:
         OutputError: the folder cannot be written.
     """
     options = options or BuildOptions()
-    maker = backend(options.backend)
-    available = maker.availability()
-    if available.version is None:
-        raise BackendError(f"{options.backend} cannot be used here: {available.reason}; {available.remedy}")
+    maker, version = backend(options.backend), require(options.backend)
     description = describe_onnx(onnx)
     name = onnx.name.removesuffix(".onnx")
     engine = onnx.with_name(f"{name}.{maker.EXTENSION}")
+    if not description.intact:
+        raise EngineError(f"{onnx} was changed since its export; make it again with `depthkit export`")
+    onnx_sha256 = sha256(onnx)
     started = perf_counter()
     with atomic_write(engine) as temporary:
         layers = maker.build(onnx, temporary, options.vendor)
         found = maker.found_precision(layers, description.precision)
+        engine_sha256 = sha256(temporary)
         remove(manifest_path(engine))
     manifest = Manifest(
         model=description.model,
         backend=options.backend,
-        backend_version=available.version,
+        backend_version=version,
         device=maker.fingerprint(),
         precision_asked=description.precision,
         precision_found=found,
         layers=layers,
-        engine_sha256=sha256(engine),
-        onnx_sha256=sha256(onnx),
+        engine_sha256=engine_sha256,
+        onnx_sha256=onnx_sha256,
         weights_sha256=description.weights_sha256,
         onnx=onnx.name,
-        reference=f"{name.rpartition('.')[0]}.reference.npz",
+        reference=reference_path(onnx).name,
         options=options.vendor,
         build_seconds=round(perf_counter() - started, 3),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -117,20 +128,16 @@ def describe_onnx(path: Path) -> OnnxDescription:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError) as error:
         raise EngineError(f"{path} is no ONNX file ({error}); make it again with `depthkit export`") from error
-    return parse_metadata({entry.key: entry.value for entry in model.metadata_props}, path)
-
-
-def parse_metadata(entries: dict[str, Any], path: Path) -> OnnxDescription:
-    """The same from metadata that a vendor has read already."""
-    missing = [key for key in (METADATA.spec, METADATA.precision, METADATA.weights_sha256) if key not in entries]
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    keys = (METADATA.spec, METADATA.precision, METADATA.weights_sha256, METADATA.graph_sha256)
+    missing = [key for key in keys if key not in entries]
     if missing:
         raise EngineError(f"{path} was not made by `depthkit export`: its metadata lack {', '.join(missing)}")
     if entries[METADATA.precision] not in TOLERANCES:
-        raise EngineError(
-            f"{path} has precision {entries[METADATA.precision]!r}; this depthkit knows {list(TOLERANCES)}"
-        )
+        raise EngineError(f"{path} has precision {entries[METADATA.precision]!r}, which this depthkit does not know")
     return OnnxDescription(
         from_json(ModelSpec, entries[METADATA.spec], source=f"{path}: {METADATA.spec}"),
         cast("Precision", entries[METADATA.precision]),
         entries[METADATA.weights_sha256],
+        intact=entries[METADATA.graph_sha256] == graph_sha256(model),
     )

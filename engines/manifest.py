@@ -40,8 +40,8 @@ class Manifest:
         backend, backend_version: which library built it.
         device: where it was built.
         precision_asked: the ONNX file's precision.
-        precision_found: read back from the built engine: "fp32", "fp16", or "fp16→fp32" for weights that are stored as
-            FP16 and computed in FP32, on a CPU without FP16 arithmetic.
+        precision_found: read back from the built engine: "fp32", "fp16", or "fp16→fp32" where the ONNX file stores FP16
+            and this engine computes it in FP32, as ONNX Runtime does on CPUs without FP16 arithmetic.
         layers: read back from the built engine.
         engine_sha256, onnx_sha256, weights_sha256: hashes of the engine, of the ONNX file, of the bundle's weights.
         onnx, reference: names of the files beside the engine that it belongs to.
@@ -99,7 +99,7 @@ def read_manifest(engine: Path) -> Manifest:
 
 def verify(engine: Path, manifest: Manifest, *, here: Fingerprint, backend_version: str) -> None:
     """Raise EngineError unless the file is the manifest's, and was built for this device and vendor version."""
-    rebuild = f"rebuild it here with `depthkit export --backend {manifest.backend}`"
+    rebuild = f"rebuild it here with `depthkit export {engine.with_name(manifest.onnx)} --backend {manifest.backend}`"
     if sha256(engine) != manifest.engine_sha256:
         raise EngineError(
             f"{engine} is not the file that its manifest describes (SHA-256 differs); restore it or {rebuild}"

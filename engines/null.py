@@ -1,7 +1,8 @@
 """The null backend: an engine that answers one depth everywhere, the median of its reference's truth.
 
-It needs no vendor library, so everything above the runtime can be tested without one. In a bench it is the floor: what
-a frame costs without a network, and how accurate knowing nothing is.
+It needs no vendor library, so everything above the runtime can be tested without one. Named to `depthkit bench
+--engine` it shows what a frame costs without a network, and how accurate knowing nothing is; it fails the parity gate,
+as it must.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from .. import __version__
 from ..metrics import valid_pixels
-from ..reference import read_reference
+from ..reference import read_reference, reference_path
 from .availability import Availability
 from .fingerprint import Fingerprint, cpu_fingerprint
 from .manifest import Layer
@@ -36,8 +37,7 @@ def fingerprint() -> Fingerprint:
 
 def build(onnx: Path, engine: Path, options: dict[str, str | int | bool]) -> tuple[Layer, ...]:  # noqa: ARG001
     """Write the median of the true depth in the ONNX file's reference to `engine`. Raises EngineError without one."""
-    stem, _, _ = onnx.name.removesuffix(".onnx").rpartition(".")
-    truths = read_reference(onnx.with_name(f"{stem}.reference.npz")).truths
+    truths = read_reference(reference_path(onnx)).truths
     measured = truths[valid_pixels(truths)]
     engine.write_text(json.dumps({"depth_m": float(np.median(measured)) if measured.size else 1.0}))
     return (Layer("depth", "Constant", "fp32"),)

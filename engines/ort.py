@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ..errors import BackendError
 from .availability import Availability
-from .fingerprint import Fingerprint, cpu_fingerprint
+from .fingerprint import Fingerprint, cpu_fingerprint, usable_cores
 from .manifest import Layer
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
 
 EXTENSION: Final = "ort.onnx"
 PROVIDER: Final = "CPUExecutionProvider"
+_DISTRIBUTIONS: Final = ("onnxruntime", "onnxruntime-gpu")  # both write the module onnxruntime
 
 _TYPES: Final = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8", "UINT8": "uint8"}
 
@@ -39,7 +40,15 @@ def availability() -> Availability:
         return Availability(
             version=None, reason="onnxruntime or onnx is not installed", remedy="pip install 'depthkit[cpu]'"
         )
-    return Availability(version=_version(), reason=f"provider {PROVIDER}", remedy="")
+    installed = [name for name in _DISTRIBUTIONS if _installed(name)]
+    if len(installed) > 1:
+        return Availability(
+            version=None,
+            reason="onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
+            remedy="pip uninstall onnxruntime onnxruntime-gpu, then pip install 'depthkit[cpu]' or 'depthkit[gpu]'",
+        )
+    found = version(installed[0]) if installed else "unknown"
+    return Availability(version=found, reason=f"provider {PROVIDER}", remedy="")
 
 
 def fingerprint() -> Fingerprint:
@@ -69,20 +78,21 @@ def build(onnx: Path, engine: Path, options: dict[str, str | int | bool]) -> tup
 
 
 def session_options(options: dict[str, str | int | bool]) -> Any:
-    """ONNX Runtime's settings for building and running alike. Raises BackendError for an option that it lacks."""
+    """ONNX Runtime's settings, to build and to run. Raises BackendError for an option that it lacks."""
     import onnxruntime
 
     threads = options.get("threads", 0)
     if options.keys() - {"threads"} or type(threads) is not int or threads < 0:
         raise BackendError(f"ONNX Runtime takes the option threads (0: all cores, or a number), not {options}")
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
+    # ONNX Runtime's default counts the machine's cores, also where this process may use fewer (containers, taskset).
+    settings.intra_op_num_threads = threads or usable_cores()
     settings.log_severity_level = 3  # its warning that a saved graph is for this hardware only is what a manifest says
     return settings
 
 
 def read_layers(path: Path) -> tuple[Layer, ...]:
-    """Every node of a saved graph with the type that it computes in: that of the first tensor it reads."""
+    """Every node of a saved graph with its type: that of the first tensor it reads whose type the file tells."""
     import onnx
 
     graph = onnx.load(path).graph
@@ -129,10 +139,8 @@ def translated(what: str) -> Iterator[None]:
         raise
 
 
-def _version() -> str:
-    for distribution in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    return "unknown"
+def _installed(distribution: str) -> bool:
+    try:
+        return bool(version(distribution))
+    except PackageNotFoundError:
+        return False

@@ -18,11 +18,11 @@ from polygraphy.logger import G_LOGGER
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from ..spec import METADATA, Dim, ModelSpec, to_json
+from ..spec import METADATA, Dim, ModelSpec, graph_sha256, to_json
 from ..tolerances import Precision
 from ..train.camera import CameraReady
 
-__all__ = ["DTYPES", "OPSET", "build_graph", "fold_batch_norm"]
+__all__ = ["DTYPES", "OPSET", "build_graph", "fold", "fold_batch_norm"]
 
 OPSET: Final = 20
 """18 to 20 are what ONNX Runtime, OpenVINO and TensorRT 10 and 11 all read."""
@@ -42,11 +42,12 @@ def build_graph(network: nn.Module, spec: ModelSpec, precision: Precision, weigh
         weights_sha256: hash of the bundle's weights, kept in the metadata.
     """
     camera = CameraReady(fold_batch_norm(network), spec, DTYPES[precision]).eval()
-    model = _fold(_export(camera, spec))
+    model = fold(_export(camera, spec))
     entries = {
         METADATA.spec: to_json(spec),
         METADATA.precision: precision,
         METADATA.weights_sha256: weights_sha256,
+        METADATA.graph_sha256: graph_sha256(model),
     }
     onnx.helper.set_model_props(model, entries)
     model.producer_name = "depthkit"
@@ -67,7 +68,6 @@ def fold_batch_norm(network: _Network) -> _Network:
 
 def _export(camera: CameraReady, spec: ModelSpec) -> onnx.ModelProto:
     batch, (height, width) = spec.batch, spec.size
-    dynamic = isinstance(batch, Dim)
     # torch.export takes a size of 1 for a constant, so a dynamic batch is traced with another number.
     frames = max(batch.opt, 2) if isinstance(batch, Dim) else batch
     example = torch.zeros(frames, height, width, 3, dtype=torch.uint8)
@@ -90,11 +90,12 @@ def _export(camera: CameraReady, spec: ModelSpec) -> onnx.ModelProto:
             )
     finally:
         logger.setLevel(level)
-    assert program is not None and dynamic == (shapes is not None)
+    assert program is not None
     return program.model_proto
 
 
-def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
+def fold(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` with its constants folded by Polygraphy."""
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         folded: onnx.ModelProto = fold_constants(model, error_ok=False)
     return folded

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from ..errors import GateError
-from ..files import atomic_write, make_folder, remove
+from ..errors import GateError, OutputError
+from ..files import is_refused_write, make_folder, remove
 from ..images import resize_depth, resize_image
-from ..reference import Reference, write_reference
+from ..reference import Reference, reference_path, write_reference
 from ..spec import Dim
 from ..tolerances import Precision
 from ..train.bundle import Bundle
@@ -72,8 +72,9 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
     make_folder(goal.parent)
     remove(goal)
     reference = make_reference(bundle, spec.size)
-    with tempfile.TemporaryDirectory(prefix="depthkit-") as scratch:
-        candidate = Path(scratch) / goal.name
+    # Beside the goal, so that moving it there is a rename, and a full disk is found before anything stands there.
+    with _scratch(goal.parent) as scratch:
+        candidate = scratch / goal.name
         onnx.save(build_graph(bundle.network, spec, options.precision, bundle.weights_sha256), candidate)
         checks = []
         for check in run_checks(Subject(candidate, bundle.network, spec, options.precision, reference)):
@@ -82,11 +83,21 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
                 on_check(check)
             if not check.passed:
                 raise GateError(f"{goal.name} was not written: {check.name} failed: {check.detail}")
-        reference_path = bundle.folder / f"{name}.reference.npz"
-        write_reference(reference_path, reference)
-        with atomic_write(goal) as temporary:
-            shutil.copyfile(candidate, temporary)
-    return OnnxFile(goal, reference_path, tuple(checks))
+        path = reference_path(goal)
+        write_reference(path, reference)
+        candidate.replace(goal)
+    return OnnxFile(goal, path, tuple(checks))
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as name:
+            yield Path(name)
+    except OSError as error:
+        if not is_refused_write(error):
+            raise
+        raise OutputError(f"cannot write to {folder}: {error.strerror}; free some space or choose another") from error
 
 
 def make_reference(bundle: Bundle, size: tuple[int, int]) -> Reference:

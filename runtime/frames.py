@@ -24,14 +24,15 @@ def predict_frames(session: Session, images: Iterable[np.ndarray]) -> Iterator[n
     Raises:
         FrameError: an array that is no uint8 picture.
     """
-    batch = session.spec.batch.min if isinstance(session.spec.batch, Dim) else session.spec.batch
+    batch = session.spec.batch
+    least, most = (batch.min, batch.opt) if isinstance(batch, Dim) else (batch, batch)
     pending = iter(images)
-    while group := list(islice(pending, batch)):
+    while group := list(islice(pending, most)):
         for image in group:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
                 raise FrameError(f"a picture must be H x W x 3 uint8, not {image.shape} {image.dtype}")
         resized = [resize_image(image, session.spec.size) for image in group]
-        filled = resized + resized[:1] * (batch - len(group))
+        filled = resized + resized[:1] * (least - len(group))
         depths = session(np.stack(filled))
         for image, depth in zip(group, depths, strict=False):
             yield resize_depth(depth, image.shape[:2], smooth=True)

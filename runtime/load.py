@@ -1,4 +1,4 @@
-"""Open an engine or an ONNX file as a Session; nothing is handed to a vendor before manifest and hash agree."""
+"""Open an engine or an ONNX file as a Session; no engine is handed to a vendor before manifest and hash agree."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..engines.build import BACKENDS, backend
+from ..engines.build import BACKENDS, backend, require
 from ..engines.manifest import read_manifest, verify
-from ..errors import BackendError, EngineError
+from ..errors import EngineError
 from ..session import Session
 
 __all__ = ["is_onnx_file", "load"]
@@ -32,9 +32,8 @@ def load(path: str | Path) -> Session:
     manifest = read_manifest(path)
     if manifest.backend not in BACKENDS:
         raise EngineError(f"{path} needs backend {manifest.backend!r}, which this depthkit lacks; upgrade depthkit")
-    maker = backend(manifest.backend)
     runner = _runner(manifest.backend)
-    verify(path, manifest, here=maker.fingerprint(), backend_version=maker.availability().version or "none")
+    verify(path, manifest, here=backend(manifest.backend).fingerprint(), backend_version=require(manifest.backend))
     return runner.open_engine(path, manifest)  # type: ignore[no-any-return]
 
 
@@ -45,7 +44,5 @@ def is_onnx_file(path: Path) -> bool:
 
 
 def _runner(name: str) -> Any:
-    available = backend(name).availability()
-    if not available.usable:
-        raise BackendError(f"{name} cannot be used here: {available.reason}; {available.remedy}")
+    require(name)
     return import_module(f".{BACKENDS[name]}", __package__)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from ..engines.build import parse_metadata
+from ..engines.build import describe_onnx
 from ..engines.manifest import Manifest
-from ..engines.ort import PROVIDER, session_options, translated
+from ..engines.ort import PROVIDER, found_precision, read_layers, session_options, translated
 from ..session import SessionBase
 from ..spec import ModelSpec
 
@@ -53,20 +54,15 @@ def open_engine(path: Path, manifest: Manifest) -> OnnxRuntimeSession:
 
 
 def open_onnx(path: Path) -> OnnxRuntimeSession:
-    """An ONNX file of ours, optimised while it is loaded."""
-    from ..engines.build import describe_onnx
-
-    describe_onnx(path)  # a sentence for what is missing or no ONNX file, before ONNX Runtime's own
-    session = _create(path, session_options({}))
-    description = parse_metadata(session.get_modelmeta().custom_metadata_map, path)
-    return OnnxRuntimeSession(session, description.model, _precision(description.precision))
-
-
-def _precision(asked: str) -> str:
-    """What an ONNX file is computed in that was not built into an engine, where it could be read back."""
-    from ..engines.fingerprint import cpu_fingerprint
-
-    return asked if asked == "fp32" or cpu_fingerprint().computes_half else f"{asked}→fp32"
+    """An ONNX file of ours, optimised while it is loaded; its precision is read back from the optimised graph."""
+    description = describe_onnx(path)
+    settings = session_options({})
+    with TemporaryDirectory(prefix="depthkit-") as scratch:
+        optimised = Path(scratch) / "optimised.onnx"
+        settings.optimized_model_filepath = str(optimised)
+        session = _create(path, settings)
+        precision = found_precision(read_layers(optimised), description.precision)
+    return OnnxRuntimeSession(session, description.model, precision)
 
 
 def _create(path: Path, settings: Any) -> Any:

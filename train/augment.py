@@ -17,7 +17,7 @@ _NEAREST: Final = {DataKey.MASK: {"resample": Resample.NEAREST, "align_corners":
 
 
 class Augmentation:
-    """Flip, rotate, recolour a batch; `strong` also zooms.
+    """Flip, rotate, recolour a batch; `strong` zooms as well.
 
     Depth is resampled with nearest neighbour, so no depth is invented between two surfaces; pixels that a rotation
     uncovers become 0, that is, not measured. A zoom by z looks like a focal length z times as long, or a room z times
@@ -25,7 +25,8 @@ class Augmentation:
     a picture hardly shows that it was zoomed, and a zoom that only goes in teaches depths that are too small.
 
     Args:
-        strength: `paper` flips and rotates up to 15 degrees, as the paper does, and jitters colours lightly.
+        strength: `paper` flips and rotates up to 15 degrees, as the paper does, and jitters colours by a fifth;
+            `strong` rotates up to 8 degrees, zooms by 0.85 to 1.15 and jitters twice as much.
     """
 
     def __init__(self, strength: Strength) -> None:

@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from ..errors import BundleError, SpecError
+from ..errors import BundleError
 from ..files import atomic_write, sha256, write_text
 from ..spec import STRICT, ModelSpec, camera_ready, from_json, to_json
 from .module import EpochRecord
@@ -124,7 +124,7 @@ def read_bundle(folder: Path) -> Bundle:
     """Read a run folder.
 
     Raises:
-        BundleError: no such folder, no weights, weights that are not those of `model.json`.
+        BundleError: no such folder, no weights, weights that are not those of `model.json`, damaged frames.
         SpecError: `model.json` of another schema version, or with keys that are unknown or missing.
     """
     if not folder.is_dir():
@@ -157,4 +157,4 @@ def _read_frames(path: Path) -> Frames:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             return Frames(content["images"], content["depths"])
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds on damaged bytes
-        raise SpecError(f"{path} does not hold the run's frames ({error}); train again") from error
+        raise BundleError(f"{path} does not hold the run's frames ({error}); train again") from error

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from ..images import IMAGE_SUFFIXES, read_depth, read_image, resize_depth, resize_image
+from ..images import IMAGE_SUFFIXES, read_depth, read_image, resize_depth, resize_image, upright_size
 from ..metrics import DEPTH_SCALE, EIGEN_CROP
 
 __all__ = ["RGBD", "NyuCsv", "NyuMat", "Pairs", "RGBDDataset", "Scenes", "Split", "open_dataset"]
@@ -119,6 +119,8 @@ def open_dataset(
 class _FilePairs(RGBDDataset):
     """Pictures and depth maps in files, checked when the set is opened: all exist, and sizes agree."""
 
+    _takes_8_bits = False
+
     def __init__(self, pairs: Sequence[tuple[Path, Path]], origin: str, size: tuple[int, int] | None) -> None:
         super().__init__(size)
         if not pairs:
@@ -138,7 +140,10 @@ class _FilePairs(RGBDDataset):
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image_path, depth_path = self._pairs[index]
-        return read_image(image_path), self._metres(read_depth(depth_path))
+        stored = read_depth(depth_path)
+        if stored.dtype == np.uint8 and not self._takes_8_bits:
+            raise DataError(f"{depth_path} has 8 bits a pixel; this kind of data set needs 16")
+        return read_image(image_path), self._metres(stored)
 
     def _metres(self, stored: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -153,6 +158,7 @@ class NyuCsv(_FilePairs):
 
     name = "nyu"
     crop = EIGEN_CROP
+    _takes_8_bits = True
 
     def __init__(self, root: Path, split: Split, *, size: tuple[int, int] | None = None) -> None:
         rows = _nyu_rows(root / "data", split)
@@ -288,7 +294,8 @@ def _nyu_rows(folder: Path, split: Split) -> list[tuple[str, str]]:
     held_out = folder / "nyu2_val.csv"
     if held_out.is_file():
         val = _csv_rows(held_out)
-        return val if split == "val" else [row for row in train if row not in set(val)]
+        held = set(val)
+        return val if split == "val" else [row for row in train if row not in held]
     is_held = _hold_out([str(Path(image).parent) for image, _ in train])
     return [row for row, held in zip(train, is_held, strict=True) if held == (split == "val")]
 
@@ -316,8 +323,8 @@ def _size_fault(image_path: Path, depth_path: Path) -> str | None:
     """What is wrong with a pair as far as the headers tell; a broken body is found when it is read."""
     try:
         with Image.open(image_path) as image, Image.open(depth_path) as depth:
-            if image.size != depth.size:
-                (a, b), (c, d) = image.size, depth.size
+            (a, b), (c, d) = upright_size(image), depth.size
+            if (a, b) != (c, d):
                 return f"{image_path} is {b}x{a} and its depth {d}x{c} (HxW)"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return f"{image_path} or its depth {depth_path} cannot be read ({error})"

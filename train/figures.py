@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..files import atomic_write
-from ..metrics import VALID_DEPTH
+from ..metrics import VALID_DEPTH, valid_pixels
 from ..spec import ModelSpec
 from .camera import CameraReady
 from .datasets import RGBDDataset
@@ -57,7 +57,7 @@ def plot_samples(path: Path, network: DepthNetwork, spec: ModelSpec, data: RGBDD
         image, truth, _ = data[int(index)]
         with torch.no_grad():
             prediction = camera(torch.from_numpy(np.ascontiguousarray(image))[None])[0].numpy()
-        measured = (truth > VALID_DEPTH[0]) & (truth <= VALID_DEPTH[1])
+        measured = valid_pixels(truth)
         span = np.percentile(truth[measured], (2, 98)) if measured.any() else VALID_DEPTH
         row[0].imshow(image)
         row[1].imshow(np.where(measured, truth, np.nan), cmap="turbo", vmin=span[0], vmax=span[1])

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import OutputError, TrainingError
-from ..files import make_folder, remove
+from ..files import is_refused_write, make_folder, remove
 from ..spec import ModelSpec, Preprocessing, camera_ready
 from .bundle import CHECKPOINT, MODEL, Frames, TrainingRecord, write_bundle, write_history
 from .datasets import RGBD, RGBDDataset, Scenes, open_dataset
@@ -86,8 +86,13 @@ class TrainOptions:
 
     def identity(self) -> dict[str, Any]:
         """The options that a resumed run must share with the one that it continues."""
-        names = ("network", "data", "depth_units", "size", "epochs", "steps", "batch", "preset", "seed")
-        return {**{name: getattr(self, name) for name in names}, "learning_rate": self.rate}
+        names = ("network", "depth_units", "size", "epochs", "steps", "batch", "preset", "seed", "precision")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "data": self.data if self.data == "scenes" else str(Path(self.data).resolve()),
+            "learning_rate": self.rate,
+            "processes": _processes(self),
+        }
 
 
 def fit(options: TrainOptions) -> Path | None:
@@ -114,6 +119,10 @@ def fit(options: TrainOptions) -> Path | None:
         _run(trainer, module, loaders, checkpoint, folder)
     if not trainer.is_global_zero:
         return None
+    # The checkpoint and not the module: where weights are averaged it holds the average, also after a resume that found
+    # nothing left to train, which Lightning ends without putting the average back.
+    weights = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(weights)
     record = TrainingRecord(
         data=options.data,
         split="train",
@@ -283,6 +292,8 @@ def _run(
             raise KeyboardInterrupt from error
         raise
     except OSError as error:
+        if not is_refused_write(error):
+            raise
         raise OutputError(f"cannot write to {folder}: {error}; `--resume` goes on from the last whole epoch") from error
     finally:
         signal.signal(signal.SIGINT, handler)

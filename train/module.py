@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, astuple, dataclass
 from functools import reduce
+from math import isfinite
 from operator import add
 from time import perf_counter
 from typing import Any, cast
@@ -128,6 +129,11 @@ class DepthModule(L.LightningModule):
             val_delta1=pooled.delta1,
             seconds=perf_counter() - self._epoch_start,
         )
+        if not isfinite(record.val_loss):
+            raise TrainingError(
+                f"the validation loss is {record.val_loss} after epoch {record.epoch}; lower --lr; "
+                "`--resume` goes on from the epoch before"
+            )
         self.history.append(record)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthkit.bench.parity import Parity, gate_faults, measure_parity
-from depthkit.errors import FrameError
+from depthkit.errors import EngineError
 from depthkit.metrics import scaled_ssim
 from depthkit.reference import Reference
 from depthkit.spec import Dim
@@ -104,5 +104,5 @@ def test_every_precision_has_a_limit() -> None:
 
 def test_reference_of_another_size_is_refused(recorded: type) -> None:
     other = Reference(np.zeros((4, 32, 32, 3), np.uint8), np.ones((4, 32, 32), np.float32), np.ones((4, 32, 32)))
-    with pytest.raises(FrameError, match="16, 32"):
+    with pytest.raises(EngineError, match="16, 32"):
         measure_parity(recorded([]), other)

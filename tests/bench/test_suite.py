@@ -103,7 +103,7 @@ def test_markdown_is_every_table_with_command_and_machine(benched: Benched) -> N
 def test_accuracy_fills_its_columns_and_its_table(contenders: list[Contender]) -> None:
     reference = contenders[0].reference
     pairs = list(zip(reference.images, reference.truths, strict=True))
-    samples = SampleSet("some/where/nyu", 8, 654, None, lambda: pairs)
+    samples = SampleSet("some/where/nyu", 8, 654, None, pairs)
     result, _ = run_suite(contenders[:1], samples, QUICK)
     accuracy = result.rows[0].accuracy
     assert accuracy is not None
@@ -124,7 +124,7 @@ def test_row_that_is_not_finite_fails_and_still_becomes_json(recorded: type, ref
     depths[1, 3, 3] = np.nan
     session = recorded([], answer=lambda frame: depths[frame[0, 0, 0]])
     pairs = list(zip(reference.images, reference.truths, strict=True))
-    samples = SampleSet("d", 4, 4, None, lambda: pairs)
+    samples = SampleSet("d", 4, 4, None, pairs)
     result, _ = run_suite([_contender(session, reference)], samples, QUICK)
     assert result.failed
     assert any("NaN" in fault for fault in result.rows[0].faults)
@@ -161,7 +161,7 @@ def test_sessions_are_closed_also_when_the_bench_fails(recorded: type, reference
 def test_progress_names_what_goes_on(recorded: type, reference: Reference) -> None:
     told: list[tuple[str, float]] = []
     pairs = list(zip(reference.images, reference.truths, strict=True))
-    samples = SampleSet("d", 4, 4, None, lambda: pairs)
+    samples = SampleSet("d", 4, 4, None, pairs)
     run_suite([_contender(recorded([]), reference)], samples, QUICK, lambda what, share: told.append((what, share)))
     assert all(0 <= share <= 1 for _, share in told)
     assert [word for word in ("parity", "timing", "accuracy") if any(word in what for what, _ in told)] == [

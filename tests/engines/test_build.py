@@ -27,7 +27,7 @@ from depthkit.errors import BackendError, EngineError, SpecError
 from depthkit.metrics import valid_pixels
 from depthkit.reference import read_reference
 from depthkit.session import SessionBase
-from depthkit.spec import METADATA
+from depthkit.spec import METADATA, graph_sha256
 
 STEM = "compact-32x48"
 OFFERED = ("availability", "fingerprint", "build", "found_precision")
@@ -45,6 +45,22 @@ def _foreign(path: Path, metadata: dict[str, str] | None = None) -> Path:
     helper.set_model_props(model, metadata or {})
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def _seal(model: onnx.ModelProto) -> None:
+    """Make a changed graph one that was exported so."""
+    entry = next(entry for entry in model.metadata_props if entry.key == METADATA.graph_sha256)
+    entry.value = graph_sha256(model)
+
+
+def test_a_changed_onnx_file_is_not_built(exports: Path) -> None:
+    path = exports / f"{STEM}.fp16.onnx"
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(EngineError, match="changed since its export"):
+        build(path)
 
 
 def _names(folder: Path) -> set[str]:
@@ -236,6 +252,7 @@ def test_graph_that_the_vendor_refuses_is_translated_and_keeps_the_old_engine(ex
     path = exports / f"{STEM}.fp32.onnx"
     model = onnx.load(path)
     model.graph.node[5].op_type = "Teleport"
+    _seal(model)
     path.write_bytes(model.SerializeToString())
     before = {name: (exports / name).read_bytes() for name in _names(exports)}
     with pytest.raises(BackendError, match=rf"{STEM}\.fp32\.onnx.*ONNX Runtime.*Teleport") as caught:
@@ -251,6 +268,7 @@ def test_first_build_that_fails_leaves_nothing(exports: Path) -> None:
     manifest_path(engine).unlink()
     model = onnx.load(path)
     model.graph.node[5].op_type = "Teleport"
+    _seal(model)
     path.write_bytes(model.SerializeToString())
     before = _names(exports)
     with pytest.raises(BackendError):

@@ -150,7 +150,7 @@ def test_engine_is_accepted_where_it_was_built(engine: tuple[Path, Manifest]) ->
 def test_edited_engine_is_one_sentence_with_the_way_out(engine: tuple[Path, Manifest]) -> None:
     path, manifest = engine
     path.write_bytes(b"enginf")
-    with pytest.raises(EngineError, match=r"a\.ort\.onnx.*SHA-256.*depthkit export --backend onnxruntime"):
+    with pytest.raises(EngineError, match=r"a\.ort\.onnx.*SHA-256.*depthkit export .*onnx --backend onnxruntime"):
         verify(path, manifest, here=manifest.device, backend_version="1.0.0")
 
 
@@ -165,7 +165,7 @@ def test_edited_engine_is_one_sentence_with_the_way_out(engine: tuple[Path, Mani
 )
 def test_engine_of_another_machine_is_one_sentence_with_both(engine: tuple[Path, Manifest], here: Fingerprint) -> None:
     path, manifest = engine
-    with pytest.raises(EngineError, match=r"a\.ort\.onnx.*depthkit export --backend onnxruntime") as caught:
+    with pytest.raises(EngineError, match=r"a\.ort\.onnx.*depthkit export .*onnx --backend onnxruntime") as caught:
         verify(path, manifest, here=here, backend_version="1.0.0")
     assert "\n" not in str(caught.value)
     assert "f16c" in str(caught.value)
@@ -174,5 +174,5 @@ def test_engine_of_another_machine_is_one_sentence_with_both(engine: tuple[Path,
 
 def test_engine_of_another_vendor_version_names_both(engine: tuple[Path, Manifest]) -> None:
     path, manifest = engine
-    with pytest.raises(EngineError, match=r"1\.0\.0.*2\.0\.0.*depthkit export --backend onnxruntime"):
+    with pytest.raises(EngineError, match=r"1\.0\.0.*2\.0\.0.*depthkit export .*onnx --backend onnxruntime"):
         verify(path, manifest, here=manifest.device, backend_version="2.0.0")

@@ -88,20 +88,20 @@ def test_edited_engine_never_reaches_the_vendor(copied: Path) -> None:
     content = bytearray(copied.read_bytes())
     content[len(content) // 2] ^= 1
     copied.write_bytes(content)
-    with pytest.raises(EngineError, match=r"SHA-256.*depthkit export --backend onnxruntime"):
+    with pytest.raises(EngineError, match=r"SHA-256.*depthkit export .*onnx --backend onnxruntime"):
         load(copied)
 
 
 def test_engine_of_another_machine_is_refused(copied: Path) -> None:
     device = cpu_fingerprint()
     _edit(copied, device=replace(device, isa=(*device.isa, "teleport")))
-    with pytest.raises(EngineError, match=r"teleport.*depthkit export --backend onnxruntime"):
+    with pytest.raises(EngineError, match=r"teleport.*depthkit export .*onnx --backend onnxruntime"):
         load(copied)
 
 
 def test_engine_of_another_vendor_version_is_refused(copied: Path) -> None:
     _edit(copied, backend_version="0.0.1")
-    with pytest.raises(EngineError, match=r"0\.0\.1.*depthkit export --backend onnxruntime"):
+    with pytest.raises(EngineError, match=r"0\.0\.1.*depthkit export .*onnx --backend onnxruntime"):
         load(copied)
 
 
