@@ -43,8 +43,8 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     samples = sample_set(data, frames, depth_units)
     title = f"{escape(data)}, {samples.frames} of {samples.available} test frames"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for column in ("target", "MSE", "SSIM", "", "AbsRel", "RMSE m", "log10", "δ1", "δ2", "δ3"):
-        table.add_column(column, justify="left" if column in {"target", ""} else "right")
+    for column in ("target", "MSE", "SSIM", "average", "AbsRel", "RMSE m", "log10", "δ1", "δ2", "δ3"):
+        table.add_column(column, justify="left" if column in {"target", "average"} else "right")
     results = {}
     for path in target:
         with open_target(path) as session, progress_bar() as bar:

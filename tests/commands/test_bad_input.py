@@ -129,3 +129,13 @@ def test_all_missing_files_of_a_csv_are_named_at_once(tmp_path: Path, capsys: Ca
         (data / name).write_text("\n".join(rows))
     refuse(["train", "--data", str(tmp_path / "nyu"), "--out", str(tmp_path / "runs")], capsys, "a/0.jpg", "b/1.png")
     assert not (tmp_path / "runs").exists()
+
+
+def test_nyu_frames_of_another_size_have_no_eigen_crop(exports: Path, tmp_path: Path, capsys: Captured) -> None:
+    data = tmp_path / "nyu" / "data"
+    data.mkdir(parents=True)
+    Image.fromarray(np.zeros((240, 320, 3), np.uint8)).save(data / "a.png")
+    Image.fromarray(np.full((240, 320), 2000, np.uint16)).save(data / "a_depth.png")
+    (data / "nyu2_test.csv").write_text("data/a.png,data/a_depth.png\n")
+    engine = str(exports / "compact-32x48.fp32.onnx")
+    refuse(["evaluate", engine, "--data", str(tmp_path / "nyu")], capsys, "a.png", "Eigen crop", "480, 640")

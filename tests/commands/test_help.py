@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,11 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     loaded = set(done.stdout.rpartition("LOADED")[2].split())
     assert loaded
     assert not loaded & HEAVY
+
+
+def test_the_readme_is_finished_and_its_links_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "@@" not in text
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []

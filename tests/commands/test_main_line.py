@@ -15,12 +15,12 @@ from PIL import Image
 from depthkit.cli import run as depthkit
 
 
-def change_one_weight(path: Path) -> None:
-    """Add 0.5 to one weight of the last convolution."""
+def change_one_weight(path: Path, by: float = 0.5) -> None:
+    """Add to one weight of the last convolution."""
     model = onnx.load(path)
     tensor = next(t for t in model.graph.initializer if t.name.endswith("head.weight"))
     weights = numpy_helper.to_array(tensor).copy()
-    weights.flat[4] += 0.5
+    weights.flat[4] += by
     tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
     onnx.save(model, path)
 
@@ -65,6 +65,32 @@ def test_bench_fails_when_one_weight_of_the_onnx_file_was_changed(
     assert "max |Δ|" in capsys.readouterr().err
     assert depthkit(["bench", "--engine", str(exports / "compact-32x48.fp32.ort.onnx"), *common]) == 3
     assert "is not the file that this engine was built from" in capsys.readouterr().err
+
+
+def test_bench_fails_an_fp16_file_for_one_changed_weight_that_parity_would_forgive(
+    exports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = exports / "compact-32x48.fp16.onnx"
+    change_one_weight(changed, by=1e-3)
+    assert depthkit(["bench", "--engine", str(changed), "--seconds", "0.01", "--no-torch", "--no-memory"]) == 3
+    message = capsys.readouterr().err
+    assert "was changed since its export" in message
+    assert "SSIM" not in message
+
+
+def test_bench_fails_engines_of_a_run_that_was_trained_again(exports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (exports / "model.safetensors").write_bytes(b"other weights")
+    engine = exports / "compact-32x48.fp32.ort.onnx"
+    assert depthkit(["bench", "--engine", str(engine), "--seconds", "0.01", "--no-torch", "--no-memory"]) == 3
+    assert "other weights than model.safetensors" in capsys.readouterr().err
+
+
+def test_export_of_an_onnx_file_builds_only_the_engine(exports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = exports / "compact-32x48.fp32.ort.onnx"
+    engine.unlink()
+    assert depthkit(["export", str(exports / "compact-32x48.fp32.onnx")]) == 0
+    assert engine.is_file()
+    assert "built" in capsys.readouterr().out
 
 
 def test_the_papers_protocol_counts_ten_runs(exports: Path) -> None:
@@ -145,7 +171,6 @@ def test_an_engine_that_lost_its_run_needs_no_torch(exports: Path, tmp_path: Pat
     assert depthkit(["bench", "--engine", str(engine), "--seconds", "0.01", "--no-memory"]) == 0
 
 
-@pytest.mark.slow
 def test_the_demo_ends_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
     assert depthkit(["demo", "--out", str(out), "--size", "32x48", "--steps", "8"]) == 0

@@ -220,3 +220,24 @@ def test_a_truncated_mat_file(tmp_path: Path) -> None:
         file["images"] = np.zeros((1449, 3, 8, 6), np.uint8)
     path.write_bytes(path.read_bytes()[:4000])
     assert str(path) in _refusal(path)
+
+
+def test_a_pairs_folder_refuses_8_bit_depth(tmp_path: Path) -> None:
+    _, depth = _pair(tmp_path)
+    _write(depth, np.full((30, 40), 200, np.uint8))
+    (tmp_path / "images" / "val").mkdir()
+    message = _refusal(tmp_path, 0)
+    assert "a.png" in message
+    assert "8 bits" in message
+
+
+def test_a_portrait_picture_that_its_exif_turns_fits_its_depth(tmp_path: Path) -> None:
+    picture, depth = _pair(tmp_path, "a.jpg", size=(40, 30))
+    sideways = Image.fromarray(np.zeros((30, 40, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter to stand upright
+    sideways.save(picture, exif=exif)
+    sample = open_dataset(tmp_path, "train")[0]
+    assert sample.image.shape == (40, 30, 3)
+    assert sample.depth.shape == (40, 30)
+    assert depth.is_file()

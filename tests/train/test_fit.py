@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -175,6 +176,12 @@ def test_resuming_a_run_that_was_cut_after_its_last_epoch_finishes_it(whole: Tra
     assert _weights(resumed) == _weights(whole.folder)
 
 
+def test_resuming_a_finished_run_changes_nothing(whole: TrainOptions, tmp_path: Path) -> None:
+    """Averaged weights stay averaged: Lightning alone would leave the raw ones, since nothing is left to train."""
+    shutil.copytree(whole.folder, tmp_path / "compact")
+    assert _weights(_fit(replace(whole, out=tmp_path, resume=True))) == _weights(whole.folder)
+
+
 @pytest.mark.parametrize("whole", ["paper"], indirect=True)
 def test_resume_without_a_checkpoint_starts_anew(whole: TrainOptions, tmp_path: Path) -> None:
     assert _weights(_fit(replace(whole, out=tmp_path, resume=True))) == _weights(whole.folder)
@@ -215,6 +222,12 @@ def test_a_loss_that_is_not_finite_names_the_batch(pairs: Path, tmp_path: Path) 
     assert "batch 2" in message
     named = [path for path in (pairs / "images" / "train").iterdir() if str(path) in message]
     assert len(named) == 4
+    assert not (tmp_path / "compact" / "model.json").exists()
+
+
+def test_weights_that_blow_up_in_the_last_step_are_no_result(pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"validation loss .* epoch 1"):
+        fit(_options(pairs, tmp_path, learning_rate=1e30, steps=1))
     assert not (tmp_path / "compact" / "model.json").exists()
 
 
