@@ -5,16 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all check format docs perf clean
+.PHONY: demo test check format docs perf clean
 
 demo: $(INSTALLED)  ## the whole line on the built-in scenes, ending in demo/report.html
 	$(BIN)/depthkit demo --out demo
 
-test: check  ## linters, types, architecture, documentation, and every test that is not slow
+test: check  ## linters, types, architecture, documentation, tests
 	$(BIN)/python -m pytest
-
-test-all: check  ## the same with the slow tests
-	$(BIN)/python -m pytest -m "slow or not slow"
 
 check: $(INSTALLED) build/mypy/depthkit
 	$(BIN)/ruff check .

@@ -60,12 +60,12 @@ def write_report(
 
 
 def _frame(row: Row, reference: Reference, depths: np.ndarray) -> dict[str, Any]:
-    """The pictures of the frame whose truth is best covered."""
-    index = int(np.argmax([valid_pixels(truth).mean() for truth in reference.truths]))
+    """The pictures of the frame whose depth reaches from nearest to farthest, which shows most."""
+    spans = [_span(truth[valid_pixels(truth)]) for truth in reference.truths]
+    index = int(np.argmax([high - low for low, high in spans]))
     truth, depth = reference.truths[index], depths[index]
     measured = valid_pixels(truth)
-    seen = truth[measured] if measured.any() else depth[np.isfinite(depth)]
-    low, high = (float(v) for v in np.percentile(seen, (2, 98))) if seen.size else VALID_DEPTH
+    low, high = spans[index] if measured.any() else _span(depth[np.isfinite(depth)])
     error = colour(np.abs(depth - truth), (0.0, _ERROR_SCALE))
     true_colours = colour(truth, (low, high))
     true_colours[~measured] = error[~measured] = 0
@@ -81,6 +81,12 @@ def _frame(row: Row, reference: Reference, depths: np.ndarray) -> dict[str, Any]
         "range": f"{low:.1f} to {high:.1f} m",
         "pictures": [(title, _data_uri(pixels), text) for title, pixels, text in pictures],
     }
+
+
+def _span(depths: np.ndarray) -> tuple[float, float]:
+    """Between which depths most pixels lie."""
+    low, high = np.percentile(depths, (2, 98)) if depths.size else VALID_DEPTH
+    return float(low), float(high)
 
 
 def _data_uri(pixels: np.ndarray) -> str:

@@ -153,6 +153,7 @@ def test_bad_seed_requests_are_refused(split: str, index: int, base: int) -> Non
         scene_seed(split, index, base)  # type: ignore[arg-type]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_casts_the_same_depth() -> None:
     images, depth = render_scenes(range(4), SIZE)
