@@ -174,7 +174,7 @@ def _print(result: BenchResult) -> None:
             continue
         # Narrow: at 80 columns no cell is cut, above all not the precision.
         look = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
-        shown = Table(title=table.title, title_justify="left", title_style="bold", **look)  # type: ignore[arg-type]
+        shown = Table(title=table.heading(result), title_justify="left", title_style="bold", **look)  # type: ignore[arg-type]
         for column in table.columns:
             wraps = column.heading in {"gate", "provider"}
             justify: Literal["left", "right"] = "right" if column.number else "left"
