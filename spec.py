@@ -168,6 +168,11 @@ class ModelSpec:
         """Frames a run: a number, or the range of a dynamic batch."""
         return self.input.shape[0]
 
+    @property
+    def opt_batch(self) -> int:
+        """Frames a run; of a dynamic batch the optimum, for which engines are tuned."""
+        return self.batch.opt if isinstance(self.batch, Dim) else self.batch
+
     def with_batch(self, batch: int | Dim) -> ModelSpec:
         """The same model for another batch."""
         height, width = self.size

@@ -13,7 +13,6 @@ import numpy as np
 from ..errors import UserError
 from ..reference import Reference
 from ..session import Session
-from ..spec import Dim
 from ..tolerances import Precision
 from .accuracy import measure_accuracy
 from .environment import environment
@@ -186,7 +185,7 @@ def _row(
         precision_asked=contender.precision,
         precision=session.precision,
         size=spec.size,
-        batch=spec.batch.opt if isinstance(spec.batch, Dim) else spec.batch,
+        batch=spec.opt_batch,
         parameters=spec.parameters,
         macs=spec.macs,
         file_bytes=contender.file_bytes,

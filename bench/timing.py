@@ -124,5 +124,4 @@ def _timed(session: Session) -> float:
 
 
 def _shape(spec: ModelSpec, shape: tuple[int | Dim, ...]) -> tuple[int, ...]:
-    batch = spec.batch.opt if isinstance(spec.batch, Dim) else spec.batch
-    return batch, *(size for size in shape[1:] if isinstance(size, int))
+    return spec.opt_batch, *(size for size in shape[1:] if isinstance(size, int))

@@ -124,6 +124,7 @@ def run_and_show(
     from rich.markup import escape
 
     from ..bench.suite import run_suite
+    from ..files import write_text
     from .console import out, progress
 
     with progress() as bar:
@@ -133,13 +134,11 @@ def run_and_show(
         )
     _print(result)
     if json_file:
-        from ..files import write_text
         from ..spec import to_json
 
         write_text(json_file, to_json(result))
     if markdown_file:
         from ..bench.table import markdown
-        from ..files import write_text
 
         write_text(markdown_file, markdown(result))
     if html_file:

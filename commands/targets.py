@@ -128,7 +128,7 @@ def _contender(path: Path) -> Contender:
         open=partial(load, path),
         precision=precision,
         reference=read_reference(reference),
-        batch=model.batch if isinstance(model.batch, int) else model.batch.opt,
+        batch=model.opt_batch,
         file_bytes=path.stat().st_size,
         faults=tuple(faults),
     )
@@ -136,15 +136,12 @@ def _contender(path: Path) -> Contender:
 
 def sample_set(data: str, frames: int | None, depth_units: float) -> SampleSet:
     """The test split of `data`, or evenly spaced `frames` of it. Raises DataError."""
-    import numpy as np
-
     from ..bench.suite import SampleSet
-    from ..train.datasets import open_dataset
+    from ..train.datasets import evenly_spaced, open_dataset
 
     dataset = open_dataset(data, "test", depth_units=depth_units)
-    count = min(frames or len(dataset), len(dataset))
-    chosen = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
-    return SampleSet(data, count, len(dataset), dataset.crop, _Chosen(dataset, chosen))
+    chosen = evenly_spaced(dataset, frames or len(dataset))
+    return SampleSet(data, len(chosen), len(dataset), dataset.crop, _Chosen(dataset, chosen))
 
 
 class _Chosen:

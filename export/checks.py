@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..metrics import scaled_ssim
 from ..reference import Reference
-from ..spec import Dim, ModelSpec
+from ..spec import ModelSpec
 from ..tolerances import TOLERANCES, Precision
 from ..train.camera import CameraReady
 from .graph import DTYPES, OPSET, fold, fold_batch_norm
@@ -186,7 +186,7 @@ class _RangeWatch:
 
 def _batches(frames: np.ndarray, spec: ModelSpec) -> Iterator[np.ndarray]:
     """Frames in runs of the spec's batch; the last one is filled up from the front."""
-    size = spec.batch.opt if isinstance(spec.batch, Dim) else spec.batch
+    size = spec.opt_batch
     for start in range(0, len(frames), size):
         yield np.take(frames, range(start, start + size), axis=0, mode="wrap")
 

@@ -27,7 +27,7 @@ from ..errors import DataError
 from ..images import IMAGE_SUFFIXES, read_depth, read_image, resize_depth, resize_image, upright_size
 from ..metrics import DEPTH_SCALE, EIGEN_CROP
 
-__all__ = ["RGBD", "NyuCsv", "NyuMat", "Pairs", "RGBDDataset", "Scenes", "Split", "open_dataset"]
+__all__ = ["RGBD", "NyuCsv", "NyuMat", "Pairs", "RGBDDataset", "Scenes", "Split", "evenly_spaced", "open_dataset"]
 
 Split = Literal["train", "val", "test"]
 Crop = tuple[slice, slice]
@@ -114,6 +114,12 @@ def open_dataset(
         f"{path} has none of the known layouts: data/nyu2_train.csv and data/nyu2_test.csv (nyu), images/ beside "
         "depth/ (pairs), or a file nyu_depth_v2_labeled.mat"
     )
+
+
+def evenly_spaced(data: RGBDDataset, count: int) -> list[int]:
+    """Positions of `count` samples from the first to the last, or of all where there are fewer."""
+    chosen: list[int] = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int).tolist()
+    return chosen
 
 
 class _FilePairs(RGBDDataset):

@@ -14,7 +14,7 @@ from ..files import atomic_write
 from ..metrics import VALID_DEPTH, valid_pixels
 from ..spec import ModelSpec
 from .camera import CameraReady
-from .datasets import RGBDDataset
+from .datasets import RGBDDataset, evenly_spaced
 from .module import EpochRecord
 from .networks import DepthNetwork
 
@@ -46,15 +46,15 @@ def plot_curve(path: Path, history: Sequence[EpochRecord]) -> None:
 
 def plot_samples(path: Path, network: DepthNetwork, spec: ModelSpec, data: RGBDDataset) -> None:
     """A PNG sheet of picture, truth, prediction and error for evenly spaced samples. Raises OutputError, DataError."""
-    rows = min(_ROWS, len(data))
-    chosen = np.linspace(0, len(data) - 1, rows).round().astype(int)
+    chosen = evenly_spaced(data, _ROWS)
+    rows = len(chosen)
     camera = CameraReady(network, spec).eval()
     figure = Figure(figsize=(10, 1.6 * rows + 0.4), layout="constrained")
     grid = figure.subplots(rows, 4, squeeze=False)
     for axes, title in zip(grid[0], ("picture", "truth", "prediction", "|error|"), strict=True):
         axes.set_title(title)
     for row, index in zip(grid, chosen, strict=True):
-        image, truth, _ = data[int(index)]
+        image, truth, _ = data[index]
         with torch.no_grad():
             prediction = camera(torch.from_numpy(np.ascontiguousarray(image))[None])[0].numpy()
         measured = valid_pixels(truth)

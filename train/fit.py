@@ -24,7 +24,7 @@ from ..errors import OutputError, TrainingError
 from ..files import is_refused_write, make_folder, remove
 from ..spec import ModelSpec, Preprocessing, camera_ready
 from .bundle import CHECKPOINT, MODEL, Frames, TrainingRecord, write_bundle, write_history
-from .datasets import RGBD, RGBDDataset, Scenes, open_dataset
+from .datasets import RGBD, RGBDDataset, Scenes, evenly_spaced, open_dataset
 from .figures import plot_curve, plot_samples
 from .module import DepthModule, EpochRecord
 from .networks import build_network, count_macs, count_parameters
@@ -318,8 +318,7 @@ def _checkpoint(options: TrainOptions) -> Path | None:
 def _keep_frames(options: TrainOptions) -> Frames:
     """Evenly spaced validation frames at the camera's size."""
     native = open_dataset(options.data, "val", depth_units=options.depth_units)
-    chosen = np.linspace(0, len(native) - 1, min(FRAMES, len(native))).round().astype(int)
-    samples = [native[int(index)] for index in chosen]
+    samples = [native[index] for index in evenly_spaced(native, FRAMES)]
     shape = samples[0].image.shape
     same = [sample for sample in samples if sample.image.shape == shape]
     return Frames(np.stack([s.image for s in same]), np.stack([s.depth for s in same]))
