@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check format docs perf clean
+.PHONY: demo test check format docs perf gpu-check clean
 
 demo: $(INSTALLED)  ## the whole line on the built-in scenes, ending in demo/report.html
 	$(BIN)/depthkit demo --out demo
@@ -30,6 +30,9 @@ docs: $(INSTALLED)  ## write docs/cli.md from the commands
 perf: $(INSTALLED)  ## speed, as ratios measured in one run
 	$(BIN)/python tests/perf.py
 
+gpu-check: $(INSTALLED)  ## on a machine with a GPU: its tests and its bench, into docs/results/
+	$(BIN)/python tests/gpu_check.py
+
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -41,5 +44,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "depthkit needs Python 3.10 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,cpu,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,cpu,openvino,tensorrt-rtx,test]'
 	touch $@

@@ -18,12 +18,16 @@ from .errors import DepthkitError, UserError
 
 __all__ = ["COMMANDS", "cli", "main"]
 
-COMMANDS: Final = ("train", "evaluate", "export", "bench", "predict", "doctor", "demo")
+COMMANDS: Final = ("train", "evaluate", "export", "engines", "bench", "predict", "doctor", "demo")
 
 
 EXTRAS: Final = {
     **dict.fromkeys(("torch", "lightning", "kornia", "safetensors", "onnxscript", "polygraphy", "h5py"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime"), "cpu"),
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
+    "cuda": "gpu",
 }
 """Packages that are not in the base, and the extra that brings each."""
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from .errors import OutputError
 
-__all__ = ["atomic_write", "is_refused_write", "make_folder", "remove", "sha256", "write_text"]
+__all__ = ["atomic_write", "is_refused_write", "make_folder", "remove", "sha256", "sha256_text", "write_text"]
 
 
 _REFUSALS: Final = frozenset({
@@ -81,6 +81,11 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """The SHA-256 of a text as UTF-8, as 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_refused_write(error: OSError) -> bool:

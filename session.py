@@ -6,6 +6,7 @@ the two halves of the house do not import each other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -19,7 +20,7 @@ __all__ = ["Session", "SessionBase"]
 
 @runtime_checkable
 class Session(Protocol):
-    """A loaded model. Not thread-safe: use one session a thread.
+    """A loaded model. Not thread-safe: use one session a thread. Sessions share nothing that they change.
 
     Attributes:
         spec: the model's tensors, preprocessing and depth range.
@@ -50,6 +51,20 @@ class Session(Protocol):
 
         Raises:
             FrameError: frames of another size or dtype, or a number of frames that the engine's batch does not divide.
+        """
+
+    def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Depth of a series of inputs, in order, for throughput: several may be under way at a time.
+
+        Args:
+            frames: arrays of the spec's input shape (N x H x W x 3 uint8, N the engine's batch). A few more than were
+                answered are drawn. An array may be reused by its owner only after its answer came.
+
+        Yields:
+            N x H x W float32 metres, each a new array. Binds anew, as `__call__` does.
+
+        Raises:
+            FrameError: an array that the engine does not take.
         """
 
     def close(self) -> None:
@@ -97,6 +112,14 @@ class SessionBase:
             self.run()
             start = stop
         return depth if frames.ndim == 4 else depth[0]
+
+    def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """See `Session.stream`. One at a time, where a backend knows nothing better."""
+        for image in frames:
+            depth = np.empty(image.shape[:3], np.float32)
+            self.bind(image=image, depth=depth)
+            self.run()
+            yield depth
 
     def close(self) -> None:
         """See `Session.close`."""

@@ -44,6 +44,7 @@ class METADATA:
     spec: Final = "depthkit.model_spec"
     precision: Final = "depthkit.precision"
     weights_sha256: Final = "depthkit.weights_sha256"
+    recipe: Final = "depthkit.recipe"
     graph_sha256: Final = "depthkit.graph_sha256"
 
 

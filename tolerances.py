@@ -1,7 +1,7 @@
 """How much an engine may differ from the network it was made from: the one table that every gate reads.
 
 An FP32 engine computes the same sums in another order, so it is held to a distance: 1 mm. A half-precision engine
-rounds every activation to 11 significant bits; single pixels at depth edges then move by centimetres while the
+rounds every activation to 11 significant bits (BF16: 8); single pixels at depth edges then move by centimetres while the
 picture stays the same, so it is held to structural similarity instead.
 """
 
@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 __all__ = ["TOLERANCES", "Precision", "Tolerance"]
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -26,4 +26,5 @@ class Tolerance:
 TOLERANCES: Final[dict[Precision, Tolerance]] = {
     "fp32": Tolerance(max_abs_mm=1.0),
     "fp16": Tolerance(min_ssim=0.99),
+    "bf16": Tolerance(min_ssim=0.99),
 }

@@ -15,11 +15,14 @@ from pydantic.dataclasses import dataclass
 
 from .. import __version__
 from ..engines.fingerprint import Fingerprint, cpu_fingerprint, usable_cores
+from ..engines.gpu import find_gpu
 from ..spec import STRICT
 
 __all__ = ["Environment", "environment"]
 
-_PACKAGES: Final = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
+_PACKAGES: Final = (
+    "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "cuda-python", "torch",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -28,6 +31,7 @@ class Environment:
 
     Attributes:
         cpu, cores, memory_gib: cores as this process may use them; engines use as many threads.
+        gpu: the current CUDA device and its driver; "" where there is none.
         omp_num_threads: what the variable of that name tells torch; "" where it is not set, and torch takes all cores.
         governor: of the first core's clock; "unknown" where the kernel does not tell (virtual machines).
         load: runnable processes over the last minute, before the measurement began.
@@ -38,6 +42,7 @@ class Environment:
     """
 
     cpu: Fingerprint
+    gpu: str
     cores: int
     omp_num_threads: str
     memory_gib: float
@@ -54,8 +59,10 @@ class Environment:
 
 def environment(command: str) -> Environment:
     """Look around."""
+    gpu = find_gpu()
     return Environment(
         cpu=cpu_fingerprint(),
+        gpu="" if isinstance(gpu, str) else gpu.describe(),
         cores=usable_cores(),
         omp_num_threads=os.environ.get("OMP_NUM_THREADS", ""),
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),

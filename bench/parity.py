@@ -24,6 +24,7 @@ class Parity:
         mse: mean over frames, on depth / 10 m.
         ssim, worst_ssim: mean and lowest over frames, on depth / 10 m.
         max_abs_mm: largest distance of any pixel, in millimetres.
+        worst_ssim_frame, max_abs_frame: which frames these two were found in, from 0.
         finite: no NaN and no infinity anywhere.
         frames: how many.
     """
@@ -32,6 +33,8 @@ class Parity:
     ssim: float
     worst_ssim: float
     max_abs_mm: float
+    worst_ssim_frame: int
+    max_abs_frame: int
     finite: bool
     frames: int
 
@@ -51,11 +54,14 @@ def measure_parity(session: Session, reference: Reference) -> tuple[Parity, np.n
     everywhere = np.ones(reference.size, bool)
     similarity = [scaled_ssim(answer, depth, everywhere) for answer, depth in pairs]
     finite = bool(np.isfinite(answers).all())
+    distances = np.abs(answers - reference.depths).max(axis=(1, 2))
     parity = Parity(
         mse=float(np.mean([scaled_mse(answer, depth, everywhere) for answer, depth in pairs])),
         ssim=float(np.mean(similarity)),
         worst_ssim=float(np.min(similarity)),
-        max_abs_mm=float(np.abs(answers - reference.depths).max()) * 1000 if finite else float("nan"),
+        max_abs_mm=float(distances.max()) * 1000 if finite else float("nan"),
+        worst_ssim_frame=int(np.argmin(similarity)),  # of NaN the first, which is the worst
+        max_abs_frame=int(np.argmax(distances)),
         finite=finite,
         frames=len(pairs),
     )

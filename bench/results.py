@@ -109,7 +109,7 @@ class BenchResult:
     environment: Environment
     protocol: Literal["steady", "paper"]
     rows: tuple[Row, ...]
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
 
     @property
     def failed(self) -> list[Row]:

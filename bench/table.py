@@ -144,7 +144,7 @@ def markdown(result: BenchResult) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in e.packages.items())
     parts.append(
         f"`{e.command}`  \nprotocol {result.protocol}; "
-        f"{e.cpu.name}, {e.cores} cores, {e.memory_gib} GiB, load {e.load} before, "
+        f"{e.gpu + ', ' if e.gpu else ''}{e.cpu.name}, {e.cores} cores, {e.memory_gib} GiB, load {e.load} before, "
         f"OMP_NUM_THREADS {e.omp_num_threads or 'not set'}; "
         f"Python {e.python}, {packages}; depthkit {e.depthkit} {e.commit}; {e.time}"
     )

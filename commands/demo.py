@@ -41,18 +41,17 @@ def demo(out: Path, size: tuple[int, int], steps: int) -> None:
     from rich.markup import escape
 
     from ..bench.suite import SuiteOptions
-    from ..export.onnx_file import ExportOptions
-    from ..tolerances import TOLERANCES
-    from ..train.bundle import read_bundle
+    from ..export.graph import DTYPES
+    from ..export.recipe import ExportOptions
     from ..train.fit import TrainOptions, fit
     from .bench import require_gate, run_and_show
     from .console import out as console
-    from .export import export_run
+    from .export import EngineOptions, export_run
     from .targets import contenders, sample_set
     from .train import epoch_line
 
     started = perf_counter()
-    engines = []
+    engines: list[Path] = []
     for network, share in (("compact", 1), ("unet", 4)):
         console.rule(f"{network}: train on built-in scenes")
         options = TrainOptions(
@@ -69,8 +68,8 @@ def demo(out: Path, size: tuple[int, int], steps: int) -> None:
         if folder is None:
             return
         console.rule(f"{network}: export, check, build")
-        bundle = read_bundle(folder)
-        engines += [export_run(bundle, ExportOptions(precision), "auto") for precision in TOLERANCES]
+        for precision in DTYPES:
+            engines += export_run(folder, ExportOptions(precision), EngineOptions(("all",)))
     console.rule("bench")
     result = run_and_show(
         contenders(engines, with_torch=True),

@@ -55,11 +55,13 @@ def examine() -> list[Finding]:
     from .. import __version__
     from ..engines.build import BACKENDS, backend
     from ..engines.fingerprint import cpu_fingerprint, usable_cores
+    from ..engines.gpu import find_gpu
 
-    cpu = cpu_fingerprint()
+    cpu, gpu = cpu_fingerprint(), find_gpu()
     findings = [
         Finding("depthkit", here=True, seen=f"{__version__}, Python {platform.python_version()}"),
         Finding("processor", here=True, seen=f"{cpu.name}, {usable_cores()} cores, {' '.join(cpu.isa)}"),
+        Finding("NVIDIA GPU", here=not isinstance(gpu, str), seen=gpu if isinstance(gpu, str) else gpu.describe()),
         Finding(
             "FP16 arithmetic",
             here=cpu.computes_half,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +12,21 @@ import click
 from .options import SizeType, runs_option
 
 if TYPE_CHECKING:
+    from ..engines.build import BuiltEngine
     from ..export.checks import Check
-    from ..export.onnx_file import ExportOptions
+    from ..export.recipe import ExportOptions
     from ..spec import Dim
-    from ..train.bundle import Bundle
+
+BACKENDS = (
+    "tensorrt",
+    "tensorrt-rtx",
+    "onnxruntime-tensorrt",
+    "onnxruntime-cuda",
+    "openvino",
+    "onnxruntime",
+    "null",
+)
+"""The names of `engines.build.BACKENDS`, which `depthkit --help` must not import; a test compares them."""
 
 
 class _BatchType(click.ParamType["int | Dim"]):
@@ -36,6 +49,27 @@ class _BatchType(click.ParamType["int | Dim"]):
             self.fail(f"{value!r} is no batch; write N, or MIN,OPT,MAX with 0 < MIN <= OPT <= MAX", param, ctx)
 
 
+class _SettingType(click.ParamType["tuple[str, str]"]):
+    """`KEY=VALUE`."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        key, equals, text = str(value).partition("=")
+        if not (key and equals):
+            self.fail(f"{value!r} is no option of a backend; write KEY=VALUE, for instance threads=2", param, ctx)
+        return key, text
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Engines to build of every ONNX file: by which backends ("auto", "all" or a name), and how."""
+
+    backends: tuple[str, ...] = ("auto",)
+    vendor: dict[str, str] = field(default_factory=dict)
+    rebuild: bool = False
+
+
 @click.command()
 @click.argument("run", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--fp16", is_flag=True, help="Weights and layers in FP16; input, output and range stay as they are.")
@@ -45,11 +79,22 @@ class _BatchType(click.ParamType["int | Dim"]):
 @click.option("--batch", type=_BatchType(), default="1", show_default=True, help="Frames a run, or a dynamic range.")
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "onnxruntime", "null"]),
-    default="auto",
+    "backends",
+    multiple=True,
+    type=click.Choice(["auto", "all", *BACKENDS]),
+    default=["auto"],
     show_default=True,
-    help="Engine to build; auto: onnxruntime, so far the only one that computes.",
+    help="Engine to build; may be repeated. auto: the fastest that this machine can run; all: each that it can run.",
 )
+@click.option(
+    "--option",
+    "-o",
+    "settings",
+    multiple=True,
+    type=_SettingType(),
+    help="An option of the backend, see docs/engines.md; may be repeated.",
+)
+@click.option("--rebuild", is_flag=True, help="Make ONNX file and engine anew, also where nothing has changed.")
 @click.option("--onnx-only", is_flag=True, help="Stop at the ONNX file.")
 @runs_option
 def export(
@@ -57,7 +102,9 @@ def export(
     fp16: bool,
     size: tuple[int, int] | None,
     batch: int | Dim,
-    backend: str,
+    backends: tuple[str, ...],
+    settings: tuple[tuple[str, str], ...],
+    rebuild: bool,
     onnx_only: bool,
     runs: Path,
 ) -> None:
@@ -67,66 +114,111 @@ def export(
 
     The ONNX file reads a camera's bytes (uint8, N x H x W x 3, RGB) and answers metres (float32, N x H x W). Beside it
     lies a reference: 8 frames with torch's answers, by which any machine can tell that an engine is still this network.
-    A check that fails exits 3 and leaves no file.
+    A check that fails exits 3 and leaves no file. What has not changed since it was made is not made again.
 
     \b
     Examples:
       depthkit export                               every run in runs/, FP32
       depthkit export --fp16 runs/compact           one run, FP16
       depthkit export --size 480x640 --batch 1,4,8  another size, dynamic batch
+      depthkit export --backend openvino -o inference_precision=bf16
       depthkit export compact-96x128.fp16.onnx      only the engine, on the machine that will run it
     """
+    from ..engines.build import require
     from .console import out as console
     from .targets import find_runs
 
-    if any(target.suffix != ".onnx" for target in run or [runs]):
-        from ..export.onnx_file import ExportOptions
-        from ..train.bundle import read_bundle
-
-    chosen = None if onnx_only else backend
+    engines = EngineOptions(() if onnx_only else backends, dict(settings), rebuild)
+    for name, _ in _chosen(engines.backends):
+        require(name)  # before minutes are spent on the ONNX file
     for target in run or find_runs(runs):
         console.print(str(target), style="bold", markup=False)
         if target.suffix == ".onnx":
-            build_engine(target, backend)
+            build_engines(target, engines)
         else:
-            options = ExportOptions("fp16" if fp16 else "fp32", size, batch)
-            export_run(read_bundle(target), options, chosen)
+            from ..export.recipe import ExportOptions
+
+            export_run(target, ExportOptions("fp16" if fp16 else "fp32", size, batch), engines)
 
 
-def export_run(bundle: Bundle, options: ExportOptions, backend: str | None) -> Path:
-    """Export one run and build its engine (none where `backend` is None); print a line for each step."""
+def export_run(folder: Path, options: ExportOptions, engines: EngineOptions) -> list[Path]:
+    """Export one run and build its engines; print a line for each step. The engines, or the ONNX file without any."""
     from rich.markup import escape
 
     from ..engines.build import require
-    from ..export.onnx_file import export_onnx
+    from ..export.recipe import find_current
+    from ..train.document import read_document
     from .console import out as console
 
-    require("onnxruntime")  # the export's own parity check runs on it
-    made = export_onnx(bundle, options, _line)
-    console.print(f"  [green]wrote[/] {escape(str(made.path))} and {made.reference.name}")
-    return made.path if backend is None else build_engine(made.path, backend)
+    current = None if engines.rebuild else find_current(folder, read_document(folder), options)
+    if current is None:
+        from ..export.onnx_file import export_onnx
+        from ..train.bundle import read_bundle
+
+        require("onnxruntime", to_run=True)  # the export's own parity check runs on it
+        made = export_onnx(read_bundle(folder), options, _line)
+        console.print(f"  [green]wrote[/] {escape(str(made.path))} and {made.reference.name}")
+        current = made.path
+    else:
+        console.print(f"  [green]kept[/]  {escape(str(current))}: passed its checks, and nothing has changed since")
+    return build_engines(current, engines) if engines.backends else [current]
 
 
-def build_engine(onnx: Path, backend: str) -> Path:
-    """Build the engine of an ONNX file, and print what was built; needs no torch."""
+def build_engines(onnx: Path, options: EngineOptions) -> list[Path]:
+    """Build the engines of an ONNX file, and print what was built; needs no torch."""
+    from ..engines.build import BuildOptions, build
+    from .console import out as console
+
+    built = []
+    for name, said in _chosen(options.backends):
+
+        def waiting(name: str = name) -> None:
+            console.print(f"  [yellow]waits[/] for another process that is building this engine by {name}")
+
+        found = build(onnx, BuildOptions(name, options.vendor, options.rebuild), waiting)
+        _report(found, said)
+        built.append(found.path)
+    return built
+
+
+def _chosen(backends: Sequence[str]) -> list[tuple[str, str]]:
+    """Backends by name, each with what is to be said of the choice."""
+    from ..engines.build import fastest, runnable
+
+    chosen: dict[str, str] = {}
+    for name in backends:
+        if name == "auto":
+            chosen.setdefault(fastest(), " (chosen by auto)")
+        elif name == "all":
+            fastest()  # refuses where there is none
+            for each in runnable():
+                chosen.setdefault(each, "")
+        else:
+            chosen.setdefault(name, "")
+    return list(chosen.items())
+
+
+def _report(engine: BuiltEngine, said: str) -> None:
     from rich.markup import escape
 
-    from ..engines.build import BuildOptions, build
-    from ..engines.manifest import read_manifest
     from .console import out as console
 
-    engine = build(onnx, BuildOptions("onnxruntime" if backend == "auto" else backend))
-    manifest = read_manifest(engine)
-    said = " (chosen by auto)" if backend == "auto" else ""
+    manifest = engine.manifest
+    head = "[green]found[/]" if engine.reused else "[green]built[/]"
+    tail = "in the store" if engine.reused else f"{manifest.build_seconds:.2f} s"
     console.print(
-        f"  [green]built[/] {escape(str(engine))}: {manifest.backend} {manifest.backend_version}{said}, "
-        f"precision {manifest.precision_found}, {manifest.build_seconds:.2f} s"
+        f"  {head} {escape(str(engine.path))}: {manifest.backend} {manifest.backend_version}{said}, "
+        f"precision {manifest.precision_found}, {tail}"
     )
     if "→" in manifest.precision_found:
         console.print(
             "  [yellow]note[/]  FP16 is stored in the ONNX file; this engine computes it in FP32: not faster here"
         )
-    return engine
+    if manifest.layers_from == "network":
+        console.print(
+            f"  [yellow]note[/]  built for {escape(manifest.device.describe())}; layers and precision are those of the "
+            "typed network, since an engine can be read only where such a GPU is"
+        )
 
 
 def _line(check: Check) -> None:

@@ -29,17 +29,33 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def find_engines(folder: Path) -> list[Path]:
-    """Engines in the runs below `folder`: files that have a manifest. Raises UserError when there is none."""
-    engines = sorted(
+    """Engines in the runs below `folder` that run here; says which do not. Raises UserError when there is none."""
+    from ..engines.build import BACKENDS, backend
+    from ..engines.manifest import read_manifest
+    from .console import err
+
+    engines = []
+    for path in _with_manifest(folder):
+        name = read_manifest(path).backend
+        found = backend(name).availability() if name in BACKENDS else None
+        if found is None or found.runnable:
+            engines.append(path)
+        else:
+            err.print(f"left out {path}: {name} cannot run here: {found.reason}", style="yellow", markup=False)
+    if not engines:
+        raise UserError(
+            f"there is no engine in {folder}/ that runs here; build some with `depthkit export`, or name one with --engine"
+        )
+    return engines
+
+
+def _with_manifest(folder: Path) -> list[Path]:
+    """Files in the runs below `folder` that have a manifest."""
+    return sorted(
         path.with_suffix("")
         for path in folder.glob("*/*.json")
         if path.name != "model.json" and path.with_suffix("").suffix
     )
-    if not engines:
-        raise UserError(
-            f"there is no engine in {folder}/; build some with `depthkit export`, or name one with --engine"
-        )
-    return engines
 
 
 def open_target(path: Path) -> Session:
@@ -97,7 +113,7 @@ def _weights(folder: Path) -> Path:
 def _contender(path: Path) -> Contender:
     """An ONNX file or an engine, with everything that is wrong with it as far as hashes tell."""
     from ..bench.suite import Contender
-    from ..engines.build import describe_onnx
+    from ..description import describe_onnx
     from ..engines.manifest import read_manifest
     from ..files import sha256
     from ..reference import read_reference, reference_path

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import click
+
 from depthkit.cli import COMMANDS, cli
 
 GOAL = Path(__file__).with_name("cli.md")
@@ -20,6 +22,9 @@ def reference() -> str:
         assert command is not None
         inner = command.make_context(name, [], parent=context, resilient_parsing=True, terminal_width=100)
         parts.append(f"## depthkit {name}\n\n```\n{command.get_help(inner)}\n```\n")
+        for part in command.commands.values() if isinstance(command, click.Group) else ():
+            deeper = part.make_context(part.name, [], parent=inner, resilient_parsing=True, terminal_width=100)
+            parts.append(f"### depthkit {name} {part.name}\n\n```\n{part.get_help(deeper)}\n```\n")
     return "\n".join(parts)
 
 

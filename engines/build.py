@@ -2,142 +2,206 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
-from typing import Final, Protocol, cast
+from typing import Any, Final
 
-from ..errors import BackendError, EngineError
-from ..files import atomic_write, remove, sha256
+from ..description import OnnxDescription, describe_onnx
+from ..errors import BackendError, EngineError, UserError
+from ..files import atomic_write, remove, sha256, sha256_text
 from ..reference import reference_path
-from ..spec import METADATA, ModelSpec, from_json, graph_sha256
-from ..tolerances import TOLERANCES, Precision
-from .availability import Availability
-from .fingerprint import Fingerprint
-from .manifest import Layer, Manifest, manifest_path, write_manifest
+from ..spec import to_json
+from ..tolerances import Precision
+from .backend import Backend
+from .manifest import Manifest, manifest_path, read_manifest, write_manifest
+from .store import Entry, Store
 
-__all__ = ["BACKENDS", "BuildOptions", "OnnxDescription", "backend", "build", "describe_onnx", "require"]
+__all__ = [
+    "BACKENDS",
+    "BuildOptions",
+    "BuiltEngine",
+    "backend",
+    "build",
+    "fastest",
+    "is_outdated",
+    "require",
+    "runnable",
+]
 
-BACKENDS: Final[Mapping[str, str]] = {"onnxruntime": "ort", "null": "null"}
-"""Backend name -> module of that name in `engines/` and in `runtime/`."""
-
-
-class _Backend(Protocol):
-    """What each backend's module in this folder offers."""
-
-    EXTENSION: str
-
-    def availability(self) -> Availability: ...
-
-    def fingerprint(self) -> Fingerprint: ...
-
-    def build(self, onnx: Path, engine: Path, options: dict[str, str | int | bool]) -> tuple[Layer, ...]: ...
-
-    def found_precision(self, layers: tuple[Layer, ...], asked: str) -> str: ...
+BACKENDS: Final[Mapping[str, str]] = {
+    "tensorrt": "trt:TENSORRT",
+    "tensorrt-rtx": "trt:TENSORRT_RTX",
+    "onnxruntime-tensorrt": "ort:TENSORRT",
+    "onnxruntime-cuda": "ort:CUDA",
+    "openvino": "ov:OPENVINO",
+    "onnxruntime": "ort:CPU",
+    "null": "null:NULL",
+}
+"""Backend -> module of that name in `engines/` and in `runtime/`, and the object in the former. Fastest first."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build; vendor settings are the backend's own and recorded in the manifest."""
+    """How to build.
+
+    Attributes:
+        backend: one of BACKENDS.
+        vendor: the backend's own options, see `Backend.options`.
+        rebuild: build also where the store has the engine.
+    """
 
     backend: str = "onnxruntime"
-    vendor: dict[str, str | int | bool] = field(default_factory=dict)
+    vendor: Mapping[str, str | int | bool] = field(default_factory=dict)
+    rebuild: bool = False
 
 
 @dataclass(frozen=True)
-class OnnxDescription:
-    """What an ONNX file of ours says of itself; `intact`: its nodes and weights are those that were exported."""
+class BuiltEngine:
+    """An engine beside its ONNX file; `reused`: the store had it."""
 
-    model: ModelSpec
-    precision: Precision
-    weights_sha256: str
-    intact: bool
+    path: Path
+    manifest: Manifest
+    reused: bool
 
 
-def backend(name: str) -> _Backend:
-    """A backend's module. Raises BackendError for an unknown name."""
+def backend(name: str) -> Backend[Any]:
+    """A backend by name. Raises BackendError for an unknown one."""
     if name not in BACKENDS:
         raise BackendError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
-    return cast("_Backend", import_module(f".{BACKENDS[name]}", __package__))
+    module, _, instance = BACKENDS[name].partition(":")
+    found: Backend[Any] = getattr(import_module(f".{module}", __package__), instance)
+    return found
 
 
-def require(name: str) -> str:
-    """The version of a backend. Raises BackendError, with the remedy, where it cannot be used here."""
+def require(name: str, *, to_run: bool = False) -> str:
+    """The version of a backend. Raises BackendError, with the remedy, where it cannot build (or run) engines here."""
     available = backend(name).availability()
-    if available.version is None:
-        raise BackendError(f"{name} cannot be used here: {available.reason}; {available.remedy}")
+    if available.version is None or (to_run and not available.runs):
+        remedy = f"; {available.remedy}" if available.remedy else ""
+        raise BackendError(f"{name} cannot {'run' if to_run else 'be used'} here: {available.reason}{remedy}")
     return available.version
 
 
-def build(onnx: Path, options: BuildOptions | None = None) -> Path:
-    """Build `<stem>.<precision>.<ext>` beside `<stem>.<precision>.onnx`, and its manifest; return the engine's path.
+def runnable() -> list[str]:
+    """Backends whose engines this machine can build and run, fastest first; without the null one, which knows nothing."""
+    return [name for name in BACKENDS if name != "null" and backend(name).availability().runnable]
 
-    The manifest is written last, so an engine without one was not finished.
+
+def fastest() -> str:
+    """The first of `runnable`. Raises BackendError where there is none."""
+    names = runnable()
+    if not names:
+        raise BackendError(
+            "no backend is installed; pip install 'depthkit[cpu]' or 'depthkit[openvino]', or see `depthkit doctor`"
+        )
+    return names[0]
+
+
+def build(onnx: Path, options: BuildOptions | None = None, on_wait: Callable[[], None] | None = None) -> BuiltEngine:
+    """Build `<stem>.<precision>.<extension>` beside `<stem>.<precision>.onnx`, and its manifest.
+
+    The engine is taken from the store if it is there, and is kept there. The manifest is written last, so an engine
+    without one was not finished.
+
+    Args:
+        onnx: an ONNX file that depthkit exported.
+        options: backend and its options.
+        on_wait: told when another process is building this very engine, before waiting for it.
 
     Raises:
         BackendError: the backend is missing, refuses the file, or does not compute in the precision that was asked for.
         EngineError: `onnx` is missing or none of ours.
-        OutputError: the folder cannot be written.
+        OutputError: the folder or the store cannot be written.
     """
     options = options or BuildOptions()
     maker, version = backend(options.backend), require(options.backend)
+    settings = maker.parse_options(options.vendor)
     description = describe_onnx(onnx)
-    name = onnx.name.removesuffix(".onnx")
-    engine = onnx.with_name(f"{name}.{maker.EXTENSION}")
     if not description.intact:
         raise EngineError(f"{onnx} was changed since its export; make it again with `depthkit export`")
-    onnx_sha256 = sha256(onnx)
-    started = perf_counter()
+    asked = maker.asked(description.precision, settings)
+    recipe = _Recipe(maker, version, settings, asked, onnx, sha256(onnx), description)
+    store = Store()
+    with store.locked(recipe.key, on_wait):
+        found = None if options.rebuild else store.find(recipe.key)
+        entry = found or store.add(recipe.key, maker.extension, recipe.make)
+        engine = onnx.with_name(f"{_stem(onnx, description.precision)}.{asked}.{maker.extension}")
+        manifest = replace(entry.manifest, onnx=onnx.name, reference=reference_path(onnx).name).sealed()
+        _place(entry, engine, manifest)
+    return BuiltEngine(engine, manifest, reused=found is not None)
+
+
+def is_outdated(manifest: Manifest) -> bool:
+    """Whether an engine's backend is installed here in a version that does not take the engine any more."""
+    if manifest.backend not in BACKENDS:
+        return True
+    maker = backend(manifest.backend)
+    here = maker.availability().version
+    return here is not None and not maker.accepts_version(
+        manifest.backend_version, here, maker.parse_options(manifest.options)
+    )
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """All that an engine is made from."""
+
+    maker: Backend[Any]
+    version: str
+    settings: Any
+    asked: Precision
+    onnx: Path
+    onnx_sha256: str
+    description: OnnxDescription
+
+    @property
+    def key(self) -> str:
+        """What tells this engine from every other: 24 hexadecimal digits."""
+        device = to_json(self.maker.target(self.settings))
+        options = sorted(self.maker.record(self.settings).items())
+        return sha256_text(repr((self.onnx_sha256, self.maker.name, self.version, device, options)))[:24]
+
+    def make(self, engine: Path) -> None:
+        """Write the engine and its manifest."""
+        started = perf_counter()
+        built = self.maker.build(self.onnx, engine, self.asked, self.settings)
+        manifest = Manifest(
+            model=self.description.model,
+            backend=self.maker.name,
+            backend_version=self.version,
+            device=self.maker.target(self.settings),
+            precision_asked=self.asked,
+            precision_found=self.maker.found_precision(built.layers, self.asked),
+            layers=built.layers,
+            layers_from=built.layers_from,
+            engine_sha256=sha256(engine),
+            onnx_sha256=self.onnx_sha256,
+            weights_sha256=self.description.weights_sha256,
+            onnx=self.onnx.name,
+            reference=reference_path(self.onnx).name,
+            options=self.maker.record(self.settings),
+            build_seconds=round(perf_counter() - started, 3),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+        write_manifest(engine, manifest)
+
+
+def _stem(onnx: Path, stored: Precision) -> str:
+    return onnx.name.removesuffix(".onnx").removesuffix(f".{stored}")
+
+
+def _place(entry: Entry, engine: Path, manifest: Manifest) -> None:
+    """Copy an engine out of the store, unless it stands there already. A copy: nobody's edit may reach the store."""
+    with suppress(UserError):  # missing, edited, of another schema: written anew
+        if read_manifest(engine) == manifest and sha256(engine) == manifest.engine_sha256:
+            return
     with atomic_write(engine) as temporary:
-        layers = maker.build(onnx, temporary, options.vendor)
-        found = maker.found_precision(layers, description.precision)
-        engine_sha256 = sha256(temporary)
+        shutil.copyfile(entry.engine, temporary)
         remove(manifest_path(engine))
-    manifest = Manifest(
-        model=description.model,
-        backend=options.backend,
-        backend_version=version,
-        device=maker.fingerprint(),
-        precision_asked=description.precision,
-        precision_found=found,
-        layers=layers,
-        engine_sha256=engine_sha256,
-        onnx_sha256=onnx_sha256,
-        weights_sha256=description.weights_sha256,
-        onnx=onnx.name,
-        reference=reference_path(onnx).name,
-        options=options.vendor,
-        build_seconds=round(perf_counter() - started, 3),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
     write_manifest(engine, manifest)
-    return engine
-
-
-def describe_onnx(path: Path) -> OnnxDescription:
-    """Read our metadata from an ONNX file. Raises EngineError when it is missing or none of ours; SpecError."""
-    if not path.is_file():
-        raise EngineError(f"there is no ONNX file {path}; make one with `depthkit export`")
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError) as error:
-        raise EngineError(f"{path} is no ONNX file ({error}); make it again with `depthkit export`") from error
-    entries = {entry.key: entry.value for entry in model.metadata_props}
-    keys = (METADATA.spec, METADATA.precision, METADATA.weights_sha256, METADATA.graph_sha256)
-    missing = [key for key in keys if key not in entries]
-    if missing:
-        raise EngineError(f"{path} was not made by `depthkit export`: its metadata lack {', '.join(missing)}")
-    if entries[METADATA.precision] not in TOLERANCES:
-        raise EngineError(f"{path} has precision {entries[METADATA.precision]!r}, which this depthkit does not know")
-    return OnnxDescription(
-        from_json(ModelSpec, entries[METADATA.spec], source=f"{path}: {METADATA.spec}"),
-        cast("Precision", entries[METADATA.precision]),
-        entries[METADATA.weights_sha256],
-        intact=entries[METADATA.graph_sha256] == graph_sha256(model),
-    )

@@ -23,12 +23,20 @@ _HALF: Final = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
 
 @dataclass(frozen=True, config=STRICT)
 class Fingerprint:
-    """A device: what it is called, and the instruction sets (CPU) that its engines may rely on."""
+    """A device, or those that an engine was built for.
 
-    kind: Literal["cpu"]
+    Attributes:
+        kind: what engines are refused on if it differs.
+        name: what the vendor calls it; of a GPU engine empty where any of that architecture will do.
+        architecture: a CPU's machine name; a GPU's compute capability ("sm_89"), of a GPU engine also several
+            ("sm_75 sm_86") or all from one on ("sm_80+").
+        isa: instruction sets of a CPU that its engines may rely on; empty for a GPU.
+    """
+
+    kind: Literal["cpu", "gpu"]
     name: str
     architecture: str
-    isa: tuple[str, ...]
+    isa: tuple[str, ...] = ()
 
     @property
     def computes_half(self) -> bool:
@@ -36,8 +44,36 @@ class Fingerprint:
         return not _HALF.isdisjoint(self.isa)
 
     def accepts(self, other: Fingerprint) -> bool:
-        """Whether an engine built on `other` may run here: the same instruction sets; the name may differ."""
-        return (self.kind, self.architecture, self.isa) == (other.kind, other.architecture, other.isa)
+        """Whether an engine built for `other` runs here.
+
+        On a CPU the instruction sets must be the same, and the name may differ. On a GPU the name counts as well, since
+        tactics are chosen by timing, unless the engine was built for every GPU of some architectures.
+
+        >>> here = Fingerprint("gpu", "NVIDIA L4", "sm_89")
+        >>> here.accepts(Fingerprint("gpu", "", "sm_80+")), here.accepts(Fingerprint("gpu", "NVIDIA A10", "sm_86"))
+        (True, False)
+        """
+        if (
+            self.kind != other.kind
+            or self.isa != other.isa
+            or (self.kind == "gpu" and other.name not in {"", self.name})
+        ):
+            return False
+        if self.kind == "cpu":
+            return self.architecture == other.architecture
+        return any(_covers(built, self.architecture) for built in other.architecture.split())
+
+    def describe(self) -> str:
+        """In words, for messages."""
+        details = f"{self.architecture}: {' '.join(self.isa)}" if self.isa else self.architecture
+        return f"{self.name or 'any GPU'} ({details})"
+
+
+def _covers(built: str, here: str) -> bool:
+    """Whether "sm_89" or "sm_80+" takes in "sm_89"."""
+    if not built.endswith("+"):
+        return built == here
+    return int(here.removeprefix("sm_")) >= int(built.removeprefix("sm_").removesuffix("+"))
 
 
 @cache

@@ -5,6 +5,7 @@ The engine itself stays a clean vendor file. `<engine>.json` stands beside it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ..errors import EngineError
-from ..files import sha256, write_text
+from ..files import sha256, sha256_text, write_text
 from ..spec import STRICT, ModelSpec, from_json, to_json
 from ..tolerances import Precision
 from .fingerprint import Fingerprint
@@ -24,11 +25,18 @@ _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 @dataclass(frozen=True, config=STRICT)
 class Layer:
-    """One layer as the built engine has it: the vendor's name and operator, and the type that it computes in."""
+    """One layer as the built engine has it.
+
+    Attributes:
+        name, operator: the vendor's; operators that convolve have "conv" in them, in any case.
+        precision: the type that it computes in: "fp32", "fp16", "bf16", "int8", …; "unknown" where it cannot be told.
+        tactic: which of the vendor's kernels runs; empty where that is not told.
+    """
 
     name: str
     operator: str
     precision: str
+    tactic: str = ""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -38,16 +46,18 @@ class Manifest:
     Attributes:
         model: the ModelSpec of the ONNX file.
         backend, backend_version: which library built it.
-        device: where it was built.
-        precision_asked: the ONNX file's precision.
-        precision_found: read back from the built engine: "fp32", "fp16", or "fp16→fp32" where the ONNX file stores FP16
-            and this engine computes it in FP32, as ONNX Runtime does on CPUs without FP16 arithmetic.
-        layers: read back from the built engine.
+        device: what it was built for.
+        precision_asked: the ONNX file's precision, unless the builder was told another.
+        precision_found: read back from the built engine: as asked, or "fp16→fp32" where the ONNX file stores FP16 and
+            this engine computes it in FP32, as on CPUs without FP16 arithmetic.
+        layers, layers_from: read back from the built engine, or from the strongly typed network that it was built from
+            where an engine can be read only on a machine with a GPU.
         engine_sha256, onnx_sha256, weights_sha256: hashes of the engine, of the ONNX file, of the bundle's weights.
         onnx, reference: names of the files beside the engine that it belongs to.
         options: what the builder was told.
         build_seconds: how long it took.
         created: UTC, ISO 8601.
+        seal: SHA-256 of all the rest, by which an edited manifest is told from a written one.
     """
 
     model: ModelSpec
@@ -57,6 +67,7 @@ class Manifest:
     precision_asked: Precision
     precision_found: str
     layers: tuple[Layer, ...]
+    layers_from: Literal["engine", "network"]
     engine_sha256: _Sha256
     onnx_sha256: _Sha256
     weights_sha256: _Sha256
@@ -65,7 +76,13 @@ class Manifest:
     options: dict[str, str | int | bool]
     build_seconds: float
     created: str
-    schema_version: Literal[1] = 1
+    seal: str = ""
+    schema_version: Literal[2] = 2
+
+    def sealed(self) -> Manifest:
+        """The same manifest with the seal that belongs to it."""
+        blank = replace(self, seal="")
+        return replace(blank, seal=sha256_text(to_json(blank)))
 
 
 def manifest_path(engine: Path) -> Path:
@@ -75,7 +92,7 @@ def manifest_path(engine: Path) -> Path:
 
 def write_manifest(engine: Path, manifest: Manifest) -> None:
     """Write the sidecar of `engine`. Raises OutputError."""
-    write_text(manifest_path(engine), to_json(manifest))
+    write_text(manifest_path(engine), to_json(manifest.sealed()))
 
 
 def read_manifest(engine: Path) -> Manifest:
@@ -94,11 +111,22 @@ def read_manifest(engine: Path) -> Manifest:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise EngineError(f"{path} cannot be read ({error}); run `depthkit export` again") from error
-    return from_json(Manifest, text, source=str(path))
+    manifest = from_json(Manifest, text, source=str(path))
+    if manifest != manifest.sealed():
+        raise EngineError(f"{path} was edited; restore it, or run `depthkit export` again")
+    return manifest
 
 
-def verify(engine: Path, manifest: Manifest, *, here: Fingerprint, backend_version: str) -> None:
-    """Raise EngineError unless the file is the manifest's, and was built for this device and vendor version."""
+def verify(engine: Path, manifest: Manifest, *, here: Fingerprint, version_fits: bool, version: str) -> None:
+    """Raise EngineError unless the file is the manifest's, and was built for this device and vendor version.
+
+    Args:
+        engine: the file.
+        manifest: what it should be.
+        here: this machine's device.
+        version_fits: whether the backend takes engines of the manifest's version.
+        version: the vendor library's that is installed.
+    """
     rebuild = f"rebuild it here with `depthkit export {engine.with_name(manifest.onnx)} --backend {manifest.backend}`"
     if sha256(engine) != manifest.engine_sha256:
         raise EngineError(
@@ -106,14 +134,10 @@ def verify(engine: Path, manifest: Manifest, *, here: Fingerprint, backend_versi
         )
     if not here.accepts(manifest.device):
         raise EngineError(
-            f"{engine} was built on {_describe(manifest.device)}, and this is {_describe(here)}; {rebuild}"
+            f"{engine} was built for {manifest.device.describe()}, and this is {here.describe()}; {rebuild}"
         )
-    if backend_version != manifest.backend_version:
+    if not version_fits:
         raise EngineError(
             f"{engine} was built by {manifest.backend} {manifest.backend_version}, "
-            f"and {backend_version} is installed; {rebuild}"
+            f"and {version} is installed; {rebuild}"
         )
-
-
-def _describe(device: Fingerprint) -> str:
-    return f"{device.name} ({device.architecture}: {' '.join(device.isa)})"

@@ -12,37 +12,50 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
 from .. import __version__
 from ..metrics import valid_pixels
 from ..reference import read_reference, reference_path
-from .availability import Availability
+from ..spec import STRICT
+from ..tolerances import Precision
+from .backend import Availability, Backend, Built
 from .fingerprint import Fingerprint, cpu_fingerprint
 from .manifest import Layer
 
-__all__ = ["EXTENSION", "availability", "build", "fingerprint", "found_precision"]
-
-EXTENSION: Final = "null"
+__all__ = ["NULL", "Null", "NullOptions"]
 
 
-def availability() -> Availability:
-    """Always there."""
-    return Availability(version=__version__, reason="answers the median depth; for tests, and as a floor", remedy="")
+@dataclass(frozen=True, config=STRICT)
+class NullOptions:
+    """There is nothing to choose."""
 
 
-def fingerprint() -> Fingerprint:
-    """The CPU, whatever it is."""
-    return cpu_fingerprint()
+class Null(Backend[NullOptions]):
+    """Knows one number."""
+
+    name = "null"
+    extension = "null"
+    options = NullOptions
+
+    def availability(self) -> Availability:
+        """See `Backend.availability`: always there."""
+        return Availability(version=__version__, reason="answers the median depth; for tests, and as a floor")
+
+    def here(self) -> Fingerprint:
+        """See `Backend.here`: the CPU, whatever it is."""
+        return cpu_fingerprint()
+
+    def build(self, onnx: Path, engine: Path, asked: Precision, options: NullOptions) -> Built:
+        """See `Backend.build`. Raises EngineError where the ONNX file has no reference beside it."""
+        truths = read_reference(reference_path(onnx)).truths
+        measured = truths[valid_pixels(truths)]
+        engine.write_text(json.dumps({"depth_m": float(np.median(measured)) if measured.size else 1.0}))
+        return Built((Layer("depth", "Constant", "fp32"),))
+
+    def found_precision(self, layers: tuple[Layer, ...], asked: Precision) -> str:
+        """See `Backend.found_precision`: a constant is written in FP32, whatever was asked for."""
+        return "fp32"
 
 
-def build(onnx: Path, engine: Path, options: dict[str, str | int | bool]) -> tuple[Layer, ...]:  # noqa: ARG001
-    """Write the median of the true depth in the ONNX file's reference to `engine`. Raises EngineError without one."""
-    truths = read_reference(reference_path(onnx)).truths
-    measured = truths[valid_pixels(truths)]
-    engine.write_text(json.dumps({"depth_m": float(np.median(measured)) if measured.size else 1.0}))
-    return (Layer("depth", "Constant", "fp32"),)
-
-
-def found_precision(layers: tuple[Layer, ...], asked: str) -> str:  # noqa: ARG001
-    """A constant is written in FP32, whatever was asked for."""
-    return "fp32"
+NULL: Final = Null()

@@ -1,94 +1,240 @@
-"""ONNX Runtime on the CPU: the engine is the graph that it optimised for this machine, saved as ONNX."""
+"""ONNX Runtime: the engine is the graph that it optimised for this machine and provider, saved as ONNX.
+
+Three backends share it. `onnxruntime` computes on the CPU, `onnxruntime-cuda` by CUDA and cuDNN, `onnxruntime-tensorrt`
+by the TensorRT 10 that ONNX Runtime links. `onnxruntime.get_available_providers()` lists what was compiled in, also
+where no GPU is; only a session's own `get_providers()` tells what runs, so that is what is believed here.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from ..errors import BackendError
-from .availability import Availability
+from ..files import make_folder
+from ..spec import STRICT
+from ..tolerances import Precision
+from .backend import Availability, Backend, Built, found_precision
 from .fingerprint import Fingerprint, cpu_fingerprint, usable_cores
+from .gpu import find_gpu, gpu_fingerprint
 from .manifest import Layer
+from .store import timing_cache_path
 
 __all__ = [
-    "EXTENSION",
-    "availability",
-    "build",
-    "fingerprint",
-    "found_precision",
+    "CPU",
+    "CUDA",
+    "TENSORRT",
+    "CpuOptions",
+    "CudaOptions",
+    "OnnxRuntime",
+    "TensorRTOptions",
+    "create",
     "read_layers",
-    "session_options",
     "translated",
 ]
 
-EXTENSION: Final = "ort.onnx"
-PROVIDER: Final = "CPUExecutionProvider"
 _DISTRIBUTIONS: Final = ("onnxruntime", "onnxruntime-gpu")  # both write the module onnxruntime
-
 _TYPES: Final = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8", "UINT8": "uint8"}
+_Provider = tuple[str, dict[str, str]]
 
 
-@cache
-def availability() -> Availability:
-    """Whether ONNX Runtime is installed here."""
-    if find_spec("onnxruntime") is None or find_spec("onnx") is None:
-        return Availability(
-            version=None, reason="onnxruntime or onnx is not installed", remedy="pip install 'depthkit[cpu]'"
-        )
-    installed = [name for name in _DISTRIBUTIONS if _installed(name)]
-    if len(installed) > 1:
-        return Availability(
-            version=None,
-            reason="onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
-            remedy="pip uninstall onnxruntime onnxruntime-gpu, then pip install 'depthkit[cpu]' or 'depthkit[gpu]'",
-        )
-    found = version(installed[0]) if installed else "unknown"
-    return Availability(version=found, reason=f"provider {PROVIDER}", remedy="")
+@dataclass(frozen=True, config=STRICT)
+class CpuOptions:
+    """`threads`: of one run; 0: all cores that this process may use."""
+
+    threads: Annotated[int, Field(ge=0)] = 0
 
 
-def fingerprint() -> Fingerprint:
-    """The device that this backend builds for: the CPU."""
-    return cpu_fingerprint()
+@dataclass(frozen=True, config=STRICT)
+class CudaOptions:
+    """How CUDA computes.
 
-
-def build(onnx: Path, engine: Path, options: dict[str, str | int | bool]) -> tuple[Layer, ...]:
-    """Optimise `onnx` for this CPU, save the result as `engine` and read its layers back from there.
-
-    Args:
-        onnx: a camera-ready ONNX file.
-        engine: where to write.
-        options: `threads` (0: all cores).
-
-    Raises:
-        BackendError: ONNX Runtime refuses the file; its words name the node.
+    Attributes:
+        tf32: let FP32 convolutions round their inputs to TF32's 11 significant bits.
+        cudnn_search: how cuDNN chooses an algorithm for each convolution, once, when a session begins.
     """
+
+    tf32: bool = False
+    cudnn_search: Literal["exhaustive", "heuristic", "default"] = "exhaustive"
+
+
+@dataclass(frozen=True, config=STRICT)
+class TensorRTOptions:
+    """How ONNX Runtime's TensorRT builds; `workspace_mib` 0: TensorRT's default."""
+
+    workspace_mib: Annotated[int, Field(ge=0)] = 0
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    timing_cache: bool = True
+
+
+OptionsT = TypeVar("OptionsT")
+
+
+class OnnxRuntime(Backend[OptionsT]):
+    """What the three have in common.
+
+    Attributes:
+        provider: as ONNX Runtime calls what has to compute.
+    """
+
+    provider: str
+
+    @abstractmethod
+    def providers(self, options: OptionsT, asked: Precision) -> list[_Provider]:
+        """ONNX Runtime's providers in order of preference, with their options."""
+
+    def threads(self, options: OptionsT) -> int:
+        """Threads of the nodes that the CPU computes."""
+        # Its default counts the machine's cores, also where this process may use fewer (containers, taskset).
+        return usable_cores()
+
+    def build(self, onnx: Path, engine: Path, asked: Precision, options: OptionsT) -> Built:
+        """See `Backend.build`."""
+        settings = session_options(self.threads(options))
+        settings.optimized_model_filepath = str(engine)
+        with translated(f"cannot build {onnx}"):
+            create(onnx, settings, self.providers(options, asked))
+        return Built(read_layers(engine))
+
+
+class _Cpu(OnnxRuntime[CpuOptions]):
+    name = "onnxruntime"
+    extension = "ort.onnx"
+    options = CpuOptions
+    provider = "CPUExecutionProvider"
+
+    def availability(self) -> Availability:
+        found = _installed()
+        return found if isinstance(found, Availability) else Availability(found[1], f"provider {self.provider}")
+
+    def here(self) -> Fingerprint:
+        return cpu_fingerprint()
+
+    def threads(self, options: CpuOptions) -> int:
+        return options.threads or usable_cores()
+
+    def providers(self, options: CpuOptions, asked: Precision) -> list[_Provider]:
+        return [(self.provider, {})]
+
+    def found_precision(self, layers: tuple[Layer, ...], asked: Precision) -> str:
+        # It rewrites FP16 into FP32 where it has no FP16 kernel, on most CPUs for every convolution.
+        return found_precision(layers, asked, widens=True)
+
+
+class _Cuda(OnnxRuntime[CudaOptions]):
+    name = "onnxruntime-cuda"
+    extension = "ort-cuda.onnx"
+    options = CudaOptions
+    provider = "CUDAExecutionProvider"
+
+    def availability(self) -> Availability:
+        return _on_gpu(self.provider)
+
+    def here(self) -> Fingerprint:
+        return gpu_fingerprint()
+
+    def providers(self, options: CudaOptions, asked: Precision) -> list[_Provider]:
+        settings = {
+            "use_tf32": str(int(options.tf32)),
+            "cudnn_conv_algo_search": options.cudnn_search.upper(),
+            "cudnn_conv_use_max_workspace": "1",
+        }
+        return [(self.provider, settings), (CPU.provider, {})]
+
+
+class _TensorRT(OnnxRuntime[TensorRTOptions]):
+    name = "onnxruntime-tensorrt"
+    extension = "ort-trt.onnx"
+    options = TensorRTOptions
+    provider = "TensorrtExecutionProvider"
+
+    def availability(self) -> Availability:
+        found = _on_gpu(self.provider)
+        if not found.usable:
+            return found
+        installed = next(
+            (version(name) for name in ("tensorrt", "tensorrt-cu12", "tensorrt-cu13") if _has(name)), "none"
+        )
+        if installed.partition(".")[0] != "10":
+            reason = f"ONNX Runtime links TensorRT 10 (libnvinfer.so.10), and {installed} is installed"
+            return Availability(None, reason, "pip install 'tensorrt<11'")
+        return Availability(f"{found.version}+tensorrt{installed}", found.reason)
+
+    def here(self) -> Fingerprint:
+        return gpu_fingerprint()
+
+    def providers(self, options: TensorRTOptions, asked: Precision) -> list[_Provider]:
+        settings = {
+            "trt_fp16_enable": str(int(asked == "fp16")),
+            "trt_builder_optimization_level": str(options.optimization_level),
+        }
+        if options.workspace_mib:
+            settings["trt_max_workspace_size"] = str(options.workspace_mib << 20)
+        if options.timing_cache:
+            settings["trt_timing_cache_enable"] = "1"
+            settings["trt_timing_cache_path"] = str(make_folder(timing_cache_path(self.name)))
+        return [(self.provider, settings)]
+
+    def build(self, onnx: Path, engine: Path, asked: Precision, options: TensorRTOptions) -> Built:
+        """See `Backend.build`: an ONNX file whose one node holds TensorRT's plan."""
+        import onnx as onnx_module
+
+        ((name, settings),) = self.providers(options, asked)
+        settings |= {
+            "trt_dump_ep_context_model": "1",
+            "trt_ep_context_file_path": str(engine),
+            "trt_ep_context_embed_mode": "1",
+        }
+        with translated(f"cannot build {onnx}"):
+            create(onnx, session_options(usable_cores()), [(name, settings)])
+        nodes = onnx_module.load(engine).graph.node
+        if [node.op_type for node in nodes] != ["EPContext"]:
+            raise BackendError(
+                f"TensorRT does not take the whole of {onnx}: it left {[node.op_type for node in nodes]}"
+            )
+        return Built((Layer(nodes[0].name, "EPContext", "unknown"),))
+
+    def found_precision(self, layers: tuple[Layer, ...], asked: Precision) -> str:
+        """See `Backend.found_precision`: ONNX Runtime builds plans that do not tell, and nothing is assumed."""
+        return "unknown"
+
+
+CPU: Final = _Cpu()
+CUDA: Final = _Cuda()
+TENSORRT: Final = _TensorRT()
+
+
+def session_options(threads: int) -> Any:
+    """ONNX Runtime's settings, to build and to run."""
     import onnxruntime
 
-    settings = session_options(options)
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    settings.optimized_model_filepath = str(engine)
-    with translated(f"cannot build {onnx}"):
-        onnxruntime.InferenceSession(str(onnx), settings, providers=[PROVIDER])
-    return read_layers(engine)
-
-
-def session_options(options: dict[str, str | int | bool]) -> Any:
-    """ONNX Runtime's settings, to build and to run. Raises BackendError for an option that it lacks."""
-    import onnxruntime
-
-    threads = options.get("threads", 0)
-    if options.keys() - {"threads"} or type(threads) is not int or threads < 0:
-        raise BackendError(f"ONNX Runtime takes the option threads (0: all cores, or a number), not {options}")
     settings = onnxruntime.SessionOptions()
-    # ONNX Runtime's default counts the machine's cores, also where this process may use fewer (containers, taskset).
-    settings.intra_op_num_threads = threads or usable_cores()
+    settings.intra_op_num_threads = threads
     settings.log_severity_level = 3  # its warning that a saved graph is for this hardware only is what a manifest says
     return settings
+
+
+def create(path: Path, settings: Any, providers: list[_Provider]) -> Any:
+    """An `onnxruntime.InferenceSession` that really uses the first of `providers`. Raises BackendError where not."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
+    wanted, found = providers[0][0], session.get_providers()
+    if found[0] != wanted:
+        raise BackendError(
+            f"{wanted} was asked for, and ONNX Runtime runs {path} by {found[0]}; "
+            "its log above says which CUDA library it could not load"
+        )
+    return session
 
 
 def read_layers(path: Path) -> tuple[Layer, ...]:
@@ -109,25 +255,6 @@ def read_layers(path: Path) -> tuple[Layer, ...]:
     return tuple(Layer(node.name or node.output[0], node.op_type, precision(node)) for node in graph.node)
 
 
-def found_precision(layers: tuple[Layer, ...], asked: str) -> str:
-    """What the convolutions of a built engine compute in.
-
-    FP16 that was asked for and became FP32 is called "fp16→fp32", never FP16.
-
-    Raises:
-        BackendError: the convolutions are of several types, or of one that was not asked for.
-
-    >>> found_precision((Layer("a", "FusedConv", "fp32"),), "fp16")
-    'fp16→fp32'
-    """
-    found = {layer.precision for layer in layers if layer.operator.endswith("Conv")}
-    if found == {asked}:
-        return asked
-    if asked == "fp16" and found == {"fp32"}:
-        return "fp16→fp32"
-    raise BackendError(f"{asked} was asked for, and the engine's convolutions compute in {sorted(found) or 'nothing'}")
-
-
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """The one place where ONNX Runtime's errors become BackendError; its classes share no base, but a module."""
@@ -139,7 +266,38 @@ def translated(what: str) -> Iterator[None]:
         raise
 
 
-def _installed(distribution: str) -> bool:
+@cache
+def _installed() -> tuple[str, str] | Availability:
+    """The distribution that is installed and its version, or what is wrong."""
+    if find_spec("onnxruntime") is None or find_spec("onnx") is None:
+        return Availability(None, "onnxruntime or onnx is not installed", "pip install 'depthkit[cpu]'")
+    installed = [name for name in _DISTRIBUTIONS if _has(name)]
+    if len(installed) > 1:
+        return Availability(
+            None,
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
+            "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'depthkit[cpu]' or 'depthkit[gpu]'",
+        )
+    return (installed[0], version(installed[0])) if installed else ("onnxruntime", "unknown")
+
+
+def _on_gpu(provider: str) -> Availability:
+    """Whether ONNX Runtime's GPU build is here, and a GPU."""
+    found = _installed()
+    if isinstance(found, Availability):
+        return found
+    name, number = found
+    if name != "onnxruntime-gpu":
+        return Availability(
+            None, f"{name} has no {provider}", "pip uninstall onnxruntime, then pip install 'depthkit[gpu]'"
+        )
+    gpu = find_gpu()
+    if isinstance(gpu, str):
+        return Availability(None, gpu, "use a machine with an NVIDIA GPU and its driver")
+    return Availability(number, f"provider {provider} on {gpu.name}")
+
+
+def _has(distribution: str) -> bool:
     try:
         return bool(version(distribution))
     except PackageNotFoundError:

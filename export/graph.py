@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import onnx
@@ -22,7 +23,7 @@ from ..spec import METADATA, Dim, ModelSpec, graph_sha256, to_json
 from ..tolerances import Precision
 from ..train.camera import CameraReady
 
-__all__ = ["DTYPES", "OPSET", "build_graph", "fold", "fold_batch_norm"]
+__all__ = ["DTYPES", "OPSET", "Origin", "build_graph", "fold", "fold_batch_norm"]
 
 OPSET: Final = 20
 """18 to 20 are what ONNX Runtime, OpenVINO and TensorRT 10 and 11 all read."""
@@ -32,21 +33,30 @@ DTYPES: Final[dict[Precision, torch.dtype]] = {"fp32": torch.float32, "fp16": to
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
-def build_graph(network: nn.Module, spec: ModelSpec, precision: Precision, weights_sha256: str) -> onnx.ModelProto:
+@dataclass(frozen=True)
+class Origin:
+    """What a graph was made from: hash of the run's weights, and `export.recipe`."""
+
+    weights_sha256: str
+    recipe: str
+
+
+def build_graph(network: nn.Module, spec: ModelSpec, precision: Precision, origin: Origin) -> onnx.ModelProto:
     """The camera-ready graph of `network` with the spec in its metadata.
 
     Args:
         network: in evaluation mode; left as it is.
         spec: size, batch (a `Dim` makes the batch dynamic), preprocessing, range.
         precision: what the network computes in; input, output and depth range stay as the spec says.
-        weights_sha256: hash of the bundle's weights, kept in the metadata.
+        origin: kept in the metadata.
     """
     camera = CameraReady(fold_batch_norm(network), spec, DTYPES[precision]).eval()
     model = fold(_export(camera, spec))
     entries = {
         METADATA.spec: to_json(spec),
         METADATA.precision: precision,
-        METADATA.weights_sha256: weights_sha256,
+        METADATA.weights_sha256: origin.weights_sha256,
+        METADATA.recipe: origin.recipe,
         METADATA.graph_sha256: graph_sha256(model),
     }
     onnx.helper.set_model_props(model, entries)

@@ -15,23 +15,13 @@ from ..errors import GateError, OutputError
 from ..files import is_refused_write, make_folder, remove
 from ..images import resize_depth, resize_image
 from ..reference import Reference, reference_path, write_reference
-from ..spec import Dim
-from ..tolerances import Precision
 from ..train.bundle import Bundle
 from ..train.session import TorchSession
 from .checks import Check, Subject, run_checks
-from .graph import build_graph
+from .graph import Origin, build_graph
+from .recipe import ExportOptions, onnx_path, recipe
 
-__all__ = ["ExportOptions", "OnnxFile", "export_onnx", "stem"]
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What `depthkit export` was asked for; size None: what the run was trained at."""
-
-    precision: Precision = "fp32"
-    size: tuple[int, int] | None = None
-    batch: int | Dim = 1
+__all__ = ["OnnxFile", "export_onnx"]
 
 
 @dataclass(frozen=True)
@@ -41,16 +31,6 @@ class OnnxFile:
     path: Path
     reference: Path
     checks: tuple[Check, ...]
-
-
-def stem(network: str, size: tuple[int, int], batch: int | Dim) -> str:
-    """The name that a model's files share.
-
-    >>> stem("compact", (240, 320), 1), stem("unet", (480, 640), Dim("batch", 1, 4, 8))
-    ('compact-240x320', 'unet-480x640-b1to8')
-    """
-    frames = f"{batch.min}to{batch.max}" if isinstance(batch, Dim) else str(batch)
-    return f"{network}-{size[0]}x{size[1]}" + ("" if batch == 1 else f"-b{frames}")
 
 
 def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Check], None] | None = None) -> OnnxFile:
@@ -67,15 +47,15 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
         OutputError: the folder cannot be written.
     """
     spec = bundle.spec_at(options.size).with_batch(options.batch)
-    name = stem(spec.network, spec.size, options.batch)
-    goal = bundle.folder / f"{name}.{options.precision}.onnx"
+    goal = onnx_path(bundle.folder, bundle.document, options)
     make_folder(goal.parent)
     remove(goal)
     reference = make_reference(bundle, spec.size)
     # Beside the goal, so that moving it there is a rename, and a full disk is found before anything stands there.
     with _scratch(goal.parent) as scratch:
         candidate = scratch / goal.name
-        onnx.save(build_graph(bundle.network, spec, options.precision, bundle.weights_sha256), candidate)
+        origin = Origin(bundle.weights_sha256, recipe(bundle.folder, options))
+        onnx.save(build_graph(bundle.network, spec, options.precision, origin), candidate)
         checks = []
         for check in run_checks(Subject(candidate, bundle.network, spec, options.precision, reference)):
             checks.append(check)

@@ -10,39 +10,50 @@ from ..engines.build import BACKENDS, backend, require
 from ..engines.manifest import read_manifest, verify
 from ..errors import EngineError
 from ..session import Session
+from .options import RunOptions, Transfer
 
 __all__ = ["is_onnx_file", "load"]
 
 
-def load(path: str | Path) -> Session:
+def load(path: str | Path, *, transfer: Transfer = "auto", cuda_graph: bool = True) -> Session:
     """Open `path`: an engine with its manifest, or an ONNX file of ours (run by ONNX Runtime on the CPU).
+
+    Args:
+        path: the engine file; its manifest `<path>.json` must stand beside it.
+        transfer: where a GPU session keeps its own buffers: see `RunOptions`.
+        cuda_graph: whether a GPU session records its work once and replays it.
 
     Raises:
         EngineError: missing, altered, made for another device or vendor version, or not ours.
         BackendError: the library that runs it is not installed, or refuses it.
         SpecError: a manifest of another schema version, or with keys that are unknown or missing.
+        UserError: a transfer mode for an engine that runs on the CPU.
+
+    The session is for one thread; open one for each thread.
     """
-    path = Path(path)
+    path, run = Path(path), RunOptions(transfer, cuda_graph)
     if path.is_dir():
         raise EngineError(
             f"{path} is a folder; give the engine file in it, or export one with `depthkit export {path}`"
         )
     if is_onnx_file(path):
-        return _runner("onnxruntime").open_onnx(path)  # type: ignore[no-any-return]
+        require("onnxruntime", to_run=True)
+        return _runner("onnxruntime").open_onnx(path, run)  # type: ignore[no-any-return]
     manifest = read_manifest(path)
     if manifest.backend not in BACKENDS:
         raise EngineError(f"{path} needs backend {manifest.backend!r}, which this depthkit lacks; upgrade depthkit")
-    runner = _runner(manifest.backend)
-    verify(path, manifest, here=backend(manifest.backend).fingerprint(), backend_version=require(manifest.backend))
-    return runner.open_engine(path, manifest)  # type: ignore[no-any-return]
+    maker, version = backend(manifest.backend), require(manifest.backend, to_run=True)
+    fits = maker.accepts_version(manifest.backend_version, version, maker.parse_options(manifest.options))
+    verify(path, manifest, here=maker.here(), version_fits=fits, version=version)
+    return _runner(manifest.backend).open_engine(path, manifest, run)  # type: ignore[no-any-return]
 
 
 def is_onnx_file(path: Path) -> bool:
     """Whether `path` is named as an ONNX file, and not as an engine that is stored as ONNX."""
-    engine = any(path.name.endswith(f".{backend(name).EXTENSION}") for name in BACKENDS)
+    engine = any(path.name.endswith(f".{backend(name).extension}") for name in BACKENDS)
     return path.suffix == ".onnx" and not engine
 
 
 def _runner(name: str) -> Any:
-    require(name)
-    return import_module(f".{BACKENDS[name]}", __package__)
+    module, _, _ = BACKENDS[name].partition(":")
+    return import_module(f".{module}", __package__)

@@ -9,6 +9,7 @@ from ..engines.manifest import Manifest
 from ..errors import EngineError
 from ..session import SessionBase
 from ..spec import ModelSpec
+from .options import RunOptions
 
 __all__ = ["NullSession", "open_engine"]
 
@@ -29,8 +30,9 @@ class NullSession(SessionBase):
         depth.fill(self._depth)
 
 
-def open_engine(path: Path, manifest: Manifest) -> NullSession:
+def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> NullSession:
     """An engine whose manifest was verified."""
+    run.require_cpu("null")
     try:
         return NullSession(manifest.model, float(json.loads(path.read_text())["depth_m"]))
     except (ValueError, KeyError, TypeError) as error:

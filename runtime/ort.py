@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, on the caller's own memory."""
+"""ONNX Runtime on the caller's own memory: on the CPU, by CUDA, by its TensorRT provider."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.build import describe_onnx
+from ..description import describe_onnx
+from ..engines.build import backend
 from ..engines.manifest import Manifest
-from ..engines.ort import PROVIDER, found_precision, read_layers, session_options, translated
+from ..engines.ort import CPU, OnnxRuntime, create, read_layers, session_options, translated
 from ..session import SessionBase
 from ..spec import ModelSpec
+from .options import RunOptions
 
 __all__ = ["OnnxRuntimeSession", "open_engine", "open_onnx"]
 
@@ -44,29 +46,30 @@ class OnnxRuntimeSession(SessionBase):
         self._binding = self._session = None
 
 
-def open_engine(path: Path, manifest: Manifest) -> OnnxRuntimeSession:
+def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> OnnxRuntimeSession:
     """An engine whose manifest was verified: it is optimised already, and is loaded as it is."""
     import onnxruntime
 
-    settings = session_options(manifest.options)
+    maker = backend(manifest.backend)
+    assert isinstance(maker, OnnxRuntime)
+    run.require_cpu(maker.name)
+    options = maker.parse_options(manifest.options)
+    settings = session_options(maker.threads(options))
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return OnnxRuntimeSession(_create(path, settings), manifest.model, manifest.precision_found)
+    with translated(f"cannot open {path}"):
+        session = create(path, settings, maker.providers(options, manifest.precision_asked))
+    return OnnxRuntimeSession(session, manifest.model, manifest.precision_found)
 
 
-def open_onnx(path: Path) -> OnnxRuntimeSession:
+def open_onnx(path: Path, run: RunOptions) -> OnnxRuntimeSession:
     """An ONNX file of ours, optimised while it is loaded; its precision is read back from the optimised graph."""
+    run.require_cpu("an ONNX file")
     description = describe_onnx(path)
-    settings = session_options({})
-    with TemporaryDirectory(prefix="depthkit-") as scratch:
+    options = CPU.parse_options({})
+    settings = session_options(CPU.threads(options))
+    with TemporaryDirectory(prefix="depthkit-") as scratch, translated(f"cannot open {path}"):
         optimised = Path(scratch) / "optimised.onnx"
         settings.optimized_model_filepath = str(optimised)
-        session = _create(path, settings)
-        precision = found_precision(read_layers(optimised), description.precision)
+        session = create(path, settings, CPU.providers(options, description.precision))
+        precision = CPU.found_precision(read_layers(optimised), description.precision)
     return OnnxRuntimeSession(session, description.model, precision)
-
-
-def _create(path: Path, settings: Any) -> Any:
-    import onnxruntime
-
-    with translated(f"cannot open {path}"):
-        return onnxruntime.InferenceSession(str(path), settings, providers=[PROVIDER])

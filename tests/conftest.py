@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from depthkit.engines.build import BuildOptions, build
+from depthkit.engines.backend import Availability
+from depthkit.engines.build import BACKENDS, BuildOptions, backend, build
 from depthkit.train.fit import TrainOptions, fit
 
 if os.environ.get("CI"):  # the same examples every time: what CI says must not depend on luck
@@ -20,6 +22,13 @@ if os.environ.get("CI"):  # the same examples every time: what CI says must not 
 
 SIZE = (32, 48)
 """Height and width of the frames that tests train and run on: small, and not square."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests neither use nor fill the user's own engine store."""
+    store = tempfile.TemporaryDirectory(prefix="depthkit-store-")
+    config.add_cleanup(store.cleanup)
+    os.environ["DEPTHKIT_STORE"] = store.name
 
 
 @pytest.fixture(scope="session")
@@ -42,15 +51,16 @@ def pristine_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pristine_exports(pristine_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of that run with FP32 and FP16 ONNX files, and an ONNX Runtime and a null engine of each. Read only."""
-    from depthkit.export.onnx_file import ExportOptions, export_onnx
+    from depthkit.export.onnx_file import export_onnx
+    from depthkit.export.recipe import ExportOptions
     from depthkit.train.bundle import read_bundle
 
     folder = tmp_path_factory.mktemp("exported") / "compact"
     shutil.copytree(pristine_run, folder)
     for precision in ("fp32", "fp16"):
         made = export_onnx(read_bundle(folder), ExportOptions(precision))
-        for backend in ("onnxruntime", "null"):
-            build(made.path, BuildOptions(backend))
+        for name in ("onnxruntime", "null"):
+            build(made.path, BuildOptions(name))
     return folder
 
 
@@ -64,6 +74,18 @@ def run(pristine_run: Path, tmp_path: Path) -> Path:
 def exports(pristine_exports: Path, tmp_path: Path) -> Path:
     """An exported run folder of the test's own, at `tmp_path/runs/compact`."""
     return Path(shutil.copytree(pristine_exports, tmp_path / "runs" / "compact"))
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, Availability]], None]:
+    """Lets backends be available so, by name; those that are not named are not installed."""
+
+    def set_availability(found: Mapping[str, Availability]) -> None:
+        for name in BACKENDS:
+            here = found.get(name, Availability(None, "is not here", "pip install it"))
+            monkeypatch.setattr(backend(name), "availability", lambda here=here: here)
+
+    return set_availability
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count, pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -119,6 +122,43 @@ def test_dynamic_batch_runs_within_its_range(sizes: tuple[int, int, int], frames
 def test_frame_of_another_dtype_size_or_rank_is_named(frames: np.ndarray, words: str) -> None:
     with _session() as session, pytest.raises(FrameError, match=words):
         session(frames)
+
+
+def test_stream_answers_in_order_and_each_answer_is_the_callers_own() -> None:
+    session = _watched(2)
+    stacks = [np.full((2, 16, 32, 3), index, np.uint8) for index in range(5)]
+    depths = list(session.stream(iter(stacks)))
+    assert [depth.shape for depth in depths] == [(2, 16, 32)] * 5
+    assert [float(depth.max()) for depth in depths] == [0, 1, 2, 3, 4]
+    assert all(depth.dtype == np.float32 for depth in depths)
+    assert not any(np.shares_memory(a, b) for a, b in pairwise(depths))
+
+
+def test_stream_draws_no_more_than_it_must() -> None:
+    """A camera's frames, without end."""
+    drawn: list[int] = []
+
+    def camera() -> Iterator[np.ndarray]:
+        for index in count():
+            drawn.append(index)
+            yield np.full((1, 16, 32, 3), index, np.uint8)
+
+    depths = _watched(1).stream(camera())
+    assert drawn == []
+    assert [float(next(depths).max()) for _ in range(3)] == [0, 1, 2]
+    assert len(drawn) <= 8
+
+
+def test_stream_refuses_what_the_engine_does_not_take_and_what_is_closed() -> None:
+    session = _watched(1)
+    depths = session.stream([_frames(1, 16, 32, 3), _frames(1, 16, 48, 3)])
+    next(depths)
+    with pytest.raises(FrameError, match="16, 32"):
+        next(depths)
+    session.close()
+    with pytest.raises(EngineError, match="closed"):
+        next(session.stream([_frames(1, 16, 32, 3)]))
+    assert list(session.stream([])) == []
 
 
 def test_frames_that_are_not_contiguous_are_copied_by_a_call() -> None:

@@ -15,57 +15,19 @@ import csv
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Final, Literal
 
 import numpy as np
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ..errors import BundleError
 from ..files import atomic_write, sha256, write_text
-from ..spec import STRICT, ModelSpec, camera_ready, from_json, to_json
+from ..spec import ModelSpec, camera_ready, to_json
+from .document import FRAMES, MODEL, WEIGHTS, BundleDocument, TrainingRecord, read_document
 from .module import EpochRecord
 from .networks import DepthNetwork, build_network, count_macs
 
-__all__ = ["CHECKPOINT", "MODEL", "Bundle", "Frames", "TrainingRecord", "read_bundle", "write_bundle", "write_history"]
-
-WEIGHTS: Final = "model.safetensors"
-MODEL: Final = "model.json"
-FRAMES: Final = "frames.npz"
-CHECKPOINT: Final = "last.ckpt"
-
-
-@dataclass(frozen=True, config=STRICT)
-class TrainingRecord:
-    """How a bundle's weights came to be; with the same machine and versions it makes them again."""
-
-    data: str
-    split: str
-    samples: int
-    size: tuple[int, int]
-    preset: str
-    epochs: int
-    steps: int
-    batch: int
-    learning_rate: float
-    seed: int
-    precision: str
-    devices: int
-    seconds: float
-    versions: dict[str, str]
-    finished: str
-
-
-@dataclass(frozen=True, config=STRICT)
-class BundleDocument:
-    """`model.json`."""
-
-    model: ModelSpec
-    training: TrainingRecord
-    weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    schema_version: Literal[1] = 1
+__all__ = ["Bundle", "Frames", "read_bundle", "write_bundle", "write_history"]
 
 
 class Frames:
@@ -82,6 +44,7 @@ class Bundle:
     def __init__(self, folder: Path, network: DepthNetwork, document: BundleDocument, frames: Frames) -> None:
         self.folder = folder
         self.network = network
+        self.document = document
         self.spec = document.model
         self.training = document.training
         self.weights_sha256 = document.weights_sha256
@@ -127,18 +90,7 @@ def read_bundle(folder: Path) -> Bundle:
         BundleError: no such folder, no weights, weights that are not those of `model.json`, damaged frames.
         SpecError: `model.json` of another schema version, or with keys that are unknown or missing.
     """
-    if not folder.is_dir():
-        raise BundleError(f"there is no run folder {folder}; make one with `depthkit train --out {folder.parent}`")
-    missing = [name for name in (MODEL, WEIGHTS, FRAMES) if not (folder / name).is_file()]
-    if missing:
-        resumable = (folder / CHECKPOINT).is_file()
-        remedy = "finish it with `depthkit train --resume`" if resumable else "train it with `depthkit train`"
-        raise BundleError(f"{folder} is no finished run, it lacks {', '.join(missing)}; {remedy}")
-    document = from_json(BundleDocument, (folder / MODEL).read_bytes(), source=str(folder / MODEL))
-    if sha256(folder / WEIGHTS) != document.weights_sha256:
-        raise BundleError(
-            f"{folder / WEIGHTS} is not the file that {MODEL} was written for; train again or restore both"
-        )
+    document = read_document(folder)
     network = build_network(document.model.network).eval()
     _load_weights(network, folder / WEIGHTS)
     return Bundle(folder, network, document, _read_frames(folder / FRAMES))

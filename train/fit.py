@@ -23,8 +23,9 @@ from torch.utils.data.distributed import DistributedSampler
 from ..errors import OutputError, TrainingError
 from ..files import is_refused_write, make_folder, remove
 from ..spec import ModelSpec, Preprocessing, camera_ready
-from .bundle import CHECKPOINT, MODEL, Frames, TrainingRecord, write_bundle, write_history
+from .bundle import Frames, write_bundle, write_history
 from .datasets import RGBD, RGBDDataset, Scenes, evenly_spaced, open_dataset
+from .document import CHECKPOINT, MODEL, TrainingRecord
 from .figures import plot_curve, plot_samples
 from .module import DepthModule, EpochRecord
 from .networks import build_network, count_macs, count_parameters

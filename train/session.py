@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..session import SessionBase
+from ..tolerances import Precision
 from .bundle import Bundle, read_bundle
 from .camera import CameraReady
 
 __all__ = ["TorchSession"]
 
+_DTYPES: Final[dict[Precision, torch.dtype]] = {"fp32": torch.float32, "fp16": torch.float16}
+
 
 class TorchSession(SessionBase):
-    """Torch eager in FP32, at any size that the network takes; on CUDA where `device` says so.
+    """Torch at any size that the network takes.
 
     Args:
-        bundle: a run folder, or a bundle that was read.
+        bundle: a run folder, or a bundle that was read; left as it is.
         size: height and width of frames; None: what the run was trained at.
         batch: frames a run.
         device: "cpu" or "cuda".
+        precision: what the network computes in: "fp32" or "fp16".
+        compiled: by `torch.compile(mode="max-autotune")`, which takes minutes, and on CUDA replays a graph.
     """
 
     def __init__(
-        self, bundle: Path | Bundle, size: tuple[int, int] | None = None, *, batch: int = 1, device: str = "cpu"
+        self,
+        bundle: Path | Bundle,
+        size: tuple[int, int] | None = None,
+        *,
+        batch: int = 1,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+        compiled: bool = False,
     ) -> None:
         bundle = read_bundle(bundle) if isinstance(bundle, Path) else bundle
         self.spec = bundle.spec_at(size).with_batch(batch)
-        self.precision = "fp32"
-        self.provider = f"torch eager, {device}"
+        self.precision = precision
+        self.provider = f"torch {'compile max-autotune' if compiled else 'eager'}, {device}"
         self._device = torch.device(device)
-        self._model = CameraReady(bundle.network, self.spec).eval().to(self._device)
+        camera = CameraReady(copy.deepcopy(bundle.network), self.spec, _DTYPES[precision]).eval().to(self._device)
+        self._model: Callable[[Tensor], Tensor] = torch.compile(camera, mode="max-autotune") if compiled else camera
         self._tensors: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:

@@ -20,7 +20,7 @@ ANY = st.floats(allow_nan=True, allow_infinity=True)
 
 
 def _parity(max_abs_mm: float = 0.0, worst_ssim: float = 1.0, *, finite: bool = True) -> Parity:
-    return Parity(0.0, worst_ssim, worst_ssim, max_abs_mm, finite, 8)
+    return Parity(0.0, worst_ssim, worst_ssim, max_abs_mm, 0, 0, finite, 8)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, Dim("batch", 1, 2, 4), Dim("batch", 2, 2, 4)])
@@ -44,6 +44,7 @@ def test_distance_is_that_of_the_worst_pixel_and_the_mean_that_of_all(recorded: 
     each = [scaled_ssim(d, t, everywhere) for d, t in zip(depths, reference.depths, strict=True)]
     assert parity.ssim == pytest.approx(np.mean(each))
     assert parity.worst_ssim == pytest.approx(min(each))
+    assert (parity.max_abs_frame, parity.worst_ssim_frame) == (2, int(np.argmin(each)))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -53,6 +54,7 @@ def test_one_pixel_that_is_not_finite_fails_every_gate(recorded: type, reference
     parity, _ = measure_parity(recorded([], answer=lambda frame: depths[frame[0, 0, 0]]), reference)
     assert not parity.finite
     assert not math.isfinite(parity.max_abs_mm)
+    assert (parity.max_abs_frame, parity.worst_ssim_frame) == (3, 3), "the frame that is not finite is the worst"
     for precision in TOLERANCES:
         assert gate_faults(parity, precision)
 

@@ -19,6 +19,7 @@ from depthkit.bench.suite import Contender, SampleSet, SuiteOptions, run_suite
 from depthkit.bench.table import TABLES, markdown, verdict
 from depthkit.bench.timing import Steady
 from depthkit.engines.fingerprint import cpu_fingerprint
+from depthkit.engines.gpu import find_gpu
 from depthkit.errors import UserError
 from depthkit.reference import Reference
 from depthkit.spec import to_json
@@ -63,7 +64,7 @@ def test_engines_pass_and_an_engine_that_knows_nothing_fails(benched: Benched) -
 
 def test_json_has_raw_samples_and_the_figures_that_follow_from_them(benched: Benched) -> None:
     document = _document(benched[0])
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["protocol"] == "steady"
     assert document["environment"]["command"] == "depthkit bench <all>"
     for row in document["rows"]:
@@ -74,7 +75,8 @@ def test_json_has_raw_samples_and_the_figures_that_follow_from_them(benched: Ben
         assert row["mean_ms"] == pytest.approx(np.mean(samples))
         assert row["fps"] == pytest.approx(1000 / np.mean(samples))
         assert row["passed"] == (not row["faults"])
-        assert {"mse", "ssim", "worst_ssim", "max_abs_mm", "finite", "frames"} == row["parity"].keys()
+        figures = {"mse", "ssim", "worst_ssim", "max_abs_mm", "worst_ssim_frame", "max_abs_frame", "finite", "frames"}
+        assert row["parity"].keys() == figures
 
 
 def test_frames_a_second_counts_the_batch(benched: Benched) -> None:
@@ -98,6 +100,8 @@ def test_markdown_is_every_table_with_command_and_machine(benched: Benched) -> N
     assert result.environment.cpu.name in text
     assert text.count("PASS") == 3
     assert text.count("FAIL") == 1
+    on_gpu = replace(result, environment=replace(result.environment, gpu="Imaginary 9000"))
+    assert "Imaginary 9000, " in markdown(on_gpu)
 
 
 def test_accuracy_fills_its_columns_and_its_table(contenders: list[Contender]) -> None:
@@ -192,6 +196,8 @@ def test_environment_is_this_one() -> None:
     assert found.memory_gib > 0
     assert found.packages["numpy"] == np.__version__
     assert found.cpu == cpu_fingerprint()
+    gpu = find_gpu()
+    assert found.gpu == ("" if isinstance(gpu, str) else gpu.describe())
     assert json.loads(to_json(found))["cpu"]["isa"] == list(found.cpu.isa)
 
 

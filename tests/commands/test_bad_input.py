@@ -98,8 +98,11 @@ def test_engines_that_were_altered(exports: Path, capsys: Captured) -> None:
     _edit(manifest, lambda d: d.update(surprise=1))
     refuse(bench, capsys, manifest.name, "surprise")
     manifest.write_text(original)
-    _edit(manifest, lambda d: d.update(schema_version=2))
-    refuse(bench, capsys, manifest.name, "schema version 2")
+    _edit(manifest, lambda d: d.update(schema_version=1))
+    refuse(bench, capsys, manifest.name, "schema version 1")
+    manifest.write_text(original)
+    _edit(manifest, lambda d: d.update(precision_found="fp16"))
+    refuse(bench, capsys, manifest.name, "was edited", "depthkit export")
     manifest.write_text(original)
     content = bytearray(engine.read_bytes())
     content[len(content) // 2] ^= 1

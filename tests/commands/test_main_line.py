@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from depthkit.cli import run as depthkit
+from depthkit.engines.build import fastest, runnable
 
 
 def change_one_weight(path: Path, by: float = 0.5) -> None:
@@ -88,9 +89,12 @@ def test_bench_fails_engines_of_a_run_that_was_trained_again(exports: Path, caps
 def test_export_of_an_onnx_file_builds_only_the_engine(exports: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine = exports / "compact-32x48.fp32.ort.onnx"
     engine.unlink()
-    assert depthkit(["export", str(exports / "compact-32x48.fp32.onnx")]) == 0
+    onnx_file = str(exports / "compact-32x48.fp32.onnx")
+    assert depthkit(["export", onnx_file, "--backend", "onnxruntime", "--rebuild"]) == 0
     assert engine.is_file()
-    assert "built" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "built" in printed
+    assert "wrote" not in printed
 
 
 def test_the_papers_protocol_counts_ten_runs(exports: Path) -> None:
@@ -156,7 +160,7 @@ def test_the_whole_line_on_real_frames(nyu: Path, tmp_path: Path, capsys: pytest
     capsys.readouterr()
     rows = json.loads((tmp_path / "runs" / "b.json").read_text())["rows"]
     assert [(row["network"], row["backend"]) for row in rows] == [
-        (network, backend) for network in ("compact", "unet") for backend in ("torch", "onnxruntime")
+        (network, backend) for network in ("compact", "unet") for backend in ("torch", fastest())
     ]
     assert [row["parameters"] for row in rows[::2]] == [1_218_350, 17_262_977]
     assert all(row["accuracy"]["frames"] == 4 and row["accuracy"]["available"] == 654 for row in rows)
@@ -175,5 +179,7 @@ def test_the_demo_ends_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixtu
     out = tmp_path / "demo"
     assert depthkit(["demo", "--out", str(out), "--size", "32x48", "--steps", "8"]) == 0
     assert "report.html" in capsys.readouterr().out
-    assert (out / "report.html").read_text().count("<img") == 4 * 6
-    assert len(json.loads((out / "bench.json").read_text())["rows"]) == 6
+    rows = json.loads((out / "bench.json").read_text())["rows"]
+    of_each = ["torch", *runnable() * 2]  # in FP32 and in FP16
+    assert [row["backend"] for row in rows] == of_each * 2
+    assert (out / "report.html").read_text().count("<img") == 4 * len(rows)

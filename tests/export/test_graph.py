@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from depthkit.export.graph import OPSET, build_graph, fold_batch_norm
+from depthkit.export.graph import OPSET, Origin, build_graph, fold_batch_norm
 from depthkit.files import sha256
 from depthkit.reference import read_reference
 from depthkit.spec import METADATA, Dim, ModelSpec, from_json
@@ -138,7 +138,7 @@ def test_half_graph_is_half_as_large(pristine_exports: Path) -> None:
 def test_dynamic_batch_answers_each_number_of_frames_alike(pristine_run: Path, pristine_exports: Path) -> None:
     bundle = read_bundle(pristine_run)
     spec = model_spec("compact", SIZE).with_batch(Dim("batch", 1, 2, 4))
-    model = build_graph(bundle.network, spec, "fp32", bundle.weights_sha256)
+    model = build_graph(bundle.network, spec, "fp32", Origin(bundle.weights_sha256, "{}"))
     assert _shape(model.graph.input[0]) == ["batch", *SIZE, 3]
     assert _shape(model.graph.output[0]) == ["batch", *SIZE]
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -153,6 +153,6 @@ def test_dynamic_batch_answers_each_number_of_frames_alike(pristine_run: Path, p
 def test_building_a_half_graph_leaves_the_network_in_full_precision(pristine_run: Path) -> None:
     bundle = read_bundle(pristine_run)
     before = {key: value.clone() for key, value in bundle.network.state_dict().items()}
-    build_graph(bundle.network, model_spec("compact", (16, 16)), "fp16", bundle.weights_sha256)
+    build_graph(bundle.network, model_spec("compact", (16, 16)), "fp16", Origin(bundle.weights_sha256, "{}"))
     after = bundle.network.state_dict()
     assert all(after[key].dtype == value.dtype and torch.equal(after[key], value) for key, value in before.items())

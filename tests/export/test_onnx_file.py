@@ -9,7 +9,8 @@ import pytest
 
 from depthkit.errors import GateError, OutputError, SpecError
 from depthkit.export.checks import Check
-from depthkit.export.onnx_file import ExportOptions, export_onnx, make_reference, stem
+from depthkit.export.onnx_file import export_onnx, make_reference
+from depthkit.export.recipe import ExportOptions, stem
 from depthkit.metrics import valid_pixels
 from depthkit.reference import read_reference
 from depthkit.spec import Dim

@@ -1,0 +1,172 @@
+"""`depthkit engines`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import json_option
+
+if TYPE_CHECKING:
+    from ..engines.manifest import Manifest
+
+
+@click.group()
+def engines() -> None:
+    """List, inspect and prune the engines that were built on this machine.
+
+    Every engine that `depthkit export` builds is kept in a store, $DEPTHKIT_STORE or ~/.cache/depthkit, and taken from
+    there when the same ONNX file, backend, version, device and options are asked for again.
+
+    \b
+    Examples:
+      depthkit engines list
+      depthkit engines inspect runs/compact/compact-96x128.fp16.ov.blob
+      depthkit engines prune --unused-for 30
+    """
+
+
+@engines.command("list")
+@json_option
+def list_engines(as_json: bool) -> None:
+    """Show every engine in the store, last used first."""
+    import json
+    from datetime import datetime
+
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..engines.store import Store
+    from .console import out
+
+    store = Store()
+    entries = store.entries()
+    if as_json:
+        found = [
+            {
+                "key": e.key,
+                "engine": str(e.engine),
+                "bytes": e.file_bytes,
+                "used": e.used,
+                "backend": e.manifest.backend,
+            }
+            for e in entries
+        ]
+        click.echo(json.dumps(found, indent=2))
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("key", "model", "engine", "version", "precision", "MiB", "used"):
+        table.add_column(heading, justify="right" if heading == "MiB" else "left", no_wrap=True)
+    for entry in entries:
+        manifest = entry.manifest
+        table.add_row(
+            entry.key[:8],
+            _model(manifest),
+            manifest.backend,
+            manifest.backend_version,
+            manifest.precision_found,
+            f"{entry.file_bytes / 2**20:.1f}",
+            f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
+        )
+    out.print(table)
+    total = sum(entry.file_bytes for entry in entries) / 2**20
+    out.print(Text(f"{len(entries)} engines, {total:.1f} MiB in {store.root}"))
+
+
+@engines.command()
+@click.argument("engine")
+@json_option
+def inspect(engine: str, as_json: bool) -> None:
+    """Show what ENGINE is: a file with its manifest, or the first digits of a key in the store.
+
+    \b
+    Examples:
+      depthkit engines inspect runs/compact/compact-96x128.fp16.ov.blob
+      depthkit engines inspect 3f9a
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..engines.manifest import read_manifest
+    from ..engines.store import Store
+    from ..spec import to_json
+    from .console import out
+
+    manifest = read_manifest(Path(engine)) if Path(engine).is_file() else Store().named(engine).manifest
+    if as_json:
+        click.echo(to_json(manifest), nl=False)
+        return
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for what, value in _facts(manifest):
+        facts.add_row(what, Text(value))
+    out.print(facts)
+    table = Table(
+        title=_origin(manifest), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for heading in ("layer", "operator", "precision", "tactic"):
+        table.add_column(heading, overflow="fold")
+    for layer in manifest.layers:
+        table.add_row(Text(layer.name), Text(layer.operator), layer.precision, Text(layer.tactic))
+    out.print(table)
+
+
+@engines.command()
+@click.option("--unused-for", "days", type=click.FloatRange(min=0), help="Remove engines unused for so many days.")
+@click.option("--all", "everything", is_flag=True, help="Remove every engine.")
+def prune(days: float | None, everything: bool) -> None:
+    """Remove engines from the store; copies beside ONNX files stay.
+
+    Without options: what a killed build left, and engines of vendor versions that are no longer installed here.
+
+    \b
+    Examples:
+      depthkit engines prune
+      depthkit engines prune --unused-for 30
+    """
+    from rich.text import Text
+
+    from ..engines.build import is_outdated
+    from ..engines.store import Store
+    from .console import out
+
+    store = Store()
+    broken = store.remove_broken()
+    doomed = {
+        entry.key: entry
+        for entry in store.entries()
+        if everything or is_outdated(entry.manifest) or (days is not None and entry.unused_for(days))
+    }
+    freed = sum(entry.file_bytes for entry in doomed.values())
+    for entry in doomed.values():
+        store.remove(entry)
+    out.print(Text(f"removed {len(doomed)} engines ({freed / 2**20:.1f} MiB) and {broken} unfinished or broken ones"))
+
+
+def _model(manifest: Manifest) -> str:
+    height, width = manifest.model.size
+    batch = manifest.model.input.describe().strip("(").partition(",")[0]
+    return f"{manifest.model.network} {height}x{width}" + ("" if batch == "1" else f" x{batch}")
+
+
+def _facts(manifest: Manifest) -> list[tuple[str, str]]:
+    return [
+        ("model", f"{_model(manifest)}, {manifest.model.parameters / 1e6:.2f} M parameters"),
+        ("backend", f"{manifest.backend} {manifest.backend_version}"),
+        ("built for", manifest.device.describe()),
+        ("precision", f"{manifest.precision_found} ({manifest.precision_asked} was asked for)"),
+        ("options", " ".join(f"{key}={value}" for key, value in manifest.options.items()) or "none"),
+        ("built", f"{manifest.created}, {manifest.build_seconds:.2f} s"),
+        ("from", manifest.onnx),
+        ("engine", f"SHA-256 {manifest.engine_sha256}"),
+        ("ONNX file", f"SHA-256 {manifest.onnx_sha256}"),
+        ("weights", f"SHA-256 {manifest.weights_sha256}"),
+    ]
+
+
+def _origin(manifest: Manifest) -> str:
+    source = "the built engine" if manifest.layers_from == "engine" else "the strongly typed network"
+    return f"{len(manifest.layers)} layers, read from {source}"

@@ -1,0 +1,180 @@
+"""OpenVINO on the CPU: the engine is the model that it compiled for this machine, exported as a blob."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ..errors import BackendError, UserError
+from ..spec import STRICT
+from ..tolerances import Precision
+from .backend import Availability, Backend, Built, found_precision
+from .fingerprint import Fingerprint, cpu_fingerprint, usable_cores
+from .manifest import Layer
+
+__all__ = [
+    "DEVICE",
+    "OPENVINO",
+    "OpenVino",
+    "OpenVinoOptions",
+    "capabilities",
+    "core",
+    "import_openvino",
+    "read_layers",
+    "settings",
+    "translated",
+]
+
+DEVICE: Final = "CPU"
+_HINTS: Final[dict[Precision, str]] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+_ASKED: Final = {hint: precision for precision, hint in _HINTS.items()}
+_TYPES: Final = {**_ASKED, "i8": "int8", "u8": "uint8", "i32": "int32", "i64": "int64"}
+_IDLE: Final = frozenset({"Input", "Const", "Output"})  # what the executed graph has besides what computes
+
+
+@dataclass(frozen=True, config=STRICT)
+class OpenVinoOptions:
+    """How an engine computes, whenever it is opened.
+
+    Attributes:
+        threads: of the engine; 0: one for each core that the process may use.
+        hint: "latency": all threads work on one frame; "throughput": on as many frames at once as OpenVINO deems best.
+        pinning: each thread stays on one core.
+        inference_precision: compute in it, whatever the ONNX file stores; "": in what it stores, but FP16 in FP32 on a
+            CPU without FP16 arithmetic.
+    """
+
+    threads: Annotated[int, Field(ge=0)] = 0
+    hint: Literal["latency", "throughput"] = "latency"
+    pinning: bool = True
+    inference_precision: Literal["", "f32", "bf16", "f16"] = ""
+
+
+class OpenVino(Backend[OpenVinoOptions]):
+    """The CPU plugin; see `Backend`."""
+
+    name = "openvino"
+    extension = "ov.blob"
+    options = OpenVinoOptions
+
+    def availability(self) -> Availability:
+        """See `Backend.availability`."""
+        try:
+            if find_spec("openvino") is not None:
+                return Availability(version("openvino"), "on the CPU")
+        except PackageNotFoundError:
+            pass
+        return Availability(None, "openvino is not installed", "pip install 'depthkit[openvino]'")
+
+    def here(self) -> Fingerprint:
+        """The CPU."""
+        return cpu_fingerprint()
+
+    def asked(self, stored: Precision, options: OpenVinoOptions) -> Precision:
+        """See `Backend.asked`."""
+        return _ASKED[options.inference_precision] if options.inference_precision else stored
+
+    def build(self, onnx: Path, engine: Path, asked: Precision, options: OpenVinoOptions) -> Built:
+        """See `Backend.build`."""
+        with translated(f"cannot build {onnx}"):
+            compiled = core().compile_model(core().read_model(onnx), DEVICE, settings(asked, options))
+            engine.write_bytes(compiled.export_model().getbuffer())
+            return Built(read_layers(compiled))
+
+    def found_precision(self, layers: tuple[Layer, ...], asked: Precision) -> str:
+        """See `Backend.found_precision`."""
+        return found_precision(layers, asked, widens="FP16" not in capabilities())
+
+
+OPENVINO: Final = OpenVino()
+
+
+def settings(asked: Precision, options: OpenVinoOptions) -> dict[str, Any]:
+    """What OpenVINO is told, to build an engine and to open it: a blob keeps none of it, and is compiled anew.
+
+    Raises:
+        BackendError: this CPU cannot compute in `asked`; OpenVINO would take another precision without a word.
+    """
+    here = capabilities()
+    widened = asked == "fp16" and not options.inference_precision and "FP16" not in here
+    computed: Precision = "fp32" if widened else asked
+    if computed.upper() not in here:
+        raise BackendError(
+            f"{asked} was asked for, and on {cpu_fingerprint().name} OpenVINO computes in {', '.join(sorted(here))}; "
+            "build with inference_precision=f32, or on a CPU that has it"
+        )
+    return {
+        "INFERENCE_PRECISION_HINT": _HINTS[computed],
+        "PERFORMANCE_HINT": options.hint.upper(),
+        # OpenVINO's default counts the machine's cores, also where a container's quota leaves this process fewer.
+        "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
+        "ENABLE_CPU_PINNING": options.pinning,
+    }
+
+
+def read_layers(compiled: Any) -> tuple[Layer, ...]:
+    """Every node of the graph that a compiled model executes; a fused one has the name of its main operator."""
+    nodes = [(node.get_friendly_name(), node.get_rt_info()) for node in compiled.get_runtime_model().get_ordered_ops()]
+    return tuple(
+        Layer(name, told["layerType"].value, _precision(told["runtimePrecision"].value), told["primitiveType"].value)
+        for name, told in nodes
+        if told["layerType"].value not in _IDLE
+    )
+
+
+def _precision(word: str) -> str:
+    return _TYPES.get(word, word)
+
+
+@cache
+def capabilities() -> frozenset[str]:
+    """The types that OpenVINO computes in on this CPU, as "FP32", "BF16" and so on."""
+    return frozenset({"FP32", "FP16", "BF16", "INT8"} & set(core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")))
+
+
+@cache
+def core() -> Any:
+    """The process's one `openvino.Core`, as its documentation advises: each would load the plugins anew."""
+    return import_openvino().Core()
+
+
+@cache
+def import_openvino() -> Any:
+    """The module, without its telemetry.
+
+    `import openvino` starts a process that reports to Google Analytics, and writes an identity into `~/intel`, unless
+    `opt_in_out --opt_out` was run once. Where its telemetry package cannot be imported it uses a stub of its own.
+    """
+    package = "openvino_telemetry"
+    imported = sys.modules.get(package)
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        del sys.modules[package]
+        if imported is not None:
+            sys.modules[package] = imported
+    return openvino
+
+
+class translated:  # noqa: N801
+    """The one place where OpenVINO's errors become ours; a context manager that may be entered again and again."""
+
+    def __init__(self, what: str, kind: type[UserError] = BackendError) -> None:
+        self._what, self._kind = what, kind
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        # It raises RuntimeError, and UnicodeDecodeError where its words quote a damaged file.
+        if isinstance(error, RuntimeError | ValueError):
+            lines = (line.strip() for line in str(error).splitlines())
+            words = " ".join(line for line in lines if line and not line.startswith("Exception from "))
+            raise self._kind(f"{self._what}: OpenVINO says: {words}") from error

@@ -1,0 +1,205 @@
+"""The engine store: every engine that was built here, found again by what it was built from.
+
+A build takes seconds to an hour, so an engine is built once for each key: the ONNX file's hash, backend, vendor
+version, device and options. A lock lets one process build while others that want the same engine wait for it. The lock is the
+operating system's, and ends with the process that holds it, however that ends.
+
+    <root>/engines/<key>/engine.<extension>         and its manifest beside it
+    <root>/locks/<key>.lock
+    <root>/timing/<name>                            TensorRT's timing caches
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from ..errors import OutputError, UserError
+from ..files import is_refused_write, make_folder, sha256
+from .manifest import Manifest, read_manifest
+
+__all__ = ["Entry", "Store", "locked", "store_root", "timing_cache_path"]
+
+VARIABLE: Final = "DEPTHKIT_STORE"
+_UNFINISHED: Final = ".unfinished-"
+
+
+def store_root() -> Path:
+    """`$DEPTHKIT_STORE`, or `depthkit` in the user's cache folder (XDG Base Directory Specification)."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "depthkit"
+
+
+def timing_cache_path(name: str) -> Path:
+    """Where a vendor's timing cache of this name lies; `locked` it while it is read or written."""
+    return store_root() / "timing" / name
+
+
+@contextmanager
+def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock of `path` among all processes; `on_wait` is told before waiting. Raises OutputError."""
+    folder = _writable(path.parent)
+    lock = FileLock(folder / f"{path.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if on_wait is not None:
+            on_wait()
+        lock.acquire()
+    except OSError as error:
+        raise _refused(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An engine in the store."""
+
+    key: str
+    engine: Path
+    manifest: Manifest
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the engine file."""
+        return self.engine.stat().st_size
+
+    @property
+    def used(self) -> float:
+        """When it was last built or asked for, in seconds since the epoch."""
+        return self.engine.parent.stat().st_mtime
+
+    def unused_for(self, days: float) -> bool:
+        """Whether nobody asked for it in so many days."""
+        return self.used < time.time() - days * 86_400
+
+
+class Store:
+    """Engines by key. Safe to use from several processes; `find` and `add` belong inside `locked(key)`."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or store_root()
+        self._engines = self.root / "engines"
+
+    @contextmanager
+    def locked(self, key: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the lock of `key`. Raises OutputError where the store cannot be written."""
+        with locked(self.root / "locks" / key, on_wait):
+            yield
+
+    def find(self, key: str) -> Entry | None:
+        """The engine of `key`, if it is there and whole; one that is damaged is removed."""
+        folder = self._engines / key
+        if not folder.is_dir():
+            return None
+        entry = _read(folder)
+        if entry is None or sha256(entry.engine) != entry.manifest.engine_sha256:
+            _discard(folder)
+            return None
+        os.utime(folder)
+        return entry
+
+    def add(self, key: str, extension: str, make: Callable[[Path], None]) -> Entry:
+        """Let `make` write the engine and its manifest to the path that it is given, and keep both, or nothing.
+
+        Raises:
+            OutputError: no space or no permission.
+            DepthkitError: whatever `make` raises.
+        """
+        goal = self._engines / key
+        unfinished = _writable(self._engines) / f"{_UNFINISHED}{key}"
+        _discard(unfinished)  # of a process that was killed: nobody else writes here while we hold the lock
+        try:
+            unfinished.mkdir()
+            make(unfinished / f"engine.{extension}")
+            _discard(goal)
+            unfinished.rename(goal)
+        except OSError as error:
+            if not is_refused_write(error):
+                raise  # something that `make` read
+            raise _refused(self.root, error) from error
+        finally:
+            _discard(unfinished)
+        entry = _read(goal)
+        assert entry is not None
+        return entry
+
+    def entries(self) -> list[Entry]:
+        """Every engine whose manifest can be read, last used first."""
+        if not self._engines.is_dir():
+            return []
+        found = [_read(folder) for folder in self._engines.iterdir() if not folder.name.startswith(_UNFINISHED)]
+        return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry.used)
+
+    def named(self, start: str) -> Entry:
+        """The engine whose key begins so. Raises UserError for none or several."""
+        found = [entry for entry in self.entries() if entry.key.startswith(start)]
+        if len(found) != 1:
+            raise UserError(
+                f"{len(found) or 'no'} engines in {self.root} have a key that begins with {start!r}; "
+                "`depthkit engines list` shows all keys"
+            )
+        return found[0]
+
+    def remove(self, entry: Entry) -> None:
+        """Delete an engine; copies of it beside ONNX files stay."""
+        with self.locked(entry.key):
+            _discard(entry.engine.parent)
+
+    def remove_broken(self) -> int:
+        """Delete what no process is writing and nobody can use: unfinished and unreadable entries. Returns how many."""
+        if not self._engines.is_dir():
+            return 0
+        broken = [
+            folder for folder in self._engines.iterdir() if folder.name.startswith(_UNFINISHED) or _read(folder) is None
+        ]
+        removed = 0
+        for folder in broken:
+            lock = FileLock(make_folder(self.root / "locks") / f"{folder.name.removeprefix(_UNFINISHED)}.lock")
+            try:
+                with lock.acquire(timeout=0):
+                    _discard(folder)
+                    removed += 1
+            except Timeout:
+                continue  # it is being built at this moment
+        return removed
+
+
+def _read(folder: Path) -> Entry | None:
+    engines = [path for path in folder.glob("engine.*") if path.suffix != ".json"]
+    if len(engines) != 1:
+        return None
+    try:
+        return Entry(folder.name, engines[0], read_manifest(engines[0]))
+    except UserError:
+        return None
+
+
+def _discard(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _writable(folder: Path) -> Path:
+    try:
+        return make_folder(folder)
+    except OutputError as error:
+        raise OutputError(f"{error}; {VARIABLE} names another place for the engine store") from error
+
+
+def _refused(folder: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot write the engine store {folder}: {error.strerror or error}; "
+        f"free some space with `depthkit engines prune`, or set {VARIABLE} to another folder"
+    )

@@ -1,0 +1,147 @@
+"""What TensorRT's layers compute in: read from a strongly typed network, and from the engine that was built from it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from .backend import Built
+from .manifest import Layer
+
+__all__ = ["inspect_engine", "network_layers", "read_layers"]
+
+_TYPES: Final[Mapping[str, str]] = {
+    "float": "fp32", "fp32": "fp32", "half": "fp16", "fp16": "fp16", "bfloat16": "bf16", "bf16": "bf16",
+    "fp8": "fp8", "fp4": "fp4", "int8": "int8", "int4": "int4",
+    "uint8": "uint8", "int32": "int32", "int64": "int64", "bool": "bool",
+}  # fmt: skip
+_ARITHMETIC: Final = frozenset({"fp32", "fp16", "bf16", "fp8", "fp4", "int8", "int4"})
+_UNTOLD: Final = "unknown"
+_ONNX_NODE: Final = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+_TYPE_KEYS: Final = ("Datatype", "DataType", "Format/Datatype")  # TensorRT 11 split the last, which is TensorRT 10's
+
+
+def network_layers(trt: Any, network: Any) -> tuple[Layer, ...]:
+    """Every layer of a strongly typed network with the types that it reads: of a convolution, input and kernel.
+
+    Args:
+        trt: the vendor's module.
+        network: an `INetworkDefinition`, parsed.
+    """
+    return tuple(_network_layer(trt, network.get_layer(index)) for index in range(network.num_layers))
+
+
+def _network_layer(trt: Any, layer: Any) -> Layer:
+    operator = layer.type.name
+    read = [layer.get_input(index) for index in range(layer.num_inputs)]
+    types = [_type(tensor.dtype.name) for tensor in read if tensor is not None]
+    made = [_type(layer.get_output(index).dtype.name) for index in range(layer.num_outputs)]
+    if layer.type == trt.LayerType.CONVOLUTION:
+        layer.__class__ = trt.IConvolutionLayer  # the bindings hand out its base class, which does not know the kernel
+        kernel = layer.kernel  # a NumPy array where NumPy has its type
+        types.append(_type((kernel if isinstance(kernel, trt.Weights) else trt.Weights(kernel)).dtype.name))
+    # A cast computes in what it makes.
+    return Layer(layer.name, operator, _arithmetic([] if layer.type == trt.LayerType.CAST else types, made))
+
+
+def inspect_engine(trt: Any, engine: Any) -> str:
+    """What the vendor's inspector tells of a deserialised `ICudaEngine`, as JSON. Raises RuntimeError, as it does."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    inspector = engine.create_engine_inspector()
+    if any(-1 in tuple(engine.get_tensor_shape(name)) for name in inputs):
+        # Of a dynamic batch TensorRT 10 tells no types before sizes are set. Nothing runs, so no memory is asked for.
+        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            raise RuntimeError("no execution context")
+        for name in inputs:
+            _, optimum, _ = engine.get_tensor_profile_shape(name, 0)
+            context.set_input_shape(name, optimum)
+        inspector.execution_context = context
+    text: str = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    return text
+
+
+def read_layers(text: str, network: tuple[Layer, ...] = ()) -> Built:
+    r"""The layers of an engine, as the inspector's JSON tells them.
+
+    A layer that computes a convolution of `network` is known by the ONNX nodes in its metadata, since TensorRT 11 calls
+    it "correlation" and may compute it in a layer of any type; "conv" is then added to its operator. Of convolutions
+    whose type the JSON does not tell, the network's is taken, and `Built.layers_from` is "network".
+
+    Args:
+        text: from `inspect_engine`, of TensorRT 10 or 11.
+        network: of `network_layers`, what the engine was built from.
+
+    >>> text = '''{"Layers": [{"Name": "node_conv2d_myl0_2", "LayerType": "correlation", "TacticName": "sm80_xmma",
+    ...     "Inputs": [{"Name": "x", "Dimensions": [1, 24, 32, 48], "Datatype": "Half"}],
+    ...     "Outputs": [{"Name": "y", "Dimensions": [1, 24, 32, 48], "Datatype": "Half"}],
+    ...     "Metadata": "[ONNX Layer: node_conv2d]\\u001f[ONNX Layer: node_relu]"}]}'''
+    >>> built = read_layers(text, (Layer("node_conv2d", "CONVOLUTION", "fp16"),))
+    >>> built.layers_from, built.layers
+    ('engine', (Layer(name='node_conv2d_myl0_2', operator='correlation (conv)', precision='fp16', tactic='sm80_xmma'),))
+    """
+    rows = [{"Name": row} if isinstance(row, str) else row for row in json.loads(text)["Layers"]]
+    untold = {layer.name: layer for layer in network if _convolves(layer.operator)}
+    claims = [untold.keys() & set(_ONNX_NODE.findall(row.get("Metadata", ""))) for row in rows]
+    # Layers that only move a convolution's tensors name its node, too: they count where no other layer convolves.
+    known = {node for nodes, row in zip(claims, rows, strict=True) if _convolves(_operator(row)) for node in nodes}
+    layers = []
+    for row, nodes in zip(rows, claims, strict=True):
+        operator, computes = _operator(row), _row_type(row)
+        if _convolves(operator) or nodes - known:
+            if computes == _UNTOLD and nodes:
+                continue  # the network's layers stand in for it
+            untold = {name: layer for name, layer in untold.items() if name not in nodes}
+            operator += "" if "conv" in operator.lower() else " (conv)"
+        layers.append(Layer(row["Name"], operator, computes, row.get("TacticName") or row.get("TacticValue", "")))
+    return Built((*layers, *untold.values()), "network" if untold else "engine")
+
+
+def _row_type(row: Mapping[str, Any]) -> str:
+    # The first array: later ones may be a bias; single numbers are Float whatever they scale.
+    read = [each for each in _types(row.get("Inputs", ())) if each in _ARITHMETIC][:1]
+    if "Weights" in row:  # of a convolution in TensorRT 10
+        read.append(_type(row["Weights"]["Type"]))
+    return _arithmetic(read, _types(row.get("Outputs", ())))
+
+
+def _operator(row: Mapping[str, Any]) -> str:
+    return str(row.get("LayerType", _UNTOLD))
+
+
+def _convolves(operator: str) -> bool:
+    return "conv" in operator.lower() or operator == "correlation"
+
+
+def _types(tensors: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Types of tensors in the inspector's JSON, single numbers left out."""
+    for tensor in tensors:
+        if tensor["Dimensions"] not in ([], [1]):
+            yield _type(next((tensor[key] for key in _TYPE_KEYS if key in tensor), ""))
+
+
+def _type(words: str) -> str:
+    """The type that the vendor's words name.
+
+    >>> _type("HALF"), _type("BFloat16"), _type("Channel major FP16 format where channel % 8 == 0")
+    ('fp16', 'bf16', 'fp16')
+    >>> _type("N/A due to dynamic shapes")
+    'unknown'
+    """
+    return next((_TYPES[word] for word in re.findall(r"[a-z0-9]+", words.lower()) if word in _TYPES), _UNTOLD)
+
+
+def _arithmetic(read: Iterable[str], made: Iterable[str]) -> str:
+    """The types that a layer computes in, of those it reads, else of those it makes; several are joined.
+
+    >>> _arithmetic(["fp16", "fp32"], ["fp16"]), _arithmetic(["uint8"], ["fp16"]), _arithmetic([], ["int64"])
+    ('fp16+fp32', 'fp16', 'int64')
+    """
+    read, made = list(read), list(made)
+    for types in (read, made):
+        if found := sorted(_ARITHMETIC.intersection(types)):
+            return "+".join(found)
+    return next((each for each in (*read, *made) if each != _UNTOLD), _UNTOLD)

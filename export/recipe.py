@@ -1,0 +1,77 @@
+"""What an ONNX file is made from, and whether one that is there is what would be made now; needs no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from .. import __version__
+from ..description import describe_onnx
+from ..errors import UserError
+from ..files import sha256
+from ..reference import read_reference, reference_path
+from ..spec import Dim
+from ..tolerances import Precision
+from ..train.document import FRAMES, BundleDocument
+
+__all__ = ["ExportOptions", "find_current", "onnx_path", "recipe"]
+
+_MAKERS: Final = ("torch", "onnx", "onnxscript", "polygraphy", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What `depthkit export` was asked for; size None: what the run was trained at."""
+
+    precision: Precision = "fp32"
+    size: tuple[int, int] | None = None
+    batch: int | Dim = 1
+
+
+def stem(network: str, size: tuple[int, int], batch: int | Dim) -> str:
+    """The name that a model's files share.
+
+    >>> stem("compact", (240, 320), 1), stem("unet", (480, 640), Dim("batch", 1, 4, 8))
+    ('compact-240x320', 'unet-480x640-b1to8')
+    """
+    frames = f"{batch.min}to{batch.max}" if isinstance(batch, Dim) else str(batch)
+    return f"{network}-{size[0]}x{size[1]}" + ("" if batch == 1 else f"-b{frames}")
+
+
+def onnx_path(folder: Path, document: BundleDocument, options: ExportOptions) -> Path:
+    """Where the ONNX file of a run with these options goes."""
+    name = stem(document.model.network, options.size or document.model.size, options.batch)
+    return folder / f"{name}.{options.precision}.onnx"
+
+
+def recipe(folder: Path, options: ExportOptions) -> str:
+    """What beside weights and ModelSpec an export depends on, as JSON: frames, batch, versions."""
+    batch = options.batch
+    range_ = [batch.min, batch.opt, batch.max] if isinstance(batch, Dim) else [batch]
+    versions = {"depthkit": __version__} | {name: version(name) for name in _MAKERS}
+    return json.dumps({"frames_sha256": sha256(folder / FRAMES), "batch": range_, "versions": versions})
+
+
+def find_current(folder: Path, document: BundleDocument, options: ExportOptions) -> Path | None:
+    """The ONNX file that an earlier export left, if it is whole and would come out the same; its checks passed then."""
+    path = onnx_path(folder, document, options)
+    size = options.size or document.model.size
+    try:
+        found = describe_onnx(path)
+        reference = read_reference(reference_path(path))
+    except UserError:
+        return None
+    same = (
+        found.intact
+        and reference.size == size == found.model.size
+        and found.weights_sha256 == document.weights_sha256
+        and found.precision == options.precision
+        and found.recipe == recipe(folder, options)
+        # Size, batch and what depends on them were compared; the rest is the run's.
+        and replace(found.model, input=document.model.input, output=document.model.output, macs=document.model.macs)
+        == document.model
+    )
+    return path if same else None

@@ -1,0 +1,139 @@
+"""OpenVINO on the caller's own memory; for a series of frames, several at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..engines.manifest import Manifest
+from ..engines.ov import DEVICE, OPENVINO, core, import_openvino, read_layers, settings, translated
+from ..errors import BackendError, EngineError
+from ..session import SessionBase
+from ..spec import Dim, ModelSpec
+from .options import RunOptions
+
+__all__ = ["OpenVinoSession", "open_engine"]
+
+
+class OpenVinoSession(SessionBase):
+    """Runs a compiled model on shared tensors: frames are read and depth is written where the caller has them.
+
+    A session is for one thread; sessions in several threads, also of one engine, do not meet.
+    """
+
+    def __init__(self, compiled: Any, spec: ModelSpec, precision: str) -> None:
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+        self._translated = translated(f"{OPENVINO.name} cannot run", EngineError)
+        self.spec = spec
+        self.precision = precision
+        self.provider = _describe(compiled)
+
+    def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
+        """See `Session.bind`. OpenVINO keeps only the addresses; the session keeps the arrays alive."""
+        super().bind(image=image, depth=depth)
+        self._share(self._request, image, depth)
+
+    def run(self) -> None:
+        """See `Session.run`."""
+        self._buffers()
+        with self._translated:
+            # Not infer(), which wraps the outputs into new objects each time.
+            self._request.start_async()
+            self._request.wait()
+
+    def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """See `Session.stream`. As many are under way as OpenVINO deems best; what is bound stays bound.
+
+        That is one at a time for an engine that was built with `hint=latency`.
+        """
+        self._require_open()
+        limit = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        running = deque[tuple[Any, np.ndarray, np.ndarray]]()
+        idle = [self._compiled.create_infer_request() for _ in range(limit)]
+        try:
+            for image in frames:
+                self._require_open()
+                self.spec.input.check_buffer(image, written=False)
+                depth = np.empty(image.shape[:3], np.float32)
+                request = idle.pop()
+                self._share(request, image, depth)
+                request.start_async()
+                running.append((request, image, depth))
+                if not idle:
+                    yield self._oldest(running, idle)
+            while running:
+                yield self._oldest(running, idle)
+        finally:
+            for request, _, _ in running:  # OpenVINO still writes to memory that goes when this ends
+                with suppress(RuntimeError):
+                    request.wait()
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        super().close()
+        self._request = self._compiled = None
+
+    def _share(self, request: Any, image: np.ndarray, depth: np.ndarray) -> None:
+        """Let `request` read and write this memory."""
+        tensor = import_openvino().Tensor
+        # Given shape and type, a tensor also shares memory that is read-only to NumPy.
+        request.set_input_tensor(tensor(image, image.shape, self._compiled.input(0).element_type))
+        request.set_output_tensor(tensor(depth, depth.shape, self._compiled.output(0).element_type))
+
+    def _oldest(self, running: deque[tuple[Any, np.ndarray, np.ndarray]], idle: list[Any]) -> np.ndarray:
+        """The depth of the request that was started first, which is idle then."""
+        request, _, depth = running[0]
+        with self._translated:
+            request.wait()
+        running.popleft()
+        idle.append(request)
+        return depth
+
+
+def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> OpenVinoSession:
+    """An engine whose manifest was verified, set up as it was built; its precision is read back from what runs.
+
+    Raises:
+        EngineError: the blob is damaged, of another model, or computes in another precision than was asked for.
+        UserError: a transfer mode was asked for.
+    """
+    run.require_cpu(OPENVINO.name)
+    config = settings(manifest.precision_asked, OPENVINO.parse_options(manifest.options))
+    with translated(f"cannot open {path}, which `depthkit export` builds again", EngineError):
+        compiled = core().import_model(path.read_bytes(), DEVICE, config)
+        layers = read_layers(compiled)
+    expected = [(end.name, end.dtype, _fixed(end.shape)) for end in (manifest.model.input, manifest.model.output)]
+    ends = [_describe_port(port) for port in (*compiled.inputs, *compiled.outputs)]
+    if ends != expected:
+        raise EngineError(f"{path} has the ends {ends}, and its manifest says {expected}; build it again")
+    try:
+        found = OPENVINO.found_precision(layers, manifest.precision_asked)
+    except BackendError as error:
+        raise EngineError(f"cannot open {path}: {error}; build it again") from error
+    return OpenVinoSession(compiled, manifest.model, found)
+
+
+def _fixed(shape: tuple[int | Dim, ...]) -> tuple[int | None, ...]:
+    """The sizes of a shape; None: dynamic."""
+    return tuple(None if isinstance(size, Dim) else size for size in shape)
+
+
+def _describe_port(port: Any) -> tuple[str, str, tuple[int | None, ...]]:
+    """Name, NumPy's name of the dtype, and shape of an input or output."""
+    shape = tuple(size.get_length() if size.is_static else None for size in port.partial_shape)
+    return port.get_any_name(), port.element_type.to_dtype().name, shape
+
+
+def _describe(compiled: Any) -> str:
+    """What really computes: "OpenVINO CPU, f32, 2 threads, latency"."""
+    devices = "+".join(compiled.get_property("EXECUTION_DEVICES"))
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    threads = compiled.get_property("INFERENCE_NUM_THREADS")
+    hint = compiled.get_property("PERFORMANCE_HINT").lower()
+    return f"OpenVINO {devices}, {precision}, {threads} thread{'s'[: threads > 1]}, {hint}"

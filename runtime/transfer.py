@@ -1,0 +1,204 @@
+"""From the caller's memory to the addresses that an engine on the GPU uses, and back."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from typing_extensions import Self
+
+from ..spec import Dim, ModelSpec, TensorSpec
+from . import options
+from .cuda import DeviceBuffer, DeviceView, Event, MappedBuffer, PinnedBuffer, Stream
+
+__all__ = ["Mode", "Route", "Transfer", "choose_transfer"]
+
+Mode: TypeAlias = Literal["device", "pinned", "mapped"]
+
+
+def choose_transfer(transfer: options.Transfer, *, integrated: bool) -> Mode:
+    """What "auto" stands for: mapped memory is an integrated GPU's own, but lies beyond the bus for a discrete one.
+
+    >>> choose_transfer("auto", integrated=True), choose_transfer("device", integrated=True)
+    ('mapped', 'device')
+    """
+    if transfer == "auto":
+        return "mapped" if integrated else "pinned"
+    return transfer
+
+
+@dataclass(frozen=True)
+class Route:
+    """How one tensor gets from the caller to the engine, or back.
+
+    Attributes:
+        engine: the address that the engine uses.
+        size: bytes.
+        device: an address from or to which the device copies, in the stream's order.
+        driver: an address in pageable memory, from or to which the driver copies while the host waits.
+        host: arrays between which the host copies: the caller's and a page-locked one.
+    """
+
+    engine: int
+    size: int
+    device: int | None = None
+    driver: int | None = None
+    host: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the host has nothing to do."""
+        return self.driver is None and self.host is None
+
+
+class Transfer:
+    """Brings one engine's frames to the device and its depth back, on a stream of its own.
+
+    A run is `prepare`, `upload`, the engine on `stream`, `download`, and `finish` (or, where `is_direct`, `release`).
+    What `upload` and `download` put on the stream is the same for every run as long as `routes` is, so it can be
+    recorded in a graph together with the engine's work.
+
+    Its own memory is made at the first `bind` that needs it, for the largest batch, and stays where it is.
+
+    Attributes:
+        mode: see `RunOptions.transfer`.
+        stream: on which the engine has to work.
+        routes: of image and depth, as they are bound.
+    """
+
+    def __init__(self, spec: ModelSpec, mode: Mode, *, fixed: bool = False) -> None:
+        """Make the stream. `fixed`: also arrays on the device are copied, since the engine needs the same addresses."""
+        self.mode = mode
+        self._spec = spec
+        self._fixed = fixed
+        self._memories: dict[str, _Memory] = {}
+        self._callers: frozenset[int] = frozenset()
+        with ExitStack() as stack:
+            self.stream = stack.enter_context(Stream())
+            self._event = stack.enter_context(Event())
+            self._resources = stack.pop_all()
+
+    def bind(self, image: np.ndarray | DeviceView, depth: np.ndarray | DeviceView, stream: int | None = None) -> None:
+        """Use these checked arrays from now on; `stream`: on which the caller works with those on the device.
+
+        Raises:
+            CudaError: there is no memory for the session's own buffers. What was bound before is still.
+        """
+        self.routes = self._route(self._spec.input, image), self._route(self._spec.output, depth)
+        views = [array for array in (image, depth) if isinstance(array, DeviceView)]
+        self._callers = frozenset(view.stream if stream is None else stream for view in views)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether neither frames nor depth are copied by the host."""
+        return all(route.is_direct for route in self.routes)
+
+    def prepare(self) -> None:
+        """Put the stream's next work after what the callers' streams have now, and do the host's part of the way in."""
+        for caller in self._callers:
+            self._event.record(caller)
+            self._event.wait(self.stream.handle)
+        image, _ = self.routes
+        if image.host is not None:
+            callers, locked = image.host
+            np.copyto(locked, callers)
+        if image.driver is not None:
+            self.stream.copy(image.engine, image.driver, image.size)
+
+    def upload(self) -> None:
+        """Put the device's part of the way in on the stream."""
+        image, _ = self.routes
+        if image.device is not None:
+            self.stream.copy(image.engine, image.device, image.size)
+
+    def download(self) -> None:
+        """Put the device's part of the way back on the stream."""
+        _, depth = self.routes
+        if depth.device is not None:
+            self.stream.copy(depth.device, depth.engine, depth.size)
+
+    def finish(self) -> None:
+        """Wait for the stream, and do the host's part of the way back. Raises CudaError where the work failed."""
+        _, depth = self.routes
+        if depth.driver is not None:
+            self.stream.copy(depth.driver, depth.engine, depth.size)
+        self.stream.synchronize()
+        if depth.host is not None:
+            callers, locked = depth.host
+            np.copyto(callers, locked)
+
+    def release(self) -> None:
+        """Instead of `finish`: put the callers' next work after what the stream has now. The host does not wait."""
+        self._event.record(self.stream.handle)
+        for caller in self._callers:
+            self._event.wait(caller)
+
+    def allocate(self) -> tuple[np.ndarray, np.ndarray]:
+        """The page-locked arrays for image and depth, of the largest batch; ordinary ones in mode "device"."""
+        image, depth = (self._memory(tensor).host for tensor in (self._spec.input, self._spec.output))
+        if image is None or depth is None:
+            return _empty(self._spec.input), _empty(self._spec.output)
+        return image.array, depth.array
+
+    def close(self) -> None:
+        """Free stream and memory. Further calls are harmless."""
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _route(self, tensor: TensorSpec, array: np.ndarray | DeviceView) -> Route:
+        if isinstance(array, DeviceView):
+            size = math.prod(array.shape) * array.dtype.itemsize
+            if not self._fixed:
+                return Route(array.pointer, size)
+            return Route(self._memory(tensor).device.device_pointer, size, device=array.pointer)
+        memory, size = self._memory(tensor), array.nbytes
+        if memory.host is None:
+            return Route(memory.device.device_pointer, size, driver=array.ctypes.data)
+        locked, offset, host = memory.host.array, 0, None
+        if np.may_share_memory(array, locked):
+            offset = array.ctypes.data - memory.host.handle
+        else:
+            host = array, locked[: len(array)]
+        if memory.device is memory.host:
+            return Route(memory.device.device_pointer + offset, size, host=host)
+        return Route(memory.device.device_pointer, size, device=memory.host.handle + offset, host=host)
+
+    def _memory(self, tensor: TensorSpec) -> _Memory:
+        if tensor.name not in self._memories:
+            with ExitStack() as stack:
+                self._memories[tensor.name] = _allocate(tensor, self.mode, stack)
+                self._resources.enter_context(stack.pop_all())
+        return self._memories[tensor.name]
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """A session's own memory for one tensor; mapped memory is both."""
+
+    host: PinnedBuffer | None
+    device: DeviceBuffer | MappedBuffer
+
+
+def _allocate(tensor: TensorSpec, mode: Mode, stack: ExitStack) -> _Memory:
+    shape = _largest(tensor)
+    if mode == "mapped":
+        mapped = stack.enter_context(MappedBuffer(shape, tensor.dtype))
+        return _Memory(mapped, mapped)
+    device = stack.enter_context(DeviceBuffer(math.prod(shape) * np.dtype(tensor.dtype).itemsize))
+    return _Memory(stack.enter_context(PinnedBuffer(shape, tensor.dtype)) if mode == "pinned" else None, device)
+
+
+def _empty(tensor: TensorSpec) -> np.ndarray:
+    return np.empty(_largest(tensor), tensor.dtype)
+
+
+def _largest(tensor: TensorSpec) -> tuple[int, ...]:
+    return tuple(size.max if isinstance(size, Dim) else size for size in tensor.shape)

@@ -1,0 +1,340 @@
+"""TensorRT and TensorRT-RTX: one session for both, on the caller's memory wherever it lies."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from typing_extensions import Self
+
+from ..engines.build import backend
+from ..engines.gpu import find_gpu
+from ..engines.manifest import Manifest
+from ..engines.trt import TensorRT
+from ..engines.trt_vendor import words
+from ..errors import BackendError, EngineError, FrameError
+from ..session import SessionBase
+from ..spec import Dim, ModelSpec, TensorSpec
+from .cuda import DeviceView, Graph, device_view
+from .options import RunOptions
+from .transfer import Mode, Transfer, choose_transfer
+
+__all__ = ["CudaGraphWarning", "TensorRTSession", "open_engine"]
+
+_ALIGNMENT: Final = 256
+"""Bytes to which TensorRT wants the addresses of tensors aligned."""
+
+
+class CudaGraphWarning(UserWarning):
+    """A session that was to replay a CUDA graph runs without one, and is slower for it."""
+
+
+class TensorRTSession(SessionBase):
+    """Runs a TensorRT engine on a stream of its own. For arrays on the GPU nothing is copied.
+
+    Not thread-safe: one session a thread, opened in that thread. Each deserialises its own engine and has its own
+    context, stream and buffers, so sessions in several threads share nothing but the GPU and the vendor's logger, which
+    TensorRT itself calls from several threads.
+
+    Buffers are made once, for the largest batch. There is no output allocator: it is for shapes that depend on the
+    data, and the shape of `depth` follows from that of `image`.
+
+    With a static batch the second run of a binding is recorded as a CUDA graph, and from then on replayed: TensorRT
+    wants to have run before, and what is run once is not worth recording. Binding other NumPy arrays keeps the graph;
+    other arrays on the GPU, or of `allocate`, need another one.
+    """
+
+    def __init__(self, engine: _Engine, spec: ModelSpec, precision: str, mode: Mode, *, cuda_graph: bool) -> None:
+        self.spec = spec
+        self.precision = precision
+        self._engine = engine
+        self._mode = mode
+        if isinstance(spec.batch, Dim):
+            cuda_graph = False
+            self._describe("no CUDA graph: dynamic batch")
+        else:
+            self._describe("CUDA graph" if cuda_graph else "no CUDA graph: switched off")
+        self._cuda_graph = cuda_graph
+        self._lane = self._open_lane()
+
+    def bind(self, *, image: Any, depth: Any, stream: int | None = None) -> None:
+        """See `Session.bind`; here each of the two may be on the host or on the GPU.
+
+        Args:
+            image: N x H x W x 3 uint8: a NumPy array, or one that torch, CuPy, Numba, PyCUDA or another library with
+                the CUDA array interface or DLPack holds on the GPU.
+            depth: N x H x W float32, likewise. On the GPU both are used in place; on the host they are copied, unless
+                they are of `allocate`.
+            stream: handle of the CUDA stream on which the caller writes `image` and reads `depth` on the GPU, for
+                instance `torch.cuda.current_stream().cuda_stream`: every run waits for what is on it by then. None:
+                the stream that the array's library names, as CuPy does, else the default stream.
+
+        Raises:
+            FrameError: shape or dtype is not the spec's, memory is not C-contiguous, not aligned or on another GPU, or
+                `depth` is read-only.
+            CudaError: there is no memory for the session's own buffers.
+        """
+        self._require_open()
+        image, depth = self._view(image, self.spec.input), self._view(depth, self.spec.output)
+        super().bind(image=image, depth=depth)
+        bound, self._bound = self._bound, None  # nothing, should it fail half-way
+        self._lane.bind(image, depth, stream)
+        self._bound = bound
+
+    def run(self) -> None:
+        """See `Session.run`. Raises also CudaError, BackendError."""
+        self._buffers()
+        self._lane.start()
+        self._lane.finish()
+
+    def enqueue(self) -> None:
+        """`run` without waiting, for arrays on the GPU and those of `allocate`; `synchronize` waits.
+
+        What the caller puts on the stream of `bind` from now on comes after it, so on the GPU nobody has to wait.
+
+        Raises:
+            EngineError: nothing is bound, or an array that the host has to copy.
+            CudaError, BackendError: it could not be started.
+        """
+        self._buffers()
+        if not self._lane.transfer.is_direct:
+            raise EngineError("enqueue() takes arrays on the GPU or of allocate(); bind such, or use run()")
+        self._lane.start()
+        self._lane.transfer.release()
+
+    def synchronize(self) -> None:
+        """Wait for what was enqueued. Raises CudaError where it failed."""
+        self._require_open()
+        self._lane.transfer.stream.synchronize()
+
+    def allocate(self) -> tuple[np.ndarray, np.ndarray]:
+        """NumPy arrays for image and depth, of the largest batch, that runs do not copy on the host.
+
+        They are the session's page-locked memory, the same at every call: bind them, or parts of them. They stay valid
+        as long as they are referred to, also after `close`. In transfer mode "device" they are ordinary arrays.
+        """
+        self._require_open()
+        return self._lane.transfer.allocate()
+
+    def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """See `Session.stream`. While one input is computed, the next is drawn and copied; what is bound stays bound.
+
+        Holds the GPU memory of two more contexts until it ends. In transfer mode "device" little overlaps, because
+        copies of pageable memory make the host wait.
+        """
+        self._require_open()
+        with self._open_lane() as first, self._open_lane() as second:
+            pending: tuple[_Lane, np.ndarray] | None = None
+            for image, lane in zip(frames, cycle((first, second)), strict=False):
+                self._require_open()
+                try:
+                    depth = self._begin(lane, image)
+                except FrameError:
+                    if pending is not None:
+                        yield _finished(*pending)
+                    raise
+                if pending is not None:
+                    yield _finished(*pending)
+                pending = lane, depth
+            if pending is not None:
+                yield _finished(*pending)
+
+    def close(self) -> None:
+        """See `Session.close`. Waits for what was enqueued."""
+        if not self._closed:
+            super().close()
+            self._lane.close()
+            self._engine.close()
+
+    def _open_lane(self) -> _Lane:
+        return _Lane(self._engine, self.spec, self._mode, self._give_up_graphs if self._cuda_graph else None)
+
+    def _begin(self, lane: _Lane, image: np.ndarray) -> np.ndarray:
+        self.spec.input.check_buffer(image, written=False)
+        depth = np.empty(image.shape[:3], np.float32)
+        lane.bind(image, depth)
+        lane.start()
+        return depth
+
+    def _view(self, array: Any, tensor: TensorSpec) -> np.ndarray | DeviceView:
+        if isinstance(array, np.ndarray):
+            return array
+        view = device_view(array, self._lane.transfer.stream, name=tensor.name)
+        if view.pointer % _ALIGNMENT:
+            raise FrameError(f"{tensor.name} is not aligned to {_ALIGNMENT} bytes; bind a copy of it")
+        return view
+
+    def _give_up_graphs(self, error: BackendError) -> None:
+        self._cuda_graph = False
+        self._describe(f"no CUDA graph: {error}")
+        warnings.warn(f"runs without a CUDA graph, which may be slower: {error}", CudaGraphWarning, stacklevel=5)
+
+    def _describe(self, graph: str) -> None:
+        self.provider = f"{self._engine.name}, {graph}, {self._mode}"
+
+
+def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> TensorRTSession:
+    """An engine whose manifest was verified.
+
+    Raises:
+        EngineError: the engine's tensors are not those of the manifest.
+        BackendError: TensorRT or CUDA refuses.
+    """
+    maker, gpu = backend(manifest.backend), find_gpu()
+    assert isinstance(maker, TensorRT)
+    if isinstance(gpu, str):
+        raise BackendError(f"{maker.name} runs on a GPU, and {gpu}; use a machine with an NVIDIA GPU and its driver")
+    engine = _Engine(maker, path, manifest.backend_version, gpu.name)
+    engine.check(manifest.model)
+    mode = choose_transfer(run.transfer, integrated=gpu.integrated)
+    return TensorRTSession(engine, manifest.model, manifest.precision_found, mode, cuda_graph=run.cuda_graph)
+
+
+class _Engine:
+    """A deserialised engine; `name`: what runs it, and where."""
+
+    def __init__(self, maker: TensorRT[Any], path: Path, built: str, gpu: str) -> None:
+        self.maker = maker
+        self.name = f"{maker.name} {maker.vendor().__version__}, {gpu}"
+        self._path = path
+        self._engine = maker.deserialize(path.read_bytes(), built)
+
+    def check(self, spec: ModelSpec) -> None:
+        """Raise EngineError unless the engine reads and writes what `spec` says, before anything is run."""
+        engine, trt = self._engine, self.maker.vendor()
+        types = {"uint8": trt.DataType.UINT8, "float32": trt.DataType.FLOAT}
+        wanted = [
+            f"{mode.name} {tensor.name} {types[tensor.dtype].name} {_engine_shape(tensor)}"
+            for tensor, mode in ((spec.input, trt.TensorIOMode.INPUT), (spec.output, trt.TensorIOMode.OUTPUT))
+        ]
+        found = []
+        for name in map(engine.get_tensor_name, range(engine.num_io_tensors)):
+            kind, shape = engine.get_tensor_dtype(name).name, tuple(engine.get_tensor_shape(name))
+            found.append(f"{engine.get_tensor_mode(name).name} {name} {kind} {shape}")
+        if sorted(found) != sorted(wanted):
+            raise EngineError(
+                f"{self._path} has the tensors {', '.join(found)}, and its manifest says {', '.join(wanted)}; "
+                "build it again with `depthkit export`"
+            )
+
+    def create_context(self) -> Any:
+        """What one inference at a time needs. Raises BackendError."""
+        with self.maker.listening(f"cannot run {self._path}") as said:
+            context = self._engine.create_execution_context()
+        if context is None:
+            raise BackendError(f"{self.maker.name} cannot run {self._path}: {words(said)}")
+        return context
+
+    def close(self) -> None:
+        self._engine = None
+
+
+class _Lane:
+    """One inference at a time: an execution context, the way to it and back, and the graph of both."""
+
+    def __init__(
+        self, engine: _Engine, spec: ModelSpec, mode: Mode, on_failed_graph: Callable[[BackendError], None] | None
+    ) -> None:
+        """`on_failed_graph`: told why there is no graph; None: there is to be none."""
+        self._spec = spec
+        self._maker = engine.maker
+        self._on_failed_graph = on_failed_graph
+        self._layout: object = None
+        self._graph: Graph | None = None
+        self._has_run = False
+        with ExitStack() as stack:
+            self.transfer = stack.enter_context(Transfer(spec, mode))
+            self._context = engine.create_context()
+            stack.callback(self._release)
+            self._resources = stack.pop_all()
+
+    def bind(self, image: np.ndarray | DeviceView, depth: np.ndarray | DeviceView, stream: int | None = None) -> None:
+        """See `Transfer.bind`. What was recorded stays, if the device's part of the work does. Raises BackendError."""
+        self.transfer.stream.synchronize()  # what was enqueued uses the addresses of before
+        self.transfer.bind(image, depth, stream)
+        layout = [(route.engine, route.device, route.size) for route in self.transfer.routes]
+        if layout != self._layout:
+            self._layout = None
+            self._drop_graph()
+            self._set_tensors(image.shape, depth.shape)
+            self._layout = layout
+
+    def start(self) -> None:
+        """Begin a run. Raises BackendError."""
+        self.transfer.prepare()
+        if self._graph is None and self._on_failed_graph is not None and self._has_run:
+            self._record(self._on_failed_graph)
+        if self._graph is not None:
+            self._graph.launch(self.transfer.stream)
+        else:
+            self._enqueue()
+        self._has_run = True
+
+    def finish(self) -> None:
+        """Wait until `depth` is written. Raises CudaError."""
+        self.transfer.finish()
+
+    def close(self) -> None:
+        """Free everything, when what was enqueued is done."""
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _set_tensors(self, image: tuple[int, ...], depth: tuple[int, ...]) -> None:
+        names = self._spec.input.name, self._spec.output.name
+        with self._maker.listening(f"cannot take {image}") as said:
+            taken = self._context.set_input_shape(names[0], image)
+            for name, route in zip(names, self.transfer.routes, strict=True):
+                taken = taken and self._context.set_tensor_address(name, route.engine)
+            taken = taken and self._context.all_binding_shapes_specified
+            answers = tuple(self._context.get_tensor_shape(names[1])) if taken else None
+        if answers != depth:
+            raise BackendError(f"{self._maker.name} cannot take {image}: {words(said)}")
+
+    def _enqueue(self) -> None:
+        self.transfer.upload()
+        with self._maker.listening("cannot run the engine") as said:
+            accepted = self._context.execute_async_v3(self.transfer.stream.handle)
+        if not accepted:
+            raise BackendError(f"{self._maker.name} cannot run the engine: {words(said)}")
+        self.transfer.download()
+
+    def _record(self, on_failure: Callable[[BackendError], None]) -> None:
+        self.transfer.stream.synchronize()
+        try:
+            self._graph = Graph(self.transfer.stream, self._enqueue)
+        except BackendError as error:
+            self._on_failed_graph = None
+            on_failure(error)
+
+    def _drop_graph(self) -> None:
+        self._has_run = False
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+
+    def _release(self) -> None:
+        try:
+            self.transfer.stream.synchronize()
+            self._drop_graph()
+        finally:
+            self._context = None
+
+
+def _finished(lane: _Lane, depth: np.ndarray) -> np.ndarray:
+    lane.finish()
+    return depth
+
+
+def _engine_shape(tensor: TensorSpec) -> tuple[int, ...]:
+    """As an engine tells it: dynamic dimensions are -1."""
+    return tuple(-1 if isinstance(size, Dim) else size for size in tensor.shape)

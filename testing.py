@@ -1,0 +1,66 @@
+"""For your own pytest and CI: an engine must still be the network that was trained.
+
+    import depthkit
+    from depthkit.testing import assert_parity, read_reference
+
+    def test_engine() -> None:
+        with depthkit.load("compact-240x320.fp16.ov.blob") as session:
+            assert_parity(session, read_reference("compact-240x320.reference.npz"), precision="fp16")
+
+It is the check that `depthkit bench` makes of every row, with the same limits (`depthkit.tolerances`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import reference as _reference
+from .bench.parity import Parity, gate_faults, measure_parity
+from .reference import Reference
+from .session import Session
+from .tolerances import TOLERANCES, Precision
+
+__all__ = ["Parity", "Reference", "assert_parity", "read_reference"]
+
+
+def read_reference(path: str | Path) -> Reference:
+    """Frames and torch's FP32 answers for them, as `depthkit export` wrote them. Raises EngineError."""
+    return _reference.read_reference(Path(path))
+
+
+def assert_parity(session: Session, reference: Reference, *, precision: Precision) -> Parity:
+    """Raise AssertionError unless `session` answers the reference's frames as torch did in FP32; else return how well.
+
+    Args:
+        session: open; of the reference's frame size. Binds anew.
+        reference: frames (N x H x W x 3 uint8) and depths (N x H x W float32 metres).
+        precision: what was asked of the engine, which chooses the limits in `depthkit.tolerances.TOLERANCES`.
+
+    Raises:
+        AssertionError: metric, limit, what was observed, and the worst frame.
+        EngineError: the reference is of another size than the engine.
+    """
+    parity, _ = measure_parity(session, reference)
+    if faults := gate_faults(parity, precision):
+        raise AssertionError(_message(session, parity, precision, faults))
+    return parity
+
+
+def _message(session: Session, parity: Parity, precision: Precision, faults: list[str]) -> str:
+    spec, limits = session.spec, TOLERANCES[precision]
+    rows = [
+        ("metric", "limit", "observed", "worst frame"),
+        ("max |Δ| mm", _limit("≤", limits.max_abs_mm), f"{parity.max_abs_mm:.4g}", str(parity.max_abs_frame)),
+        ("SSIM", _limit("≥", limits.min_ssim), f"{parity.worst_ssim:.5f}", str(parity.worst_ssim_frame)),
+        ("finite", "everywhere", "yes" if parity.finite else "no", ""),
+    ]
+    table = "\n".join("  " + "".join(cell.ljust(14) for cell in row).rstrip() for row in rows)
+    height, width = spec.size
+    return (
+        f"{spec.network} {height}x{width} on {session.provider} is not the network that was trained, by the limits of "
+        f"{precision}: {'; '.join(faults)}\n{table}\n  on {parity.frames} reference frames, against torch FP32"
+    )
+
+
+def _limit(relation: str, limit: float | None) -> str:
+    return "none" if limit is None else f"{relation} {limit:g}"

@@ -1,0 +1,120 @@
+"""Torch against every engine that this machine can run; what it lacks is skipped, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from depthkit.engines.build import BACKENDS, BuildOptions, backend, build
+from depthkit.errors import BackendError, EngineError
+from depthkit.reference import Reference, reference_path
+from depthkit.runtime.load import load
+from depthkit.session import Session
+from depthkit.spec import Dim
+from depthkit.testing import assert_parity, read_reference
+from depthkit.tolerances import Precision
+from depthkit.train.session import TorchSession
+
+if TYPE_CHECKING:
+    from .conftest import Exports
+
+COMPUTING = [name for name in BACKENDS if name != "null"]
+
+
+def require(name: str) -> None:
+    """Skip where a backend cannot run."""
+    found = backend(name).availability()
+    if not found.runnable:
+        pytest.skip(f"{name}: {found.reason}")
+
+
+@contextmanager
+def engine(
+    onnx: Path, name: str, vendor: dict[str, str | int | bool] | None = None
+) -> Iterator[tuple[Session, Reference]]:
+    with load(build(onnx, BuildOptions(name, vendor or {})).path) as session:
+        yield session, read_reference(reference_path(onnx))
+
+
+@pytest.mark.parametrize("batch", ["static", "dynamic"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("network", ["compact", "unet"])
+@pytest.mark.parametrize("name", COMPUTING)
+def test_engine_is_the_network_that_torch_trained(
+    networks: Exports, name: str, network: str, precision: Precision, batch: str
+) -> None:
+    require(name)
+    with engine(networks.onnx(network, precision, batch), name) as (session, reference):
+        parity = assert_parity(session, reference, precision=precision)
+        assert session.precision.startswith(precision) or session.precision == "unknown"
+    assert parity.frames == 8
+
+
+@pytest.mark.parametrize("network", ["compact", "unet"])
+def test_bfloat16_of_openvino_holds_its_gate(networks: Exports, network: str) -> None:
+    require("openvino")
+    onnx = networks.onnx(network, "fp32", "static")
+    try:
+        built = build(onnx, BuildOptions("openvino", {"inference_precision": "bf16"}))
+    except BackendError as error:
+        pytest.skip(str(error))
+    with load(built.path) as session:
+        parity = assert_parity(session, read_reference(reference_path(onnx)), precision="bf16")
+        assert session.precision == "bf16"
+    assert parity.max_abs_mm > 0, "BF16 answers cannot be FP32's to the bit"
+
+
+@pytest.mark.parametrize("name", COMPUTING)
+def test_dynamic_batch_answers_alike_for_every_number_of_frames(networks: Exports, name: str) -> None:
+    require(name)
+    with engine(networks.onnx("compact", "fp32", "dynamic"), name) as (session, reference):
+        batch = session.spec.batch
+        assert isinstance(batch, Dim)
+        for frames in range(batch.min, batch.max + 1):
+            np.testing.assert_allclose(session(reference.images[:frames]), reference.depths[:frames], atol=1e-3)
+        np.testing.assert_allclose(session(reference.images), reference.depths, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", COMPUTING)
+def test_engine_agrees_with_torch_on_frames_that_no_reference_holds(networks: Exports, name: str) -> None:
+    require(name)
+    noise = np.random.default_rng(0).integers(0, 256, (5, 64, 96, 3), np.uint8)
+    onnx = networks.onnx("compact", "fp32", "static")
+    with TorchSession(networks.run("compact")) as torch, engine(onnx, name) as (session, _):
+        np.testing.assert_allclose(session(noise), torch(noise), atol=1e-3)
+
+
+def test_a_failed_parity_names_metric_limit_what_was_seen_and_the_worst_frame(networks: Exports) -> None:
+    require("onnxruntime")
+    with engine(networks.onnx("compact", "fp32", "static"), "onnxruntime") as (session, reference):
+        moved = reference.depths.copy()
+        moved[5, 7, 9] += 0.25
+        with pytest.raises(AssertionError) as caught:
+            assert_parity(session, Reference(reference.images, moved, reference.truths), precision="fp32")
+    message = str(caught.value)
+    assert "max |Δ| 250 mm > 1 mm" in message
+    worst = next(line.split() for line in message.splitlines() if line.startswith("  max |Δ| mm"))
+    assert worst[3:] == ["≤", "1", "250", "5"]
+    assert "8 reference frames" in message
+
+
+def test_fp16_parity_is_judged_by_structure(networks: Exports) -> None:
+    require("onnxruntime")
+    with engine(networks.onnx("compact", "fp16", "static"), "onnxruntime") as (session, reference):
+        images = reference.images.copy()
+        images[2] = images[2][:, ::-1]
+        with pytest.raises(AssertionError, match=r"SSIM 0\.\d+ < 0\.99[^0-9]"):
+            assert_parity(session, Reference(images, reference.depths, reference.truths), precision="fp16")
+
+
+def test_a_reference_of_another_size_is_no_parity(networks: Exports) -> None:
+    require("onnxruntime")
+    with engine(networks.onnx("compact", "fp32", "static"), "onnxruntime") as (session, reference):
+        small = Reference(reference.images[:, :32], reference.depths[:, :32], reference.truths[:, :32])
+        with pytest.raises(EngineError, match="size"):
+            assert_parity(session, small, precision="fp32")

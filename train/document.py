@@ -1,0 +1,73 @@
+"""A run bundle's document, `model.json`, and the names of the files beside it; needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ..errors import BundleError
+from ..files import sha256
+from ..spec import STRICT, ModelSpec, from_json
+
+__all__ = ["CHECKPOINT", "FRAMES", "MODEL", "WEIGHTS", "BundleDocument", "TrainingRecord", "read_document"]
+
+WEIGHTS: Final = "model.safetensors"
+MODEL: Final = "model.json"
+FRAMES: Final = "frames.npz"
+CHECKPOINT: Final = "last.ckpt"
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainingRecord:
+    """How a bundle's weights came to be; with the same machine and versions it makes them again."""
+
+    data: str
+    split: str
+    samples: int
+    size: tuple[int, int]
+    preset: str
+    epochs: int
+    steps: int
+    batch: int
+    learning_rate: float
+    seed: int
+    precision: str
+    devices: int
+    seconds: float
+    versions: dict[str, str]
+    finished: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class BundleDocument:
+    """`model.json`."""
+
+    model: ModelSpec
+    training: TrainingRecord
+    weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    schema_version: Literal[1] = 1
+
+
+def read_document(folder: Path) -> BundleDocument:
+    """Read `model.json` of a finished run.
+
+    Raises:
+        BundleError: no such folder, a run that is not finished, weights that are not those of `model.json`.
+        SpecError: `model.json` of another schema version, or with keys that are unknown or missing.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"there is no run folder {folder}; make one with `depthkit train --out {folder.parent}`")
+    missing = [name for name in (MODEL, WEIGHTS, FRAMES) if not (folder / name).is_file()]
+    if missing:
+        resumable = (folder / CHECKPOINT).is_file()
+        remedy = "finish it with `depthkit train --resume`" if resumable else "train it with `depthkit train`"
+        raise BundleError(f"{folder} is no finished run, it lacks {', '.join(missing)}; {remedy}")
+    document = from_json(BundleDocument, (folder / MODEL).read_bytes(), source=str(folder / MODEL))
+    if sha256(folder / WEIGHTS) != document.weights_sha256:
+        raise BundleError(
+            f"{folder / WEIGHTS} is not the file that {MODEL} was written for; train again or restore both"
+        )
+    return document
