@@ -1,8 +1,8 @@
 """How much an engine may differ from the network it was made from: the one table that every gate reads.
 
 An FP32 engine computes the same sums in another order, so it is held to a distance: 1 mm. A half-precision engine
-rounds every activation to 11 significant bits (BF16: 8); single pixels at depth edges then move by centimetres while the
-picture stays the same, so it is held to structural similarity instead.
+rounds every activation to 11 significant bits (BF16: 8); single pixels at depth edges then move by centimetres while
+the picture stays the same, so it is held to structural similarity instead.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def find_engines(folder: Path) -> list[Path]:
             err.print(f"left out {path}: {name} cannot run here: {found.reason}", style="yellow", markup=False)
     if not engines:
         raise UserError(
-            f"there is no engine in {folder}/ that runs here; build some with `depthkit export`, or name one with --engine"
+            f"no engine in {folder}/ runs here; build some with `depthkit export`, or name one with --engine"
         )
     return engines
 

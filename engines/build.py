@@ -89,7 +89,7 @@ def require(name: str, *, to_run: bool = False) -> str:
 
 
 def runnable() -> list[str]:
-    """Backends whose engines this machine can build and run, fastest first; without the null one, which knows nothing."""
+    """Backends whose engines this machine can build and run, fastest first; without the null one."""
     return [name for name in BACKENDS if name != "null" and backend(name).availability().runnable]
 
 

@@ -84,9 +84,11 @@ class OnnxRuntime(Backend[OptionsT]):
 
     Attributes:
         provider: as ONNX Runtime calls what has to compute.
+        graph_option: of the provider, that records a CUDA graph; empty on the CPU.
     """
 
     provider: str
+    graph_option: str = ""
 
     @abstractmethod
     def providers(self, options: OptionsT, asked: Precision) -> list[_Provider]:
@@ -135,6 +137,7 @@ class _Cuda(OnnxRuntime[CudaOptions]):
     extension = "ort-cuda.onnx"
     options = CudaOptions
     provider = "CUDAExecutionProvider"
+    graph_option = "enable_cuda_graph"
 
     def availability(self) -> Availability:
         return _on_gpu(self.provider)
@@ -156,6 +159,7 @@ class _TensorRT(OnnxRuntime[TensorRTOptions]):
     extension = "ort-trt.onnx"
     options = TensorRTOptions
     provider = "TensorrtExecutionProvider"
+    graph_option = "trt_cuda_graph_enable"
 
     def availability(self) -> Availability:
         found = _on_gpu(self.provider)

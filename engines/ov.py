@@ -46,14 +46,15 @@ class OpenVinoOptions:
     Attributes:
         threads: of the engine; 0: one for each core that the process may use.
         hint: "latency": all threads work on one frame; "throughput": on as many frames at once as OpenVINO deems best.
-        pinning: each thread stays on one core.
+        pinning: each thread stays on one core. Engines with fewer threads than there are cores are then all kept on the
+            first ones, while others idle.
         inference_precision: compute in it, whatever the ONNX file stores; "": in what it stores, but FP16 in FP32 on a
             CPU without FP16 arithmetic.
     """
 
     threads: Annotated[int, Field(ge=0)] = 0
     hint: Literal["latency", "throughput"] = "latency"
-    pinning: bool = True
+    pinning: bool = False
     inference_precision: Literal["", "f32", "bf16", "f16"] = ""
 
 
@@ -113,7 +114,7 @@ def settings(asked: Precision, options: OpenVinoOptions) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": _HINTS[computed],
         "PERFORMANCE_HINT": options.hint.upper(),
-        # OpenVINO's default counts the machine's cores, also where a container's quota leaves this process fewer.
+        # OpenVINO counts the cores that it may use itself, but only once, when it is loaded.
         "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
         "ENABLE_CPU_PINNING": options.pinning,
     }

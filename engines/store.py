@@ -1,8 +1,8 @@
 """The engine store: every engine that was built here, found again by what it was built from.
 
 A build takes seconds to an hour, so an engine is built once for each key: the ONNX file's hash, backend, vendor
-version, device and options. A lock lets one process build while others that want the same engine wait for it. The lock is the
-operating system's, and ends with the process that holds it, however that ends.
+version, device and options. A lock lets one process build while others that want the same engine wait for it. The lock
+is the operating system's, and ends with the process that holds it, however that ends.
 
     <root>/engines/<key>/engine.<extension>         and its manifest beside it
     <root>/locks/<key>.lock

@@ -32,7 +32,7 @@ from .trt_vendor import Vendor, lean_runtime, numbers, words
 
 __all__ = ["TENSORRT", "TENSORRT_RTX", "RtxOptions", "TensorRT", "TensorRTOptions"]
 
-_AMPERE: Final = 80
+_AMPERE: Final = 80  # compute capability 8.0
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -102,7 +102,7 @@ def read_layers(text: str, network: tuple[Layer, ...] = ()) -> Built:
 
 def _row_type(row: Mapping[str, Any]) -> str:
     # The first array: later ones may be a bias; single numbers are Float whatever they scale.
-    read = [each for each in _types(row.get("Inputs", ())) if each in _ARITHMETIC][:1]
+    read = sorted(_types(row.get("Inputs", ())), key=lambda each: each not in _ARITHMETIC)[:1]
     if "Weights" in row:  # of a convolution in TensorRT 10
         read.append(_type(row["Weights"]["Type"]))
     return _arithmetic(read, _types(row.get("Outputs", ())))

@@ -25,6 +25,7 @@ from ..errors import BackendError, EngineError, FrameError
 
 __all__ = [
     "CudaError",
+    "CudaGraphWarning",
     "DeviceBuffer",
     "DeviceView",
     "Event",
@@ -50,6 +51,10 @@ class CudaError(BackendError):
         super().__init__(f"{call} failed with {name}: {words}")
         self.call = call
         self.name = name
+
+
+class CudaGraphWarning(UserWarning):
+    """A session that was to replay a CUDA graph runs without one, and is slower for it."""
 
 
 @cache

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,13 +13,18 @@ import numpy as np
 
 from ..description import describe_onnx
 from ..engines.build import backend
+from ..engines.gpu import Gpu, find_gpu
 from ..engines.manifest import Manifest
 from ..engines.ort import CPU, OnnxRuntime, create, read_layers, session_options, translated
+from ..errors import BackendError
 from ..session import SessionBase
-from ..spec import ModelSpec
+from ..spec import Dim, ModelSpec, TensorSpec
+from .cuda import DeviceView, device_view
 from .options import RunOptions
+from .transfer import Mode, Transfer, choose_transfer
+from .trt import CudaGraphWarning
 
-__all__ = ["OnnxRuntimeSession", "open_engine", "open_onnx"]
+__all__ = ["OnnxRuntimeGpuSession", "OnnxRuntimeSession", "open_engine", "open_onnx"]
 
 
 class OnnxRuntimeSession(SessionBase):
@@ -46,19 +54,110 @@ class OnnxRuntimeSession(SessionBase):
         self._binding = self._session = None
 
 
-def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> OnnxRuntimeSession:
-    """An engine whose manifest was verified: it is optimised already, and is loaded as it is."""
-    import onnxruntime
+class OnnxRuntimeGpuSession(SessionBase):
+    """Runs a graph by CUDA or TensorRT on a stream of its own. For arrays on the GPU nothing is copied, unless a CUDA
+    graph needs the same addresses for every run.
 
+    Not thread-safe: one session a thread, opened in that thread.
+
+    Args:
+        open_session: makes the `onnxruntime.InferenceSession` that works on the stream of this handle.
+        spec: the model's.
+        precision: what the engine computes in.
+        mode: how arrays on the host travel.
+        cuda_graph: whether the session records one.
+    """
+
+    def __init__(
+        self, open_session: Callable[[int], Any], spec: ModelSpec, precision: str, mode: Mode, *, cuda_graph: bool
+    ) -> None:
+        self.spec = spec
+        self.precision = precision
+        with ExitStack() as stack:
+            self._transfer = stack.enter_context(Transfer(spec, mode, fixed=cuda_graph))
+            self._session = open_session(self._transfer.stream.handle)
+            self._binding = self._session.io_binding()
+            self._resources = stack.pop_all()
+        graph = "CUDA graph" if cuda_graph else "no CUDA graph"
+        self.provider = f"{self._session.get_providers()[0]}, {graph}, {mode}"
+
+    def bind(self, *, image: Any, depth: Any, stream: int | None = None) -> None:
+        """See `Session.bind`. NumPy arrays, or arrays on the GPU, as `TensorRTSession.bind` takes them."""
+        self._require_open()
+        image, depth = self._view(image, self.spec.input), self._view(depth, self.spec.output)
+        super().bind(image=image, depth=depth)
+        bound, self._bound = self._bound, None  # nothing, should it fail half-way
+        self._transfer.bind(image, depth, stream)
+        read, written = self._transfer.routes
+        self._binding.bind_input(self.spec.input.name, "cuda", 0, image.dtype, image.shape, read.engine)
+        self._binding.bind_output(self.spec.output.name, "cuda", 0, depth.dtype, depth.shape, written.engine)
+        self._bound = bound
+
+    def run(self) -> None:
+        """See `Session.run`. Raises also CudaError, BackendError."""
+        self._buffers()
+        self._transfer.prepare()
+        self._transfer.upload()
+        with translated("cannot run"):
+            self._session.run_with_iobinding(self._binding)
+        self._transfer.download()
+        self._transfer.finish()
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        super().close()
+        self._binding = self._session = None
+        self._resources.close()
+
+    def _view(self, array: Any, tensor: TensorSpec) -> np.ndarray | DeviceView:
+        if isinstance(array, np.ndarray):
+            return array
+        return device_view(array, self._transfer.stream, name=tensor.name)
+
+
+def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> OnnxRuntimeSession | OnnxRuntimeGpuSession:
+    """An engine whose manifest was verified: it is optimised already, and is loaded as it is."""
     maker = backend(manifest.backend)
     assert isinstance(maker, OnnxRuntime)
+    if manifest.device.kind == "gpu":
+        return _open_on_gpu(maker, path, manifest, run)
     run.require_cpu(maker.name)
+    return OnnxRuntimeSession(_open(maker, path, manifest, {}), manifest.model, manifest.precision_found)
+
+
+def _open_on_gpu(maker: OnnxRuntime[Any], path: Path, manifest: Manifest, run: RunOptions) -> OnnxRuntimeGpuSession:
+    gpu = find_gpu()
+    assert isinstance(gpu, Gpu)  # or `load` would have found that this is another device
+    mode = choose_transfer(run.transfer, integrated=gpu.integrated)
+
+    def create_session(cuda_graph: bool) -> OnnxRuntimeGpuSession:
+        extra = {maker.graph_option: str(int(cuda_graph))}
+        return OnnxRuntimeGpuSession(
+            lambda stream: _open(maker, path, manifest, {**extra, "user_compute_stream": str(stream)}),
+            manifest.model,
+            manifest.precision_found,
+            mode,
+            cuda_graph=cuda_graph,
+        )
+
+    if run.cuda_graph and not isinstance(manifest.model.batch, Dim):
+        try:
+            return create_session(cuda_graph=True)
+        except BackendError as error:  # a node that another provider computes, say
+            warnings.warn(f"runs without a CUDA graph, which may be slower: {error}", CudaGraphWarning, stacklevel=4)
+    return create_session(cuda_graph=False)
+
+
+def _open(maker: OnnxRuntime[Any], path: Path, manifest: Manifest, extra: dict[str, str]) -> Any:
+    """An `onnxruntime.InferenceSession` as the engine was built; `extra`: more options of its first provider."""
+    import onnxruntime
+
     options = maker.parse_options(manifest.options)
+    (first, given), *others = maker.providers(options, manifest.precision_asked)
     settings = session_options(maker.threads(options))
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     with translated(f"cannot open {path}"):
-        session = create(path, settings, maker.providers(options, manifest.precision_asked))
-    return OnnxRuntimeSession(session, manifest.model, manifest.precision_found)
+        return create(path, settings, [(first, given | extra), *others])
 
 
 def open_onnx(path: Path, run: RunOptions) -> OnnxRuntimeSession:

@@ -66,7 +66,7 @@ class Transfer:
     Attributes:
         mode: see `RunOptions.transfer`.
         stream: on which the engine has to work.
-        routes: of image and depth, as they are bound.
+        routes: of image and depth, as they are bound; empty before.
     """
 
     def __init__(self, spec: ModelSpec, mode: Mode, *, fixed: bool = False) -> None:
@@ -76,6 +76,7 @@ class Transfer:
         self._fixed = fixed
         self._memories: dict[str, _Memory] = {}
         self._callers: frozenset[int] = frozenset()
+        self.routes: tuple[Route, ...] = ()
         with ExitStack() as stack:
             self.stream = stack.enter_context(Stream())
             self._event = stack.enter_context(Event())
@@ -145,6 +146,7 @@ class Transfer:
 
     def close(self) -> None:
         """Free stream and memory. Further calls are harmless."""
+        self.routes = ()  # they hold page-locked arrays
         self._resources.close()
 
     def __enter__(self) -> Self:

@@ -20,7 +20,7 @@ from ..engines.trt_vendor import words
 from ..errors import BackendError, EngineError, FrameError
 from ..session import SessionBase
 from ..spec import Dim, ModelSpec, TensorSpec
-from .cuda import DeviceView, Graph, device_view
+from .cuda import CudaGraphWarning, DeviceView, Graph, device_view
 from .options import RunOptions
 from .transfer import Mode, Transfer, choose_transfer
 
@@ -28,10 +28,6 @@ __all__ = ["CudaGraphWarning", "TensorRTSession", "open_engine"]
 
 _ALIGNMENT: Final = 256
 """Bytes to which TensorRT wants the addresses of tensors aligned."""
-
-
-class CudaGraphWarning(UserWarning):
-    """A session that was to replay a CUDA graph runs without one, and is slower for it."""
 
 
 class TensorRTSession(SessionBase):
@@ -46,7 +42,7 @@ class TensorRTSession(SessionBase):
 
     With a static batch the second run of a binding is recorded as a CUDA graph, and from then on replayed: TensorRT
     wants to have run before, and what is run once is not worth recording. Binding other NumPy arrays keeps the graph;
-    other arrays on the GPU, or of `allocate`, need another one.
+    other arrays on the GPU need another one.
     """
 
     def __init__(self, engine: _Engine, spec: ModelSpec, precision: str, mode: Mode, *, cuda_graph: bool) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import onnx
 import pytest
 
-from depthkit.export.onnx_file import export_onnx
-from depthkit.export.recipe import ExportOptions
-from depthkit.spec import Dim
+from depthkit.export.graph import Origin, build_graph
+from depthkit.export.onnx_file import make_reference
+from depthkit.export.recipe import ExportOptions, onnx_path
+from depthkit.reference import reference_path, write_reference
+from depthkit.spec import Dim, ModelSpec
 from depthkit.tolerances import Precision
-from depthkit.train.bundle import read_bundle
+from depthkit.train.bundle import Bundle, read_bundle
 from depthkit.train.fit import TrainOptions, fit
 
 SIZE = (64, 96)
@@ -41,9 +44,25 @@ class Exports:
         """Its ONNX file."""
         key = network, precision, batch
         if key not in self._made:
-            options = ExportOptions(precision, batch=BATCHES[batch])
-            self._made[key] = export_onnx(read_bundle(self.run(network)), options).path
+            bundle = read_bundle(self.run(network))
+            path = onnx_path(bundle.folder, bundle.document, ExportOptions(precision, batch=BATCHES[batch]))
+            write_onnx(path, bundle, bundle.spec.with_batch(BATCHES[batch]), precision)
+            write_reference(reference_path(path), make_reference(bundle, SIZE))
+            self._made[key] = path
         return self._made[key]
+
+    def smallest(self) -> Path:
+        """An ONNX file of `compact` for frames of 16 x 16, which take no time."""
+        bundle = read_bundle(self.run("compact"))
+        path = self._folder / "smallest.fp32.onnx"
+        if not path.is_file():
+            write_onnx(path, bundle, bundle.spec_at((16, 16)), "fp32")
+        return path
+
+
+def write_onnx(path: Path, bundle: Bundle, spec: ModelSpec, precision: Precision) -> None:
+    """Without the checks of an export, which have tests of their own."""
+    onnx.save(build_graph(bundle.network, spec, precision, Origin(bundle.weights_sha256, "{}")), path)
 
 
 @pytest.fixture(scope="session")

@@ -106,15 +106,16 @@ def test_a_failed_parity_names_metric_limit_what_was_seen_and_the_worst_frame(ne
 def test_fp16_parity_is_judged_by_structure(networks: Exports) -> None:
     require("onnxruntime")
     with engine(networks.onnx("compact", "fp16", "static"), "onnxruntime") as (session, reference):
-        images = reference.images.copy()
-        images[2] = images[2][:, ::-1]
+        # Each pixel is off by at most 10 cm, which a distance of metres would forgive: the structure is not the same.
+        waves = reference.depths.copy()
+        waves[2, ::2] += np.float32(0.1)
         with pytest.raises(AssertionError, match=r"SSIM 0\.\d+ < 0\.99[^0-9]"):
-            assert_parity(session, Reference(images, reference.depths, reference.truths), precision="fp16")
+            assert_parity(session, Reference(reference.images, waves, reference.truths), precision="fp16")
 
 
 def test_a_reference_of_another_size_is_no_parity(networks: Exports) -> None:
     require("onnxruntime")
     with engine(networks.onnx("compact", "fp32", "static"), "onnxruntime") as (session, reference):
         small = Reference(reference.images[:, :32], reference.depths[:, :32], reference.truths[:, :32])
-        with pytest.raises(EngineError, match="size"):
+        with pytest.raises(EngineError, match="the engine takes"):
             assert_parity(session, small, precision="fp32")

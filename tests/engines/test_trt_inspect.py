@@ -1,0 +1,232 @@
+"""Types are read from what TensorRT 10 and 11 tell of an engine, and from a network where no GPU can open one."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from depthkit.engines.backend import Built
+from depthkit.engines.manifest import Layer
+from depthkit.engines.trt import TENSORRT_RTX
+from depthkit.engines.trt_inspect import inspect_engine, network_layers, read_layers
+from depthkit.errors import BackendError
+
+NETWORK = (
+    Layer("node__to_copy", "CAST", "fp16"),
+    Layer("node_conv2d", "CONVOLUTION", "fp16"),
+    Layer("node_relu", "ACTIVATION", "fp16"),
+    Layer("node_conv2d_1", "CONVOLUTION", "fp16"),
+)
+CONVOLVED = [1, 24, 32, 48]
+
+
+def _tensor(words: str, dimensions: list[int] | None = None, *, key: str) -> dict[str, Any]:
+    return {
+        "Name": "t",
+        "Location": "Device",
+        "Dimensions": CONVOLVED if dimensions is None else dimensions,
+        key: words,
+    }
+
+
+def _row10(name: str, kind: str, read: str, made: str, nodes: str = "", **more: Any) -> dict[str, Any]:
+    """A layer as TensorRT 10 tells it."""
+    tensors = {"Inputs": [_tensor(read, key="Format/Datatype")], "Outputs": [_tensor(made, key="Format/Datatype")]}
+    metadata = "\x1e".join(f"[ONNX Layer: {node}]" for node in nodes.split())
+    return {"Name": name, "LayerType": kind, **tensors, "StreamId": 0, "Metadata": metadata, **more}
+
+
+def _row11(name: str, kind: str, read: str, made: str, nodes: str = "", **more: Any) -> dict[str, Any]:
+    """A layer as TensorRT 11 tells it; its constants hold the kernel, and numbers that scale the result."""
+    layout = {"Format": "(NHWC) Channel major format", "Strides": [1], "StrideOrder": [0]}
+    tensors = {
+        "Inputs": [_tensor(read, key="Datatype") | layout],
+        "Constants": [
+            _tensor(read, [24, 3, 3, 3], key="Datatype") | layout,
+            _tensor("Float", [1], key="Datatype") | layout,
+        ],
+        "Outputs": [_tensor(made, key="Datatype") | layout],
+    }
+    metadata = "\x1f".join(f"[ONNX Layer: {node}]" for node in nodes.split())
+    return {"Name": name, "LayerType": kind, **tensors, "TacticName": f"{kind}_kernel", "Metadata": metadata, **more}
+
+
+def _read(*rows: Any) -> Built:
+    return read_layers(json.dumps({"Layers": rows, "Bindings": ["image", "depth"]}), NETWORK)
+
+
+def _convolutions(built: Built) -> list[tuple[str, str, str]]:
+    convolve = [layer for layer in built.layers if "conv" in layer.operator.lower()]
+    return [(layer.name, layer.operator, layer.precision) for layer in convolve]
+
+
+CHANNELS_LAST = "Channel major FP16 format where channel % 8 == 0"
+MOVES = _row10(
+    "Reformatting CopyNode for Input Tensor 0 to node_conv2d + node_relu", "Reformat", "UInt8", CHANNELS_LAST
+)
+FIRST = _row10(
+    "node_conv2d + node_relu", "CaskConvolution", CHANNELS_LAST, CHANNELS_LAST, "node_conv2d node_relu",
+    Weights={"Type": "Half", "Count": 648}, Bias={"Type": "Half", "Count": 24},
+    TacticName="sm80_xmma_fprop", TacticValue="0x7005d10718f6c22d",
+)  # fmt: skip
+SECOND = _row10("node_conv2d_1", "CaskGemmConvolution", "Row major linear FP16 format", "Half", "node_conv2d_1")
+
+
+def test_an_engine_of_tensorrt_10() -> None:
+    built = _read(MOVES, FIRST, SECOND | {"TacticValue": "0x0000000000020318"})
+    assert built.layers_from == "engine"
+    assert _convolutions(built) == [
+        ("node_conv2d + node_relu", "CaskConvolution", "fp16"),
+        ("node_conv2d_1", "CaskGemmConvolution", "fp16"),
+    ]
+    assert [layer.tactic for layer in built.layers] == ["", "sm80_xmma_fprop", "0x0000000000020318"]
+    assert TENSORRT_RTX.found_precision(built.layers, "fp16") == "fp16"
+
+
+def test_an_engine_of_tensorrt_11() -> None:
+    built = _read(
+        _row11("__myl_CastMulAddTran_myl0_1", "kgen", "UInt8", "Half", "node__to_copy"),
+        _row11("__myl_Move_myl0_2", "kgen", "Half", "Half", "node_conv2d"),
+        _row11("node_conv2d_myl0_3", "correlation", "Half", "Half", "node_conv2d node_relu"),
+        _row11("node_conv2d_1_myl0_4", "correlation", "Half", "Float", "node_conv2d_1"),
+        _row11("__mye1085_myl0_5", "custom_layer", "UInt8", "UInt64"),
+    )
+    assert built.layers_from == "engine"
+    assert _convolutions(built) == [
+        ("node_conv2d_myl0_3", "correlation (conv)", "fp16"),
+        ("node_conv2d_1_myl0_4", "correlation (conv)", "fp16"),
+    ]
+    assert [layer.precision for layer in built.layers] == ["fp16", "fp16", "fp16", "fp16", "uint8"]
+    assert built.layers[2].tactic == "correlation_kernel"
+
+
+def test_a_convolution_may_be_computed_in_a_layer_of_any_type() -> None:
+    built = _read(FIRST, _row11("node_conv2d_1_myl0_4", "gemm", "Half", "Half", "node_conv2d_1"))
+    assert built.layers_from == "engine"
+    assert _convolutions(built)[1] == ("node_conv2d_1_myl0_4", "gemm (conv)", "fp16")
+
+
+def test_scalars_and_bytes_are_not_what_a_convolution_computes_in() -> None:
+    fused = _row11("fused", "correlation", "UInt8", "Half", "node_conv2d_1")
+    fused["Inputs"] += [_tensor("Float", [1], key="Datatype"), _tensor("Float", [], key="Datatype")]
+    assert _convolutions(_read(FIRST, fused))[1][2] == "fp16"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        SECOND | {"Inputs": [_tensor("Row major linear FP32", key="Format/Datatype")]},
+        FIRST | {"Weights": {"Type": "Float", "Count": 648}},
+        _row11("node_conv2d_1_myl0_4", "correlation", "Float", "Float", "node_conv2d_1"),
+        _row11("node_conv2d_1_myl0_4", "gemm", "BFloat16", "Half", "node_conv2d_1"),
+    ],
+    ids=["TensorRT 10", "kernel", "TensorRT 11", "gemm"],
+)
+def test_a_wrong_type_in_the_engine_is_found(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BackendError, match="fp16 was asked for"):
+        TENSORRT_RTX.found_precision(_read(FIRST, wrong).layers, "fp16")
+
+
+def test_the_kernel_tells_where_dynamic_shapes_hide_the_tensors_types() -> None:
+    hidden = "N/A due to dynamic shapes"
+    first = _row10("node_conv2d", "CaskConvolution", hidden, hidden, "node_conv2d", Weights={"Type": "Half"})
+    built = _read(first, SECOND)
+    assert (built.layers_from, _convolutions(built)[0][2]) == ("engine", "fp16")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [SECOND],
+        [SECOND, _row10("node_conv2d", "CaskConvolution", "N/A due to dynamic shapes", "", "node_conv2d")],
+        [SECOND, "node_conv2d + node_relu"],
+    ],
+    ids=["nothing", "convolution missing", "type hidden", "name only"],
+)
+def test_what_an_engine_does_not_tell_is_the_networks_and_said_to_be(rows: list[Any]) -> None:
+    built = _read(*rows)
+    assert built.layers_from == "network"
+    assert ("node_conv2d", "CONVOLUTION", "fp16") in _convolutions(built)
+    assert [precision for _, _, precision in _convolutions(built)] == ["fp16", "fp16"]
+
+
+class Engine:
+    """As much of an `ICudaEngine` and of what it makes as the inspector needs, which without a GPU there is none of."""
+
+    def __init__(self, batch: int) -> None:
+        self.shapes = {"image": (batch, 32, 48, 3), "depth": (batch, 32, 48)}
+        self.num_io_tensors = 2
+        self.set: dict[str, tuple[int, ...]] = {}
+        self.execution_context: Engine | None = None
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.shapes)[index]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return {"image": "in", "depth": "out"}[name]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shapes[name]
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        assert profile == 0
+        return [(frames, *self.shapes[name][1:]) for frames in (1, 2, 4)]
+
+    def create_engine_inspector(self) -> Engine:
+        return self
+
+    def create_execution_context(self, strategy: str) -> Engine | None:
+        assert strategy == "no memory"
+        return self if self.shapes["image"][1] else None
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.set[name] = shape
+        return True
+
+    def get_engine_information(self, form: str) -> str:
+        assert form == "json"
+        assert self.execution_context is (self if self.set else None)
+        return "{}"
+
+
+TRT = SimpleNamespace(
+    TensorIOMode=SimpleNamespace(INPUT="in"),
+    ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="no memory"),
+    LayerInformationFormat=SimpleNamespace(JSON="json"),
+)
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(1, {}), (-1, {"image": (2, 32, 48, 3)})], ids=["static", "dynamic"])
+def test_a_dynamic_engine_is_inspected_at_its_optimum(batch: int, sizes: dict[str, tuple[int, ...]]) -> None:
+    engine = Engine(batch)
+    assert inspect_engine(TRT, engine) == "{}"
+    assert engine.set == sizes
+
+
+def test_an_engine_without_a_context_is_not_inspected() -> None:
+    engine = Engine(-1)
+    engine.shapes["image"] = (-1, 0, 0, 3)
+    with pytest.raises(RuntimeError, match="context"):
+        inspect_engine(TRT, engine)
+
+
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+def test_a_wrong_type_that_no_parser_sees_is_found() -> None:
+    """A network made by hand: TensorRT does not look at types before it is asked for shapes, and we look first."""
+    vendor = TENSORRT_RTX.vendor()
+    with TENSORRT_RTX.listening("cannot"):
+        builder = vendor.Builder(TENSORRT_RTX.logger())
+        network = builder.create_network(1 << int(vendor.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        image = network.add_input("image", vendor.DataType.HALF, (1, 3, 8, 8))
+        for name, dtype in (("right", np.float16), ("wrong", np.float32)):
+            network.add_convolution_nd(image, 4, (3, 3), np.zeros((4, 3, 3, 3), dtype)).name = name
+        layers = network_layers(vendor, network)
+    assert [(each.name, each.precision) for each in layers] == [("right", "fp16"), ("wrong", "fp16+fp32")]
+    with pytest.raises(BackendError, match=r"fp16 was asked for.*fp16\+fp32"):
+        TENSORRT_RTX.found_precision(layers, "fp16")
