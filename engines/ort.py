@@ -231,7 +231,10 @@ def create(path: Path, settings: Any, providers: list[_Provider]) -> Any:
     """An `onnxruntime.InferenceSession` that really uses the first of `providers`. Raises BackendError where not."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
+    if providers[0][0] != CPU.provider:
+        onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them, where the system has none
+    # Its own fallback would print a notice and go on with another provider, now or at a later run.
+    session = onnxruntime.InferenceSession(str(path), settings, providers=providers, enable_fallback=False)
     wanted, found = providers[0][0], session.get_providers()
     if found[0] != wanted:
         raise BackendError(

@@ -44,10 +44,10 @@ class OpenVinoOptions:
     """How an engine computes, whenever it is opened.
 
     Attributes:
-        threads: of the engine; 0: one for each core that the process may use.
+        threads: at most; 0: all cores that the process may use.
         hint: "latency": all threads work on one frame; "throughput": on as many frames at once as OpenVINO deems best.
-        pinning: each thread stays on one core. Engines with fewer threads than there are cores are then all kept on the
-            first ones, while others idle.
+        pinning: keep each thread on one core. It takes the first ones for every engine, so that two engines of fewer
+            threads than there are cores share these while the others idle.
         inference_precision: compute in it, whatever the ONNX file stores; "": in what it stores, but FP16 in FP32 on a
             CPU without FP16 arithmetic.
     """

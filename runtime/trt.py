@@ -111,8 +111,9 @@ class TensorRTSession(SessionBase):
     def allocate(self) -> tuple[np.ndarray, np.ndarray]:
         """NumPy arrays for image and depth, of the largest batch, that runs do not copy on the host.
 
-        They are the session's page-locked memory, the same at every call: bind them, or parts of them. They stay valid
-        as long as they are referred to, also after `close`. In transfer mode "device" they are ordinary arrays.
+        Bind them, or parts of them. They are the session's own page-locked memory, the same at every call, through
+        which other NumPy arrays pass: a run with those overwrites them. They stay valid as long as they are referred
+        to, also after `close`. In transfer mode "device" they are ordinary arrays.
         """
         self._require_open()
         return self._lane.transfer.allocate()
@@ -145,7 +146,7 @@ class TensorRTSession(SessionBase):
         if not self._closed:
             super().close()
             self._lane.close()
-            self._engine.close()
+            del self._engine  # after the contexts that it made
 
     def _open_lane(self) -> _Lane:
         return _Lane(self._engine, self.spec, self._mode, self._give_up_graphs if self._cuda_graph else None)
@@ -226,9 +227,6 @@ class _Engine:
             raise BackendError(f"{self.maker.name} cannot run {self._path}: {words(said)}")
         return context
 
-    def close(self) -> None:
-        self._engine = None
-
 
 class _Lane:
     """One inference at a time: an execution context, the way to it and back, and the graph of both."""
@@ -239,6 +237,7 @@ class _Lane:
         """`on_failed_graph`: told why there is no graph; None: there is to be none."""
         self._spec = spec
         self._maker = engine.maker
+        self._engine: _Engine | None = engine  # must outlive the context
         self._on_failed_graph = on_failed_graph
         self._layout: object = None
         self._graph: Graph | None = None
@@ -323,7 +322,7 @@ class _Lane:
             self.transfer.stream.synchronize()
             self._drop_graph()
         finally:
-            self._context = None
+            self._context = self._engine = None
 
 
 def _finished(lane: _Lane, depth: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from depthkit.engines.backend import Availability
 from depthkit.engines.build import BACKENDS, BuildOptions, backend, build
+from depthkit.engines.store import Store
 from depthkit.train.fit import TrainOptions, fit
 
 if os.environ.get("CI"):  # the same examples every time: what CI says must not depend on luck
@@ -77,13 +78,20 @@ def exports(pristine_exports: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty engine store, which is used from now on, also in processes that the test starts."""
+    monkeypatch.setenv("DEPTHKIT_STORE", str(tmp_path / "store"))
+    return Store()
+
+
+@pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, Availability]], None]:
     """Lets backends be available so, by name; those that are not named are not installed."""
 
     def set_availability(found: Mapping[str, Availability]) -> None:
         for name in BACKENDS:
             here = found.get(name, Availability(None, "is not here", "pip install it"))
-            monkeypatch.setattr(backend(name), "availability", lambda here=here: here)
+            monkeypatch.setitem(vars(backend(name)), "availability", lambda here=here: here)
 
     return set_availability
 

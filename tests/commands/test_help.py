@@ -47,7 +47,10 @@ def test_the_command_line_reference_is_up_to_date() -> None:
     subprocess.run([sys.executable, ROOT / "docs" / "reference.py", "--check"], check=True)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["bench", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "--help"], ["export", "--help"], ["bench", "--help"], ["engines", "list", "--help"]],
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys; from depthkit.cli import run; code = run(sys.argv[1:]);"

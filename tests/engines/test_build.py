@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
-from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,19 +19,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from depthkit.engines import ort
-from depthkit.engines.availability import Availability
-from depthkit.engines.build import BACKENDS, BuildOptions, backend, build, describe_onnx
+from depthkit.description import describe_onnx
+from depthkit.engines.build import BuildOptions, backend, build, is_outdated, require
 from depthkit.engines.fingerprint import cpu_fingerprint
-from depthkit.engines.manifest import Layer, manifest_path, read_manifest
+from depthkit.engines.manifest import Manifest, manifest_path, read_manifest
 from depthkit.errors import BackendError, EngineError, SpecError
 from depthkit.metrics import valid_pixels
 from depthkit.reference import read_reference
-from depthkit.session import SessionBase
 from depthkit.spec import METADATA, graph_sha256
 
 STEM = "compact-32x48"
-OFFERED = ("availability", "fingerprint", "build", "found_precision")
+EXPORTED = ("onnxruntime", "null")
+"""Backends of the engines that the exported run has."""
 
 
 def _digest(path: Path) -> str:
@@ -67,28 +67,6 @@ def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_every_backend_offers_the_same_names(name: str) -> None:
-    maker, runner = backend(name), import_module(f"depthkit.runtime.{BACKENDS[name]}")
-    assert set(OFFERED) | {"EXTENSION"} <= set(maker.__all__)  # type: ignore[attr-defined]
-    first = backend(next(iter(BACKENDS)))
-    for function in OFFERED:
-        mine, theirs = (inspect.signature(inspect.unwrap(getattr(module, function))) for module in (maker, first))
-        assert list(mine.parameters) == list(theirs.parameters)
-        assert mine.return_annotation == theirs.return_annotation
-    assert "open_engine" in runner.__all__
-    assert list(inspect.signature(runner.open_engine).parameters) == ["path", "manifest"]
-    sessions = [kind for kind in vars(runner).values() if inspect.isclass(kind) and issubclass(kind, SessionBase)]
-    assert [kind for kind in sessions if kind is not SessionBase]
-    assert isinstance(maker.availability(), Availability)
-    assert maker.availability().usable
-
-
-def test_backends_extensions_tell_their_engines_apart() -> None:
-    extensions = [backend(name).EXTENSION for name in BACKENDS]
-    assert len(set(extensions)) == len(extensions)
-
-
 def test_unknown_backend_names_those_that_there_are(pristine_exports: Path) -> None:
     with pytest.raises(BackendError, match=r"abacus.*onnxruntime"):
         build(pristine_exports / f"{STEM}.fp32.onnx", BuildOptions("abacus"))
@@ -111,9 +89,9 @@ def test_backend_that_is_not_installed_says_what_to_install(pristine_exports: Pa
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_manifest_says_what_the_engine_is(pristine_exports: Path, name: str, precision: str) -> None:
-    engine = pristine_exports / f"{STEM}.{precision}.{backend(name).EXTENSION}"
+    engine = pristine_exports / f"{STEM}.{precision}.{backend(name).extension}"
     onnx_file = pristine_exports / f"{STEM}.{precision}.onnx"
     manifest = read_manifest(engine)
     assert manifest.engine_sha256 == _digest(engine)
@@ -126,6 +104,8 @@ def test_manifest_says_what_the_engine_is(pristine_exports: Path, name: str, pre
     assert manifest.backend_version == backend(name).availability().version
     assert manifest.device == cpu_fingerprint()
     assert manifest.layers
+    assert manifest.layers_from == "engine"
+    assert manifest.options == backend(name).record(backend(name).parse_options({}))
     assert manifest.build_seconds >= 0
     assert datetime.fromisoformat(manifest.created).utcoffset() is not None
 
@@ -152,38 +132,41 @@ def test_half_precision_is_called_what_it_really_is(pristine_exports: Path) -> N
     assert (manifest.precision_found == "fp16") == (convolutions == {"fp16"})
 
 
-@pytest.mark.parametrize(
-    ("types", "asked", "found"),
-    [
-        (["fp32", "fp32"], "fp32", "fp32"),
-        (["fp16"], "fp16", "fp16"),
-        (["fp32"], "fp16", "fp16→fp32"),
-        (["fp16", "fp32"], "fp16", None),
-        (["fp16"], "fp32", None),
-        (["bf16"], "fp16", None),
-        (["unknown"], "fp32", None),
-        ([], "fp32", None),
-    ],
-)
-def test_precision_is_found_in_the_convolutions_and_mixed_ones_are_refused(
-    types: list[str], asked: str, found: str | None
-) -> None:
-    layers = (*(Layer(f"c{i}", "FusedConv", kind) for i, kind in enumerate(types)), Layer("p", "MaxPool", "int8"))
-    if found is None:
-        with pytest.raises(BackendError, match=f"{asked} was asked for"):
-            ort.found_precision(layers, asked)
-    else:
-        assert ort.found_precision(layers, asked) == found
-
-
 def test_building_again_replaces_engine_and_manifest(exports: Path) -> None:
     path = exports / f"{STEM}.fp32.onnx"
     before = _names(exports)
-    engine = build(path, BuildOptions("onnxruntime", {"threads": 1}))
-    assert engine == exports / f"{STEM}.fp32.ort.onnx"
+    made = build(path, BuildOptions("onnxruntime", {"threads": 1}))
+    assert made.path == exports / f"{STEM}.fp32.ort.onnx"
     assert _names(exports) == before
-    assert read_manifest(engine).options == {"threads": 1}
-    assert read_manifest(engine).engine_sha256 == _digest(engine)
+    assert read_manifest(made.path) == made.manifest
+    assert made.manifest.options == {"threads": 1}
+    assert made.manifest.engine_sha256 == _digest(made.path)
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "outdated"),
+    [(None, {}, False), ("0.0.1", {}, True), ("0.0.1", {"threads": 1}, True)],
+    ids=["this version", "another", "another with options"],
+)
+def test_engine_of_a_version_that_is_no_longer_installed_is_outdated(
+    manifest: Manifest, version: str | None, options: dict[str, Any], outdated: bool
+) -> None:
+    here = require("onnxruntime")
+    old = replace(manifest, backend="onnxruntime", backend_version=version or here, options=options)
+    assert is_outdated(old) is outdated
+
+
+def test_engine_of_a_backend_or_with_options_that_nobody_knows_is_outdated(manifest: Manifest) -> None:
+    here = require("onnxruntime")
+    assert is_outdated(replace(manifest, backend="abacus"))
+    assert is_outdated(replace(manifest, backend_version=here, options={"threds": 1}))
+
+
+def test_engine_of_a_backend_that_is_not_installed_may_be_of_use_again(
+    manifest: Manifest, pretend: Callable[..., None]
+) -> None:
+    pretend({})
+    assert not is_outdated(replace(manifest, backend="onnxruntime", backend_version="0.0.1"))
 
 
 def test_null_engine_is_the_median_of_the_measured_depth(pristine_exports: Path) -> None:
@@ -195,7 +178,7 @@ def test_null_engine_is_the_median_of_the_measured_depth(pristine_exports: Path)
 def test_null_engine_needs_the_reference(exports: Path) -> None:
     (exports / f"{STEM}.reference.npz").unlink()
     with pytest.raises(EngineError, match="reference"):
-        build(exports / f"{STEM}.fp32.onnx", BuildOptions("null"))
+        build(exports / f"{STEM}.fp32.onnx", BuildOptions("null", rebuild=True))
 
 
 def test_onnx_file_of_others_is_refused(tmp_path: Path) -> None:
@@ -276,10 +259,12 @@ def test_first_build_that_fails_leaves_nothing(exports: Path) -> None:
     assert _names(exports) == before
 
 
-@pytest.mark.parametrize("vendor", [{"threads": "many"}, {"threads": -3}, {"threds": 1}])
+@pytest.mark.parametrize(
+    "vendor", [{"threads": "many"}, {"threads": -3}, {"threads": "-3"}, {"threads": "2.5"}, {"threds": 1}]
+)
 def test_option_that_means_nothing_is_refused(exports: Path, vendor: dict[str, str | int | bool]) -> None:
     """A typing error must not build an engine that was not asked for."""
     before = {name: (exports / name).read_bytes() for name in _names(exports)}
-    with pytest.raises(BackendError):
+    with pytest.raises(BackendError, match=rf"onnxruntime .*{next(iter(vendor))}.*threads=0"):
         build(exports / f"{STEM}.fp32.onnx", BuildOptions("onnxruntime", vendor))
     assert {name: (exports / name).read_bytes() for name in _names(exports)} == before

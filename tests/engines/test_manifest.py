@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -41,7 +42,8 @@ def _at(document: Any, path: tuple[str | int, ...]) -> Any:
 
 
 @given(
-    layers=st.lists(st.builds(Layer, TEXTS, TEXTS, TEXTS), max_size=4),
+    layers=st.lists(st.builds(Layer, TEXTS, TEXTS, TEXTS, TEXTS), max_size=4),
+    layers_from=st.sampled_from(["engine", "network"]),
     options=st.dictionaries(TEXTS, TEXTS | st.integers(-(2**60), 2**60) | st.booleans(), max_size=4),
     seconds=st.floats(0, 1e6),
     digest=st.text("0123456789abcdef", min_size=64, max_size=64),
@@ -51,16 +53,23 @@ def _at(document: Any, path: tuple[str | int, ...]) -> Any:
 def test_manifest_comes_back_exactly(
     manifest: Manifest,
     layers: list[Layer],
+    layers_from: Literal["engine", "network"],
     options: dict[str, str | int | bool],
     seconds: float,
     digest: str,
     name: str,
 ) -> None:
     changed = replace(
-        manifest, layers=tuple(layers), options=options, build_seconds=seconds, engine_sha256=digest, onnx=name
-    )
+        manifest,
+        layers=tuple(layers),
+        layers_from=layers_from,
+        options=options,
+        build_seconds=seconds,
+        engine_sha256=digest,
+        onnx=name,
+    ).sealed()
     found = from_json(Manifest, to_json(changed), source="it")
-    assert found == changed
+    assert found == changed == found.sealed()
     assert [type(value) for value in found.options.values()] == [type(value) for value in options.values()]
 
 
@@ -122,8 +131,50 @@ def test_missing_engine_and_missing_manifest_are_told_apart(manifest: Manifest, 
 def test_manifest_of_another_schema_version_is_refused(manifest: Manifest, tmp_path: Path) -> None:
     engine = tmp_path / "a.ort.onnx"
     engine.touch()
-    manifest_path(engine).write_text(json.dumps({**json.loads(to_json(manifest)), "schema_version": 2}))
-    with pytest.raises(SpecError, match=r"version 2\b.*version 1\b"):
+    manifest_path(engine).write_text(json.dumps({**json.loads(to_json(manifest)), "schema_version": 1}))
+    with pytest.raises(SpecError, match=r"version 1\b.*version 2\b"):
+        read_manifest(engine)
+
+
+def _leaves(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where the values are that are neither object nor list."""
+    if isinstance(node, dict | list):
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _leaves(child, (*path, key))
+    else:
+        yield path
+
+
+@given(data=st.data())
+@KEEPS_FIXTURES
+def test_edited_value_is_refused_wherever_it_stands(manifest: Manifest, data: st.DataObject) -> None:
+    """Where its new value fits the schema, the seal tells; else the schema does."""
+    document = json.loads(to_json(manifest))
+    path = data.draw(st.sampled_from(list(_leaves(document))))
+    node, key = _at(document, path[:-1]), path[-1]
+    kinds = {str: st.text(), int: st.integers(0, 2**40), float: st.floats(0, 1e6)}
+    node[key] = data.draw(kinds[type(node[key])].filter(lambda value: value != node[key]))
+    with TemporaryDirectory() as folder:
+        engine = Path(folder) / "a.ort.onnx"
+        engine.touch()
+        manifest_path(engine).write_text(json.dumps(document))
+        with pytest.raises((EngineError, SpecError), match=r"a\.ort\.onnx\.json"):
+            read_manifest(engine)
+
+
+def test_edited_manifest_says_how_to_mend_it_and_a_reformatted_one_is_not_edited(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    engine = tmp_path / "a.ort.onnx"
+    engine.touch()
+    document = json.loads(to_json(manifest))
+    manifest_path(engine).write_text(json.dumps(document, sort_keys=True))
+    assert read_manifest(engine) == manifest
+    manifest_path(engine).write_text(json.dumps({**document, "precision_found": "fp16"}))
+    with pytest.raises(EngineError, match=r"a\.ort\.onnx\.json was edited; .*depthkit export"):
+        read_manifest(engine)
+    manifest_path(engine).write_text(json.dumps({**document, "seal": ""}))
+    with pytest.raises(EngineError, match="edited"):
         read_manifest(engine)
 
 
@@ -141,17 +192,21 @@ def engine(manifest: Manifest, tmp_path: Path) -> tuple[Path, Manifest]:
     return path, replace(manifest, engine_sha256=sha256(path))
 
 
+def _verify(path: Path, manifest: Manifest, here: Fingerprint) -> None:
+    verify(path, manifest, here=here, version_fits=True, version="1.0.0")
+
+
 def test_engine_is_accepted_where_it_was_built(engine: tuple[Path, Manifest]) -> None:
     path, manifest = engine
-    verify(path, manifest, here=manifest.device, backend_version="1.0.0")
-    verify(path, manifest, here=replace(manifest.device, name="Imaginary 9001"), backend_version="1.0.0")
+    _verify(path, manifest, manifest.device)
+    _verify(path, manifest, replace(manifest.device, name="Imaginary 9001"))
 
 
 def test_edited_engine_is_one_sentence_with_the_way_out(engine: tuple[Path, Manifest]) -> None:
     path, manifest = engine
     path.write_bytes(b"enginf")
     with pytest.raises(EngineError, match=r"a\.ort\.onnx.*SHA-256.*depthkit export .*onnx --backend onnxruntime"):
-        verify(path, manifest, here=manifest.device, backend_version="1.0.0")
+        _verify(path, manifest, manifest.device)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +215,14 @@ def test_edited_engine_is_one_sentence_with_the_way_out(engine: tuple[Path, Mani
         Fingerprint("cpu", "Imaginary 9000", "x86_64", ("avx", "avx2")),
         Fingerprint("cpu", "Imaginary 9000", "x86_64", ("avx", "avx2", "f16c", "avx512f")),
         Fingerprint("cpu", "Imaginary 9000", "aarch64", ("avx", "avx2", "f16c")),
+        Fingerprint("gpu", "Imaginary 9000", "sm_89"),
     ],
-    ids=["less", "more", "another architecture"],
+    ids=["less", "more", "another architecture", "a GPU"],
 )
 def test_engine_of_another_machine_is_one_sentence_with_both(engine: tuple[Path, Manifest], here: Fingerprint) -> None:
     path, manifest = engine
     with pytest.raises(EngineError, match=r"a\.ort\.onnx.*depthkit export .*onnx --backend onnxruntime") as caught:
-        verify(path, manifest, here=here, backend_version="1.0.0")
+        _verify(path, manifest, here)
     assert "\n" not in str(caught.value)
     assert "f16c" in str(caught.value)
     assert here.architecture in str(caught.value)
@@ -175,4 +231,5 @@ def test_engine_of_another_machine_is_one_sentence_with_both(engine: tuple[Path,
 def test_engine_of_another_vendor_version_names_both(engine: tuple[Path, Manifest]) -> None:
     path, manifest = engine
     with pytest.raises(EngineError, match=r"1\.0\.0.*2\.0\.0.*depthkit export .*onnx --backend onnxruntime"):
-        verify(path, manifest, here=manifest.device, backend_version="2.0.0")
+        verify(path, manifest, here=manifest.device, version_fits=False, version="2.0.0")
+    verify(path, manifest, here=manifest.device, version_fits=True, version="2.0.0")

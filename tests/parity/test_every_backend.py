@@ -84,7 +84,7 @@ def test_ten_thousand_runs_grow_no_memory(name: str, networks: Exports) -> None:
 
 def test_builds_and_runs_where_torch_is_not(name: str, networks: Exports) -> None:
     onnx = networks.onnx("compact", "fp32", "static")
-    command = [sys.executable, "-c", TORCH_FREE, onnx, reference_path(onnx), name]
+    command = [sys.executable, "-c", TORCH_FREE, str(onnx), str(reference_path(onnx)), name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["8"]

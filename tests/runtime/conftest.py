@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from depthkit.engines.build import build
-from depthkit.export.graph import build_graph
+from depthkit.export.graph import Origin, build_graph
 from depthkit.reference import Reference, read_reference
 from depthkit.spec import Dim
 from depthkit.train.bundle import read_bundle
@@ -41,8 +41,8 @@ def batched(pristine_exports: Path, tmp_path_factory: pytest.TempPathFactory) ->
             bundle = read_bundle(pristine_exports)
             spec = model_spec("compact", (32, 48)).with_batch(batch)
             path = folder / f"{STEM}-{len(made)}.fp32.onnx"
-            onnx.save(build_graph(bundle.network, spec, "fp32", bundle.weights_sha256), path)
-            made[batch] = build(path)
+            onnx.save(build_graph(bundle.network, spec, "fp32", Origin(bundle.weights_sha256, "{}")), path)
+            made[batch] = build(path).path
         return made[batch]
 
     return engine

@@ -12,12 +12,15 @@ import numpy as np
 import onnx
 import pytest
 
-from depthkit.engines.fingerprint import cpu_fingerprint
+from depthkit.engines.backend import Availability
+from depthkit.engines.build import backend
+from depthkit.engines.fingerprint import Fingerprint, cpu_fingerprint
 from depthkit.engines.manifest import manifest_path, read_manifest, write_manifest
-from depthkit.errors import BackendError, EngineError, SpecError
+from depthkit.errors import BackendError, EngineError, SpecError, UserError
 from depthkit.files import sha256
 from depthkit.reference import Reference
 from depthkit.runtime.load import load
+from depthkit.runtime.options import Transfer
 from depthkit.session import Session
 
 STEM = "compact-32x48"
@@ -105,6 +108,22 @@ def test_engine_of_another_vendor_version_is_refused(copied: Path) -> None:
         load(copied)
 
 
+def test_engine_of_a_gpu_is_refused_on_the_cpu(copied: Path) -> None:
+    _edit(copied, device=Fingerprint("gpu", "NVIDIA L4", "sm_89"))
+    with pytest.raises(EngineError, match=r"NVIDIA L4 \(sm_89\).*depthkit export .*onnx --backend onnxruntime"):
+        load(copied)
+
+
+def test_engine_whose_backend_cannot_run_here_says_why_and_how_to_mend_it(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds = Availability("1.32", "no GPU is here", "use a machine with one", runs=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(backend("onnxruntime"), "availability", lambda: builds)
+        with pytest.raises(BackendError, match="onnxruntime cannot run here: no GPU is here; use a machine with one"):
+            load(copied)
+
+
 def test_engine_of_a_backend_that_nobody_knows_is_refused(copied: Path) -> None:
     _edit(copied, backend="abacus")
     with pytest.raises(EngineError, match=r"abacus.*upgrade"):
@@ -127,6 +146,23 @@ def test_manifest_is_read_strictly(copied: Path, change: Callable[[dict[str, Any
     manifest_path(copied).write_text(json.dumps(document))
     with pytest.raises(SpecError, match=words):
         load(copied)
+
+
+def test_edited_manifest_is_refused_though_it_fits_the_schema(copied: Path) -> None:
+    """Else a slow or foreign engine could be passed off as something else."""
+    document = json.loads(manifest_path(copied).read_text())
+    document["precision_found"] = "fp16"
+    manifest_path(copied).write_text(json.dumps(document))
+    with pytest.raises(EngineError, match=r"\.json was edited.*depthkit export"):
+        load(copied)
+
+
+@pytest.mark.parametrize("transfer", ["device", "pinned", "mapped"])
+@pytest.mark.parametrize("name", [f"{STEM}.fp32.ort.onnx", f"{STEM}.fp32.onnx", f"{STEM}.fp32.null"])
+def test_engine_on_the_cpu_refuses_a_transfer_mode(pristine_exports: Path, name: str, transfer: Transfer) -> None:
+    with pytest.raises(UserError, match=rf"runs on the CPU.*transfer='{transfer}'"):
+        load(pristine_exports / name, transfer=transfer)
+    load(pristine_exports / name, transfer="auto", cuda_graph=False).close()
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph", bytes(1000)], ids=["empty", "text", "zeros"])

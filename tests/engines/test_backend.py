@@ -1,0 +1,135 @@
+"""The contract that every backend keeps: its names, what it says it can do here, its options, and its precision."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
+
+import pytest
+
+from depthkit.commands import export
+from depthkit.engines import ort
+from depthkit.engines.backend import Availability, Backend, found_precision
+from depthkit.engines.build import BACKENDS, backend, fastest, require, runnable
+from depthkit.engines.fingerprint import Fingerprint
+from depthkit.engines.manifest import Layer
+from depthkit.errors import BackendError
+from depthkit.session import SessionBase
+from depthkit.tolerances import Precision
+
+METHODS = [name for name, member in vars(Backend).items() if inspect.isfunction(member)]
+Pretend = Callable[..., None]
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_backend_offers_the_same_names(name: str) -> None:
+    maker, runner = backend(name), import_module(f"depthkit.runtime.{BACKENDS[name].partition(':')[0]}")
+    assert isinstance(maker, Backend)
+    assert (maker.name, maker) == (name, backend(name))
+    assert {"availability", "build", "accepts_version"} <= set(METHODS)
+    for method in METHODS:
+        mine, common = (list(inspect.signature(getattr(kind, method)).parameters) for kind in (type(maker), Backend))
+        assert mine == common, method
+    assert "open_engine" in runner.__all__
+    assert list(inspect.signature(runner.open_engine).parameters) == ["path", "manifest", "run"]
+    sessions = [kind for kind in vars(runner).values() if inspect.isclass(kind) and issubclass(kind, SessionBase)]
+    assert [kind for kind in sessions if kind is not SessionBase]
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_backend_says_what_it_can_do_here(name: str) -> None:
+    available = backend(name).availability()
+    assert isinstance(available, Availability)
+    assert available.reason
+    assert available == backend(name).availability()
+    if available.runnable:
+        assert available.version
+        assert isinstance(backend(name).here(), Fingerprint)
+        assert require(name, to_run=True) == require(name) == available.version
+    else:
+        assert available.remedy, "what is not here says how to get it"
+        with pytest.raises(BackendError) as caught:
+            require(name, to_run=True)
+        assert all(word in str(caught.value) for word in (name, available.reason, available.remedy))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_options_of_every_backend_are_plain_have_defaults_and_come_back(name: str) -> None:
+    maker = backend(name)
+    defaults = maker.parse_options({})
+    kept = maker.record(defaults)
+    assert kept.keys() == {field.name for field in fields(maker.options)}
+    assert all(type(value) in {int, bool, str} for value in kept.values())
+    assert maker.parse_options(kept) == defaults
+    assert maker.parse_options({key: str(value) for key, value in kept.items()}) == defaults, "as typed after -o"
+    with pytest.raises(BackendError) as caught:
+        maker.parse_options({"teleport": "1"})
+    assert all(f"{key}={value}" in str(caught.value) for key, value in kept.items())
+    assert maker.name in str(caught.value)
+    assert "teleport" in str(caught.value)
+
+
+def test_backends_extensions_tell_their_engines_apart() -> None:
+    extensions = [backend(name).extension for name in BACKENDS]
+    assert len(set(extensions)) == len(extensions)
+
+
+def test_command_line_offers_every_backend() -> None:
+    assert tuple(BACKENDS) == export.BACKENDS
+
+
+def test_auto_is_the_first_that_can_build_and_run_and_never_the_null_backend(pretend: Pretend) -> None:
+    here, builds = Availability("1", "is here"), Availability("1", "has no GPU", "use one", runs=False)
+    pretend({"onnxruntime": here, "openvino": here, "onnxruntime-cuda": builds, "null": here})
+    assert runnable() == ["openvino", "onnxruntime"]
+    assert fastest() == "openvino"
+    pretend({"onnxruntime-cuda": here, "onnxruntime": here, "null": here})
+    assert fastest() == "onnxruntime-cuda"
+    pretend({"null": here})
+    assert runnable() == []
+    with pytest.raises(BackendError, match="pip install 'depthkit"):
+        fastest()
+
+
+def test_backend_that_can_build_and_not_run_is_required_for_what_it_can(pretend: Pretend) -> None:
+    pretend({"onnxruntime-cuda": Availability("1.2", "has no GPU", "use one", runs=False)})
+    assert require("onnxruntime-cuda") == "1.2"
+    with pytest.raises(BackendError, match=r"onnxruntime-cuda cannot run here: has no GPU; use one"):
+        require("onnxruntime-cuda", to_run=True)
+    with pytest.raises(BackendError, match=r"openvino cannot be used here: is not here; pip install it"):
+        require("openvino")
+
+
+@pytest.mark.parametrize(
+    ("types", "asked", "found"),
+    [
+        (["fp32", "fp32"], "fp32", "fp32"),
+        (["fp16"], "fp16", "fp16"),
+        (["fp32"], "fp16", "fp16→fp32"),
+        (["fp16", "fp32"], "fp16", None),
+        (["fp16"], "fp32", None),
+        (["bf16"], "fp16", None),
+        (["unknown"], "fp32", None),
+        ([], "fp32", None),
+    ],
+)
+def test_precision_is_found_in_the_convolutions_and_mixed_ones_are_refused(
+    types: list[str], asked: Precision, found: str | None
+) -> None:
+    layers = (*(Layer(f"c{i}", "FusedConv", kind) for i, kind in enumerate(types)), Layer("p", "MaxPool", "int8"))
+    if found is None:
+        with pytest.raises(BackendError, match=f"{asked} was asked for"):
+            ort.CPU.found_precision(layers, asked)
+    else:
+        assert ort.CPU.found_precision(layers, asked) == found
+
+
+def test_only_a_backend_that_says_so_may_compute_half_precision_in_full() -> None:
+    layers = (Layer("c", "Conv", "fp32"),)
+    with pytest.raises(BackendError, match=r"fp16 was asked for.*fp32"):
+        found_precision(layers, "fp16")
+    assert found_precision(layers, "fp16", widens=True) == "fp16→fp32"
+    with pytest.raises(BackendError, match="bf16 was asked for"):
+        found_precision(layers, "bf16", widens=True)

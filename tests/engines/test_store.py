@@ -1,0 +1,211 @@
+"""The store: an engine is found again by all that it was made of, and by nothing less."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from pydantic.dataclasses import dataclass
+
+from depthkit.engines.backend import Availability
+from depthkit.engines.build import BuildOptions, BuiltEngine, build
+from depthkit.engines.fingerprint import Fingerprint
+from depthkit.engines.manifest import read_manifest
+from depthkit.engines.null import NULL
+from depthkit.engines.store import Entry, Store, store_root, timing_cache_path
+from depthkit.errors import EngineError, UserError
+from depthkit.files import sha256
+from depthkit.spec import METADATA, STRICT, graph_sha256
+
+STEM = "compact-32x48"
+DAY = 86_400
+
+
+def _build(path: Path, **options: Any) -> BuiltEngine:
+    return build(path, BuildOptions("null", **options))
+
+
+def _only(store: Store) -> Entry:
+    (entry,) = store.entries()
+    return entry
+
+
+def test_store_is_where_the_variable_says_or_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTHKIT_STORE", str(tmp_path / "s"))
+    assert store_root() == Store().root == tmp_path / "s"
+    assert tmp_path / "s" in timing_cache_path("a.cache").parents
+    monkeypatch.delenv("DEPTHKIT_STORE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert store_root() == tmp_path / "cache" / "depthkit"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert store_root() == tmp_path / ".cache" / "depthkit"
+
+
+def test_store_that_was_never_used_is_empty_and_is_not_made_by_looking(store: Store) -> None:
+    assert store.entries() == []
+    assert store.find("a" * 24) is None
+    assert store.remove_broken() == 0
+    assert not store.root.exists()
+
+
+def test_second_build_is_found_also_for_an_onnx_file_of_another_name(
+    store: Store, onnx_file: Path, tmp_path: Path
+) -> None:
+    first = _build(onnx_file)
+    elsewhere = tmp_path / "elsewhere" / "other.fp32.onnx"
+    elsewhere.parent.mkdir()
+    shutil.copyfile(onnx_file, elsewhere)
+    second = _build(elsewhere)
+    assert (first.reused, second.reused) == (False, True)
+    assert second.path == elsewhere.with_name("other.fp32.null")
+    assert second.path.read_bytes() == first.path.read_bytes() == _only(store).engine.read_bytes()
+    assert read_manifest(second.path) == second.manifest
+    renamed = replace(first.manifest, onnx="other.fp32.onnx", reference="other.reference.npz")
+    assert second.manifest == renamed.sealed()
+
+
+def test_engine_in_the_store_is_the_one_that_was_built(store: Store, onnx_file: Path) -> None:
+    made = _build(onnx_file)
+    entry = _only(store)
+    assert entry.manifest == made.manifest
+    assert sha256(entry.engine) == sha256(made.path) == entry.manifest.engine_sha256
+    assert entry.file_bytes == made.path.stat().st_size
+    assert store.find(entry.key) == entry
+
+
+def test_engine_that_stands_beside_the_onnx_file_is_not_written_again(store: Store, onnx_file: Path) -> None:
+    engine = _build(onnx_file).path
+    before = engine.stat().st_ino, engine.stat().st_mtime_ns
+    assert _build(onnx_file).reused
+    assert (engine.stat().st_ino, engine.stat().st_mtime_ns) == before
+
+
+def test_rebuild_builds_though_the_store_has_it(store: Store, onnx_file: Path) -> None:
+    _build(onnx_file)
+    key = _only(store).key
+    assert not _build(onnx_file, rebuild=True).reused
+    assert _only(store).key == key
+
+
+@pytest.fixture(scope="module")
+def tiny(pristine_exports: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two ONNX files of ours that differ in one attribute, each with the reference that a null engine is made of."""
+    made = {}
+    metadata = {entry.key: entry.value for entry in onnx.load(pristine_exports / f"{STEM}.fp32.onnx").metadata_props}
+    for name, alpha in (("one", 0.25), ("other", 0.5)):
+        ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, [1, 4]) for end in ("x", "y")]
+        graph = helper.make_graph([helper.make_node("LeakyRelu", ["x"], ["y"], alpha=alpha)], "g", ends[:1], ends[1:])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        helper.set_model_props(model, metadata | {METADATA.graph_sha256: graph_sha256(model)})
+        made[name] = tmp_path_factory.mktemp(name) / "a.fp32.onnx"
+        onnx.save(model, made[name])
+        shutil.copyfile(pristine_exports / f"{STEM}.reference.npz", made[name].with_name("a.reference.npz"))
+    return made
+
+
+@dataclass(frozen=True, config=STRICT)
+class _Options:
+    threads: int = 0
+    hint: Literal["latency", "throughput"] = "latency"
+
+
+INGREDIENTS: dict[str, st.SearchStrategy[Any]] = {
+    "onnx": st.sampled_from(["one", "other"]),
+    "version": st.sampled_from(["1.0", "1.0.1", "10.1"]),
+    "device": st.builds(
+        Fingerprint,
+        st.sampled_from(["cpu", "gpu"]),
+        st.sampled_from(["", "a"]),
+        st.sampled_from(["b", "b b"]),
+        st.sampled_from([(), ("b",)]),
+    ),
+    "options": st.builds(_Options, st.integers(0, 2), st.sampled_from(["latency", "throughput"])),
+}
+
+
+def _is_found(tiny: dict[str, Path], made_of: dict[str, Any]) -> bool:
+    """Build an engine of this; whether the store had it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NULL, "availability", lambda: Availability(made_of["version"], "is here"))
+        patch.setattr(NULL, "target", lambda _: made_of["device"])
+        patch.setattr(NULL, "options", _Options, raising=False)
+        return _build(tiny[made_of["onnx"]], vendor=NULL.record(made_of["options"])).reused
+
+
+@given(made_of=st.fixed_dictionaries(INGREDIENTS), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_engine_is_found_only_by_all_that_it_was_made_of(
+    tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, made_of: dict[str, Any], data: st.DataObject
+) -> None:
+    ingredient = data.draw(st.sampled_from(sorted(INGREDIENTS)))
+    other = data.draw(INGREDIENTS[ingredient].filter(lambda value: value != made_of[ingredient]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEPTHKIT_STORE", str(tmp_path_factory.mktemp("store")))
+        assert not _is_found(tiny, made_of)
+        assert not _is_found(tiny, {**made_of, ingredient: other}), f"another {ingredient} is another engine"
+        assert _is_found(tiny, made_of)
+        assert len(Store().entries()) == 2
+
+
+def test_engine_of_another_backend_is_another_engine(store: Store, onnx_file: Path) -> None:
+    made = [build(onnx_file, BuildOptions(name)) for name in ("null", "onnxruntime")]
+    assert not any(engine.reused for engine in made)
+    assert {entry.manifest.backend for entry in store.entries()} == {"null", "onnxruntime"}
+
+
+def test_changed_onnx_file_is_not_looked_up(store: Store, onnx_file: Path) -> None:
+    _build(onnx_file)
+    model = onnx.load(onnx_file)
+    model.graph.node[0].name = "edited"
+    onnx.save(model, onnx_file)
+    with pytest.raises(EngineError, match="changed since its export"):
+        _build(onnx_file)
+    assert len(store.entries()) == 1
+
+
+def test_use_is_noted_and_entries_come_last_used_first(store: Store, onnx_file: Path) -> None:
+    half = onnx_file.with_name(f"{STEM}.fp16.onnx")
+    for path in (onnx_file, half):
+        _build(path)
+    for entry in store.entries():
+        os.utime(entry.engine.parent, (time.time() - 10 * DAY,) * 2)
+    assert all(entry.unused_for(9.9) and not entry.unused_for(10.1) for entry in store.entries())
+    for path, asked in ((onnx_file, "fp32"), (half, "fp16")):
+        assert _build(path).reused
+        latest, _ = store.entries()
+        assert latest.manifest.precision_asked == asked
+        assert not latest.unused_for(0.01)
+        os.utime(latest.engine.parent, (time.time() - DAY,) * 2)
+
+
+def test_engine_is_named_by_how_its_key_begins(store: Store, onnx_file: Path) -> None:
+    with pytest.raises(UserError, match=r"no engines in .*store.*engines list"):
+        store.named("a")
+    _build(onnx_file)
+    key = _only(store).key
+    assert all(store.named(key[:digits]) == _only(store) for digits in (1, 8, len(key)))
+    with pytest.raises(UserError, match="no engines"):
+        store.named(key + "0")
+    _build(onnx_file.with_name(f"{STEM}.fp16.onnx"))
+    with pytest.raises(UserError, match=r"2 engines.*begins with ''"):
+        store.named("")
+
+
+def test_removed_engine_stays_beside_the_onnx_file(store: Store, onnx_file: Path) -> None:
+    engine = _build(onnx_file).path
+    store.remove(_only(store))
+    assert store.entries() == []
+    assert read_manifest(engine).engine_sha256 == sha256(engine)
+    assert not _build(onnx_file).reused

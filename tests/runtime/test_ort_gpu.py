@@ -1,0 +1,139 @@
+"""ONNX Runtime's session on the GPU: what depthkit does around it, on a stand-in for CUDA and for the vendor's session.
+
+The vendor itself needs a GPU: tests/parity runs it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from depthkit.engines.ort import CUDA, TENSORRT
+from depthkit.errors import BackendError, EngineError, FrameError
+from depthkit.runtime.ort import OnnxRuntimeGpuSession
+from depthkit.runtime.transfer import Mode
+from depthkit.spec import ModelSpec, Preprocessing, camera_ready
+
+from .cudart import DeviceArray, FakeCudart, installed
+
+SIZE = (16, 32)
+SPEC = ModelSpec("compact", (8,), *camera_ready(*SIZE, 2), Preprocessing(), (0.0, 10.0), 1, 1)
+MODES: tuple[Mode, ...] = ("device", "pinned", "mapped")
+
+
+class Vendor:
+    """An `InferenceSession` whose network is the mean of the three colours; it works on the stream of this handle."""
+
+    def __init__(self, cudart: FakeCudart, stream: int) -> None:
+        self.cudart, self.stream = cudart, stream
+        self.bound: dict[str, tuple[Any, ...]] = {}
+        self.seen: list[tuple[int, int]] = []
+
+    def get_providers(self) -> list[str]:
+        return [CUDA.provider, "CPUExecutionProvider"]
+
+    def io_binding(self) -> Any:
+        def keep(name: str, device: str, number: int, dtype: Any, shape: tuple[int, ...], address: int) -> None:
+            assert (device, number) == ("cuda", 0)
+            self.bound[name] = np.dtype(dtype), shape, address
+
+        return SimpleNamespace(bind_input=keep, bind_output=keep)
+
+    def run_with_iobinding(self, _binding: object) -> None:
+        (_, shape, source), (_, _, target) = self.bound["image"], self.bound["depth"]
+        self.seen.append((source, target))
+
+        def compute() -> None:
+            image = self.cudart.on_device(source, int(np.prod(shape))).view(np.uint8).reshape(shape)
+            depth = image.mean(axis=-1).astype(np.float32)
+            self.cudart.on_device(target, depth.nbytes)[...] = depth.view(np.uint8).reshape(-1)
+
+        self.cudart.enqueue(self.stream, compute)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeCudart]:
+    with installed() as cudart:
+        yield cudart
+
+
+def opened(fake: FakeCudart, mode: Mode = "pinned", *, cuda_graph: bool = True) -> tuple[OnnxRuntimeGpuSession, Vendor]:
+    vendors: list[Vendor] = []
+
+    def open_session(stream: int) -> Vendor:
+        vendors.append(Vendor(fake, stream))
+        return vendors[0]
+
+    session = OnnxRuntimeGpuSession(open_session, SPEC, "fp32", mode, cuda_graph=cuda_graph)
+    return session, vendors[0]
+
+
+def frames(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (2, *SIZE, 3), np.uint8)
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+def test_arrays_on_the_host_are_answered_where_they_are(fake: FakeCudart, mode: Mode, cuda_graph: bool) -> None:
+    session, vendor = opened(fake, mode, cuda_graph=cuda_graph)
+    with session:
+        image, depth = np.empty((2, *SIZE, 3), np.uint8), np.empty((2, *SIZE), np.float32)
+        session.bind(image=image, depth=depth)
+        for seed in range(3):
+            image[...] = frames(seed)
+            session.run()
+            np.testing.assert_allclose(depth, image.mean(axis=-1), rtol=1e-6)
+        np.testing.assert_allclose(session(frames(9)), frames(9).mean(axis=-1), rtol=1e-6)
+        assert len(set(vendor.seen)) == 1, "what a graph recorded is at the same addresses for every run"
+        assert mode in session.provider
+    assert not fake.live()
+
+
+def test_arrays_on_the_gpu_are_used_in_place_where_no_graph_wants_its_own(fake: FakeCudart) -> None:
+    session, vendor = opened(fake, cuda_graph=False)
+    image, depth = DeviceArray(fake, frames(1)), DeviceArray(fake, np.zeros((2, *SIZE), np.float32))
+    with session:
+        session.bind(image=image, depth=depth)
+        session.run()
+        assert vendor.seen == [(image.pointer, depth.pointer)]
+        np.testing.assert_allclose(depth.read(), frames(1).mean(axis=-1), rtol=1e-6)
+    image.free()
+    depth.free()
+
+
+def test_a_session_that_cannot_be_opened_leaves_nothing(fake: FakeCudart) -> None:
+    def refuse(_stream: int) -> Any:
+        raise BackendError("no")
+
+    with pytest.raises(BackendError, match="no"):
+        OnnxRuntimeGpuSession(refuse, SPEC, "fp32", "pinned", cuda_graph=True)
+    assert not fake.live()
+
+
+def test_wrong_arrays_and_closed_sessions_are_refused(fake: FakeCudart) -> None:
+    session, _ = opened(fake)
+    with session:
+        with pytest.raises(FrameError, match="uint8"):
+            session.bind(image=frames(0).astype(np.float32), depth=np.empty((2, *SIZE), np.float32))
+        with pytest.raises(EngineError, match="nothing is bound"):
+            session.run()
+    with pytest.raises(EngineError, match="closed"):
+        session.bind(image=frames(0), depth=np.empty((2, *SIZE), np.float32))
+    session.close()
+
+
+@pytest.mark.parametrize(("maker", "options"), [(CUDA, {"tf32": True}), (TENSORRT, {"workspace_mib": 64})])
+def test_options_reach_the_provider(maker: Any, options: dict[str, Any]) -> None:
+    (name, given), *_ = maker.providers(maker.parse_options(options), "fp16")
+    assert name == maker.provider
+    assert all(isinstance(value, str) for value in given.values())
+    if maker is CUDA:
+        assert given["use_tf32"] == "1"
+        assert maker.providers(maker.parse_options({}), "fp32")[0][1]["use_tf32"] == "0"
+    else:
+        assert given["trt_max_workspace_size"] == str(64 << 20)
+        assert given["trt_fp16_enable"] == "1"
