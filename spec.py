@@ -99,7 +99,7 @@ class TensorSpec:
         """Like `check`, for memory that an engine uses in place: C-contiguous, and writeable if `written`."""
         self.check(array)
         if not array.flags.c_contiguous:
-            raise FrameError(f"{self.name} is not C-contiguous; bind np.ascontiguousarray(array) instead")
+            raise FrameError(f"{self.name} is not C-contiguous; bind a contiguous copy instead (np.ascontiguousarray)")
         if written and not array.flags.writeable:
             raise FrameError(f"{self.name} is read-only; bind a writeable array")
 

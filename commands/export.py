@@ -124,16 +124,19 @@ def export(
       depthkit export --backend openvino -o inference_precision=bf16
       depthkit export compact-96x128.fp16.onnx      only the engine, on the machine that will run it
     """
-    from ..engines.build import require
+    from ..description import describe_onnx
+    from ..engines.build import backend, require
     from .console import out as console
     from .targets import find_runs
 
     engines = EngineOptions(() if onnx_only else backends, dict(settings), rebuild)
-    for name, _ in _chosen(engines.backends):
-        require(name)  # before minutes are spent on the ONNX file
+    for name, _ in _chosen(engines.backends):  # before minutes are spent on the ONNX file
+        require(name)
+        backend(name).parse_options(engines.vendor)
     for target in run or find_runs(runs):
         console.print(str(target), style="bold", markup=False)
         if target.suffix == ".onnx":
+            describe_onnx(target)  # also where nothing is to be built of it
             build_engines(target, engines)
         else:
             from ..export.recipe import ExportOptions

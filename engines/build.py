@@ -138,14 +138,16 @@ def build(onnx: Path, options: BuildOptions | None = None, on_wait: Callable[[],
 
 
 def is_outdated(manifest: Manifest) -> bool:
-    """Whether an engine's backend is installed here in a version that does not take the engine any more."""
+    """Whether an engine's backend, or this depthkit, is here in a version that does not take the engine any more."""
     if manifest.backend not in BACKENDS:
         return True
     maker = backend(manifest.backend)
     here = maker.availability().version
-    return here is not None and not maker.accepts_version(
-        manifest.backend_version, here, maker.parse_options(manifest.options)
-    )
+    try:
+        options = maker.parse_options(manifest.options)
+    except BackendError:
+        return True  # options that this depthkit does not have
+    return here is not None and not maker.accepts_version(manifest.backend_version, here, options)
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,14 @@ def find_gpu() -> Gpu | str:
     from cuda.bindings import runtime
 
     success = runtime.cudaError_t.cudaSuccess
-    error, device = runtime.cudaGetDevice()
-    if error == success:
-        error, properties = runtime.cudaGetDeviceProperties(device)
-    if error == success:
-        error, driver = runtime.cudaDriverGetVersion()
+    try:
+        error, device = runtime.cudaGetDevice()
+        if error == success:
+            error, properties = runtime.cudaGetDeviceProperties(device)
+        if error == success:
+            error, driver = runtime.cudaDriverGetVersion()
+    except RuntimeError as missing:  # so cuda-python 12 says that there is no driver; 13 returns an error
+        return f"no CUDA device can be used ({missing})"
     if error != success:
         _, name = runtime.cudaGetErrorName(error)
         return f"no CUDA device can be used ({name.decode()})"

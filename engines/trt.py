@@ -155,6 +155,8 @@ class RtxOptions(_Options):
     def configure(self, trt: Any, config: Any) -> None:
         """See `_Options.configure`."""
         super().configure(trt, config)
+        # RTX may otherwise allocate while it runs, and what allocates cannot be recorded as a CUDA graph.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         architectures = self._architectures(trt)
         config.num_compute_capabilities = len(architectures)
         for index, each in enumerate(architectures):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ from ..train.document import FRAMES, BundleDocument
 
 __all__ = ["ExportOptions", "find_current", "onnx_path", "recipe"]
 
-_MAKERS: Final = ("torch", "onnx", "onnxscript", "polygraphy", "onnxruntime")
+_MAKERS: Final = ("torch", "onnx", "onnxscript", "polygraphy", "onnxruntime", "onnxruntime-gpu")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def recipe(folder: Path, options: ExportOptions) -> str:
     """What beside weights and ModelSpec an export depends on, as JSON: frames, batch, versions."""
     batch = options.batch
     range_ = [batch.min, batch.opt, batch.max] if isinstance(batch, Dim) else [batch]
-    versions = {"depthkit": __version__} | {name: version(name) for name in _MAKERS}
+    versions = {"depthkit": __version__} | {name: _version(name) for name in _MAKERS}
     return json.dumps({"frames_sha256": sha256(folder / FRAMES), "batch": range_, "versions": versions})
 
 
@@ -75,3 +75,10 @@ def find_current(folder: Path, document: BundleDocument, options: ExportOptions)
         == document.model
     )
     return path if same else None
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

@@ -40,9 +40,9 @@ class TensorRTSession(SessionBase):
     Buffers are made once, for the largest batch. There is no output allocator: it is for shapes that depend on the
     data, and the shape of `depth` follows from that of `image`.
 
-    With a static batch the second run of a binding is recorded as a CUDA graph, and from then on replayed: TensorRT
-    wants to have run before, and what is run once is not worth recording. Binding other NumPy arrays keeps the graph;
-    other arrays on the GPU need another one.
+    With a static batch the second run of a binding is recorded as a CUDA graph, with the copies that the device makes,
+    and from then on replayed: TensorRT wants to have run before, and what is run once is not worth recording. Binding
+    other NumPy arrays keeps the graph; other arrays on the GPU need another one.
     """
 
     def __init__(self, engine: _Engine, spec: ModelSpec, precision: str, mode: Mode, *, cuda_graph: bool) -> None:
@@ -145,8 +145,10 @@ class TensorRTSession(SessionBase):
         """See `Session.close`. Waits for what was enqueued."""
         if not self._closed:
             super().close()
-            self._lane.close()
-            del self._engine  # after the contexts that it made
+            try:
+                self._lane.close()
+            finally:
+                del self._engine  # after the contexts that it made
 
     def _open_lane(self) -> _Lane:
         return _Lane(self._engine, self.spec, self._mode, self._give_up_graphs if self._cuda_graph else None)
@@ -245,7 +247,9 @@ class _Lane:
         with ExitStack() as stack:
             self.transfer = stack.enter_context(Transfer(spec, mode))
             self._context = engine.create_context()
-            stack.callback(self._release)
+            stack.callback(self._forget)
+            stack.callback(self._drop_graph)
+            stack.callback(self.transfer.stream.synchronize)  # the first to be called
             self._resources = stack.pop_all()
 
     def bind(self, image: np.ndarray | DeviceView, depth: np.ndarray | DeviceView, stream: int | None = None) -> None:
@@ -285,14 +289,14 @@ class _Lane:
         self.close()
 
     def _set_tensors(self, image: tuple[int, ...], depth: tuple[int, ...]) -> None:
-        names = self._spec.input.name, self._spec.output.name
+        context, names = self._context, (self._spec.input.name, self._spec.output.name)
         with self._maker.listening(f"cannot take {image}") as said:
-            taken = self._context.set_input_shape(names[0], image)
+            taken = context.set_input_shape(names[0], image)
             for name, route in zip(names, self.transfer.routes, strict=True):
-                taken = taken and self._context.set_tensor_address(name, route.engine)
-            taken = taken and self._context.all_binding_shapes_specified
-            answers = tuple(self._context.get_tensor_shape(names[1])) if taken else None
-        if answers != depth:
+                taken = taken and context.set_tensor_address(name, route.engine)
+            # Not `all_binding_shapes_specified`, which by its documentation does not know of `set_input_shape`.
+            taken = taken and tuple(context.get_tensor_shape(names[1])) == depth
+        if not taken:
             raise BackendError(f"{self._maker.name} cannot take {image}: {words(said)}")
 
     def _enqueue(self) -> None:
@@ -317,12 +321,8 @@ class _Lane:
             self._graph.close()
             self._graph = None
 
-    def _release(self) -> None:
-        try:
-            self.transfer.stream.synchronize()
-            self._drop_graph()
-        finally:
-            self._context = self._engine = None
+    def _forget(self) -> None:
+        self._context = self._engine = None
 
 
 def _finished(lane: _Lane, depth: np.ndarray) -> np.ndarray:

@@ -25,6 +25,10 @@ import pytest
 from depthkit.engines.gpu import find_gpu
 from depthkit.runtime.cuda import cudart
 
+from .device_array import DeviceArray
+
+__all__ = ["OK", "DeviceArray", "FakeCudart", "installed", "real"]
+
 real = pytest.importorskip("cuda.bindings.runtime")
 OK = real.cudaError_t.cudaSuccess
 Work = Callable[[], None]
@@ -107,6 +111,12 @@ class FakeCudart:
             stream=len(self.streams) - 1, event=len(self.events), graph=len(self.graphs), exec=len(self.executables)
         )
         return counts
+
+    def forgive(self) -> None:
+        """Forget what was not freed, where a test made that fail."""
+        self.memories.clear()
+        self.events.clear()
+        self.executables.clear()
 
     def enqueue(self, stream: int, work: Work) -> None:
         """Put work on a stream, as a kernel launch does."""
@@ -362,43 +372,6 @@ class FakeCudart:
 
 def _bytes(address: int, size: int) -> np.ndarray:
     return np.frombuffer(memoryview((ctypes.c_ubyte * size).from_address(address)), np.uint8)
-
-
-@dataclass
-class DeviceArray:
-    """An array of some library's on the device, with the CUDA array interface in version 3."""
-
-    cudart: FakeCudart
-    values: np.ndarray
-    stream: int | None = None
-    overrides: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.pointer = int(self.cudart.cudaMalloc(self.values.nbytes)[1])
-        self.write(self.values)
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {
-            "shape": self.values.shape,
-            "typestr": self.values.dtype.str,
-            "data": (self.pointer, False),
-            "strides": None,
-            "stream": self.stream,
-            "version": 3,
-        } | self.overrides
-
-    def write(self, values: np.ndarray) -> None:
-        """At once."""
-        self.cudart.on_device(self.pointer, values.nbytes)[:] = np.frombuffer(values.tobytes(), np.uint8)
-
-    def read(self) -> np.ndarray:
-        """What is there now, whoever is still at work."""
-        found = self.cudart.on_device(self.pointer, self.values.nbytes).copy()
-        return found.view(self.values.dtype).reshape(self.values.shape)
-
-    def free(self) -> None:
-        self.cudart.cudaFree(self.pointer)
 
 
 @contextmanager

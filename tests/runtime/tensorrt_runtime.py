@@ -13,23 +13,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from depthkit.engines import trt_vendor
-from depthkit.spec import Dim, ModelSpec
+from depthkit.engines.fingerprint import Fingerprint
+from depthkit.engines.manifest import Layer, Manifest
+from depthkit.files import sha256
+from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
 
 from .cudart import FakeCudart
 
 VERSION = "10.13.3"
+HEIGHT, WIDTH = 16, 32
 
 
 def answer(image: np.ndarray) -> np.ndarray:
     """What stands for a network: depth N x H x W of frames N x H x W x 3."""
     depth: np.ndarray = image.sum(-1, dtype=np.float32) / 8
     return depth
+
+
+def spec(batch: int | Dim = 1) -> ModelSpec:
+    image, depth = camera_ready(HEIGHT, WIDTH, batch)
+    return ModelSpec("compact", (1,), image, depth, Preprocessing(), (0.0, 10.0), parameters=1, macs=1)
+
+
+def image_of(seed: int, batch: int = 1) -> np.ndarray:
+    shape = (batch, HEIGHT, WIDTH, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def blank(batch: int = 1) -> np.ndarray:
+    return np.zeros((batch, HEIGHT, WIDTH), np.float32)
 
 
 def plan(spec: ModelSpec) -> bytes:
@@ -44,6 +63,27 @@ def plan(spec: ModelSpec) -> bytes:
         "batch": [batch.min, batch.max] if isinstance(batch, Dim) else [batch, batch],
         "host_code": False,
     }).encode()  # fmt: skip
+
+
+def manifest(path: Path, model: ModelSpec, backend: str = "tensorrt") -> Manifest:
+    return Manifest(
+        model=model,
+        backend=backend,
+        backend_version=VERSION,
+        device=Fingerprint("gpu", "Stand-in", "sm_89"),
+        precision_asked="fp16",
+        precision_found="fp16",
+        layers=(Layer("conv", "CONVOLUTION", "fp16"),),
+        layers_from="engine",
+        engine_sha256=sha256(path),
+        onnx_sha256="0" * 64,
+        weights_sha256="0" * 64,
+        onnx="compact.fp16.onnx",
+        reference="compact.reference.npz",
+        options={},
+        build_seconds=1.0,
+        created="2026-01-01T00:00:00+00:00",
+    )
 
 
 class DataType(enum.Enum):
@@ -154,13 +194,9 @@ class IExecutionContext:
         self._addresses[name] = memory
         return True
 
-    @property
-    def all_binding_shapes_specified(self) -> bool:
-        return self._shape is not None
-
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         assert self._shape is not None
-        return self._shape[: self._ranks[name]]
+        return (*self._shape[: self._ranks[name] - 1], self._shape[self._ranks[name] - 1] + World.now.wider)
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         world, cudart, shape = World.now, World.now.cudart, self._shape
@@ -199,6 +235,7 @@ class World:
         self.capturable = True
         self.failing = False
         self.no_context = False
+        self.wider = 0
         self.executed = 0
         self.engines = 0
         self.faults: list[str] = []
