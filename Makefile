@@ -5,6 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# `make gpu-check` installs into a venv of its own, because onnxruntime-gpu and onnxruntime are the same module.
+# GPU_PYTHON names a Python that has what is to be checked already; then nothing is installed.
+GPU_VENV := .venv-gpu
+GPU_INSTALLED := $(GPU_VENV)/.installed
+
 .PHONY: demo test check format docs perf gpu-check clean
 
 demo: $(INSTALLED)  ## the whole line on the built-in scenes, ending in demo/report.html
@@ -30,11 +35,11 @@ docs: $(INSTALLED)  ## write docs/cli.md from the commands
 perf: $(INSTALLED)  ## speed, as ratios measured in one run
 	$(BIN)/python tests/perf.py
 
-gpu-check: $(INSTALLED)  ## on a machine with a GPU: its tests and its bench, into docs/results/
-	$(BIN)/python tests/gpu_check.py
+gpu-check: build/mypy/depthkit $(if $(GPU_PYTHON),,$(GPU_INSTALLED))  ## on a machine with a GPU: its tests and its bench
+	PYTHONPATH=$(CURDIR)/build/mypy $(or $(GPU_PYTHON),$(GPU_VENV)/bin/python) tests/gpu_check.py
 
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(GPU_VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # mypy finds a package by its folder's name, and a checkout may be called anything.
 build/mypy/depthkit:
@@ -45,4 +50,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { echo "depthkit needs Python 3.10 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,cpu,openvino,tensorrt-rtx,test]'
+	touch $@
+
+# Without constraints.txt, which was made without a GPU: torch chooses its own versions of CUDA's packages.
+$(GPU_INSTALLED): pyproject.toml
+	test -x $(GPU_VENV)/bin/python || $(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --editable '.[train,gpu,tensorrt-rtx,test]'
+	$(GPU_VENV)/bin/python -m pip install --quiet --editable '.[tensorrt]' || \
+	  echo "tensorrt cannot be installed (its libraries come from NVIDIA's own index); going on without it" >&2
 	touch $@

@@ -4,6 +4,7 @@
     ├── UserError                  exit code 2: the request cannot be met as it stands
     │   ├── DataError              images, depth maps, csv files, folders
     │   ├── SpecError              ModelSpec or other JSON: schema, unknown or missing keys, sizes
+    │   │   └── SchemaVersionError a document that another depthkit wrote
     │   ├── BundleError            a run folder
     │   ├── EngineError            an engine file, its manifest, or the pair of them
     │   │   └── FrameError         an array whose shape, dtype or layout the engine does not take
@@ -27,6 +28,7 @@ __all__ = [
     "FrameError",
     "GateError",
     "OutputError",
+    "SchemaVersionError",
     "SpecError",
     "TrainingError",
     "UserError",
@@ -51,6 +53,10 @@ class DataError(UserError):
 
 class SpecError(UserError):
     """A ModelSpec or another JSON document is malformed or of another schema version."""
+
+
+class SchemaVersionError(SpecError):
+    """A document of a schema version that this depthkit does not read."""
 
 
 class BundleError(UserError):

@@ -25,11 +25,13 @@ class Reference:
         images: N x H x W x 3, uint8.
         depths: N x H x W, float32 metres: torch, FP32.
         truths: N x H x W, float32 metres: measured; 0 where it was not.
+        weights_sha256: of the run's weights that answered.
     """
 
     images: np.ndarray
     depths: np.ndarray
     truths: np.ndarray
+    weights_sha256: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -51,7 +53,13 @@ def reference_path(onnx: Path) -> Path:
 def write_reference(path: Path, reference: Reference) -> None:
     """Write a reference, whole or not at all. Raises OutputError."""
     with atomic_write(path) as temporary:
-        np.savez_compressed(temporary, images=reference.images, depths=reference.depths, truths=reference.truths)
+        np.savez_compressed(
+            temporary,
+            images=reference.images,
+            depths=reference.depths,
+            truths=reference.truths,
+            weights_sha256=np.array(reference.weights_sha256),
+        )
 
 
 def read_reference(path: Path) -> Reference:
@@ -63,7 +71,8 @@ def read_reference(path: Path) -> Reference:
     try:
         # Opened here, because NumPy leaves the file open where the archive is damaged.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            reference = Reference(content["images"], content["depths"], content["truths"])
+            weights_sha256 = str(content["weights_sha256"])
+            reference = Reference(content["images"], content["depths"], content["truths"], weights_sha256)
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds on damaged bytes
         raise EngineError(f"{path} is no reference ({error}); make it again with `depthkit export`") from error
     images, depths, truths = reference.images, reference.depths, reference.truths

@@ -35,7 +35,8 @@ class Session(Protocol):
     def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
         """Read frames from `image` and write depth to `depth`, in place, at every `run()` from now on.
 
-        Both stay the caller's; the session keeps a reference until the next `bind` or `close`.
+        Both stay the caller's; the session keeps a reference until the next `bind` or `close`. GPU sessions also take
+        arrays on the GPU (CUDA array interface or DLPack) for either, and use them in place; see their `bind`.
 
         Raises:
             FrameError: shape or dtype is not the spec's, memory is not C-contiguous, or `depth` is read-only.
@@ -61,10 +62,10 @@ class Session(Protocol):
                 answered are drawn. An array may be reused by its owner only after its answer came.
 
         Yields:
-            N x H x W float32 metres, each a new array. Binds anew, as `__call__` does.
+            N x H x W float32 metres, each a new array. May bind anew, as `__call__` does.
 
         Raises:
-            FrameError: an array that the engine does not take.
+            FrameError: an array that the engine does not take, after the answers of those before it.
         """
 
     def close(self) -> None:
@@ -103,6 +104,8 @@ class SessionBase:
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """See `Session.__call__`."""
         self._require_open()
+        if not isinstance(frames, np.ndarray | np.generic):
+            raise FrameError(f"frames must be a NumPy array, not {type(frames).__name__}; see numpy.asarray")
         batch = frames if frames.ndim == 4 else frames[None]
         depth = np.empty(batch.shape[:3], np.float32)
         start = 0

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from .errors import FrameError, SpecError
+from .errors import FrameError, SchemaVersionError, SpecError
 
 __all__ = [
     "METADATA",
@@ -86,6 +86,8 @@ class TensorSpec:
 
     def check(self, array: np.ndarray) -> None:
         """Raise FrameError unless `array` has this dtype and a shape that this spec allows."""
+        if not hasattr(array, "dtype"):
+            raise FrameError(f"{self.name} must be an array, not {type(array).__name__}; see numpy.asarray")
         if array.dtype != np.dtype(self.dtype):
             remedy = "convert the frame first" if self.dtype == "uint8" else "allocate it with that dtype"
             raise FrameError(f"{self.name} must be {self.dtype}, not {array.dtype}; {remedy}")
@@ -231,7 +233,7 @@ def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Docu
     known: int = kind.schema_version  # type: ignore[attr-defined]
     found = raw.get("schema_version") if isinstance(raw, dict) else None
     if type(found) is not int or found != known:
-        raise SpecError(
+        raise SchemaVersionError(
             f"{source} has schema version {found}, and this depthkit reads version {known}; "
             "make it again with this depthkit, or install the one that wrote it"
         )
@@ -240,6 +242,8 @@ def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Docu
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in error.errors())
         raise SpecError(f"{source} does not fit its schema: {faults}") from error
+    except SpecError as error:  # of a size, which has a sentence of its own
+        raise SpecError(f"{source} does not fit its schema: {error}") from error
     missing = ", ".join(_missing(json.loads(to_json(document)), raw))
     if missing:
         raise SpecError(f"{source} does not fit its schema: it lacks {missing}")

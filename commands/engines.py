@@ -58,8 +58,8 @@ def list_engines(as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("key", "model", "engine", "version", "precision", "MiB", "used"):
-        table.add_column(heading, justify="right" if heading == "MiB" else "left", no_wrap=True)
+    for heading in ("key", "model", "engine", "version", "precision", "built for", "MiB", "used"):
+        table.add_column(heading, justify="right" if heading == "MiB" else "left", no_wrap=heading != "built for")
     for entry in entries:
         manifest = entry.manifest
         table.add_row(
@@ -68,8 +68,9 @@ def list_engines(as_json: bool) -> None:
             manifest.backend,
             manifest.backend_version,
             manifest.precision_found,
+            _device(manifest),
             f"{entry.file_bytes / 2**20:.1f}",
-            f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
+            f"{datetime.fromtimestamp(entry.used):%Y-%m-%d}",
         )
     out.print(table)
     total = sum(entry.file_bytes for entry in entries) / 2**20
@@ -80,7 +81,9 @@ def list_engines(as_json: bool) -> None:
 @click.argument("engine")
 @json_option
 def inspect(engine: str, as_json: bool) -> None:
-    """Show what ENGINE is: a file with its manifest, or the first digits of a key in the store.
+    """Show what an engine is, layer by layer.
+
+    ENGINE is a file with its manifest, or the first digits of a key in the store.
 
     \b
     Examples:
@@ -91,12 +94,17 @@ def inspect(engine: str, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..engines.manifest import read_manifest
+    from ..engines.build import rebuild_command
+    from ..engines.manifest import read_manifest, verify_file
     from ..engines.store import Store
     from ..spec import to_json
     from .console import out
 
-    manifest = read_manifest(Path(engine)) if Path(engine).is_file() else Store().named(engine).manifest
+    path = Path(engine)
+    is_key = path.name == engine and not path.suffix and not path.is_file()
+    path = Store().named(engine).engine if is_key else path
+    manifest = read_manifest(path)
+    verify_file(path, manifest, rebuild_command(path, manifest))
     if as_json:
         click.echo(to_json(manifest), nl=False)
         return
@@ -150,6 +158,11 @@ def _model(manifest: Manifest) -> str:
     height, width = manifest.model.size
     batch = manifest.model.input.describe().strip("(").partition(",")[0]
     return f"{manifest.model.network} {height}x{width}" + ("" if batch == "1" else f" x{batch}")
+
+
+def _device(manifest: Manifest) -> str:
+    """What tells engines of one kind apart: of a GPU engine its architectures, of a CPU's the CPU."""
+    return manifest.device.architecture if manifest.device.kind == "gpu" else manifest.device.name
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:

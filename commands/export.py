@@ -124,7 +124,6 @@ def export(
       depthkit export --backend openvino -o inference_precision=bf16
       depthkit export compact-96x128.fp16.onnx      only the engine, on the machine that will run it
     """
-    from ..description import describe_onnx
     from ..engines.build import backend, require
     from .console import out as console
     from .targets import find_runs
@@ -136,12 +135,33 @@ def export(
     for target in run or find_runs(runs):
         console.print(str(target), style="bold", markup=False)
         if target.suffix == ".onnx":
-            describe_onnx(target)  # also where nothing is to be built of it
+            _require_exported_so(target, fp16, size, batch, onnx_only)
             build_engines(target, engines)
         else:
             from ..export.recipe import ExportOptions
 
             export_run(target, ExportOptions("fp16" if fp16 else "fp32", size, batch), engines)
+
+
+def _require_exported_so(
+    onnx: Path, fp16: bool, size: tuple[int, int] | None, batch: int | Dim, onnx_only: bool
+) -> None:
+    """Raise UserError where an ONNX file is not what the options ask for: they are for runs."""
+    from ..description import describe_onnx
+    from ..errors import UserError
+
+    found = describe_onnx(onnx)
+    asked = {
+        "--fp16": fp16 and found.precision != "fp16",
+        "--size": size not in {None, found.model.size},
+        "--batch": batch not in (1, found.model.batch),
+        "--onnx-only": onnx_only,
+    }
+    if wrong := [option for option, is_wrong in asked.items() if is_wrong]:
+        raise UserError(
+            f"{onnx} is exported already ({found.precision}, {found.model.input.describe()}), and {', '.join(wrong)} "
+            f"asks for something else; name its run instead: `depthkit export {onnx.parent}`"
+        )
 
 
 def export_run(folder: Path, options: ExportOptions, engines: EngineOptions) -> list[Path]:

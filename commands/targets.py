@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError, EngineError, UserError
+from ..errors import DataError, EngineError, SchemaVersionError, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,18 +30,23 @@ def find_runs(folder: Path) -> list[Path]:
 
 def find_engines(folder: Path) -> list[Path]:
     """Engines in the runs below `folder` that run here; says which do not. Raises UserError when there is none."""
-    from ..engines.build import BACKENDS, backend
+    from ..engines.build import require_fit
     from ..engines.manifest import read_manifest
     from .console import err
 
     engines = []
     for path in _with_manifest(folder):
-        name = read_manifest(path).backend
-        found = backend(name).availability() if name in BACKENDS else None
-        if found is None or found.runnable:
-            engines.append(path)
+        try:
+            manifest = read_manifest(path)
+        except SchemaVersionError as error:
+            err.print(f"left out {path}: {error}", style="yellow", markup=False)
+            continue
+        try:
+            require_fit(path, manifest)
+        except UserError as error:
+            err.print(f"left out {path}: {error}", style="yellow", markup=False)
         else:
-            err.print(f"left out {path}: {name} cannot run here: {found.reason}", style="yellow", markup=False)
+            engines.append(path)
     if not engines:
         raise UserError(
             f"no engine in {folder}/ runs here; build some with `depthkit export`, or name one with --engine"
@@ -50,12 +55,11 @@ def find_engines(folder: Path) -> list[Path]:
 
 
 def _with_manifest(folder: Path) -> list[Path]:
-    """Files in the runs below `folder` that have a manifest."""
-    return sorted(
-        path.with_suffix("")
-        for path in folder.glob("*/*.json")
-        if path.name != "model.json" and path.with_suffix("").suffix
-    )
+    """Engines in the runs below `folder`: files of a backend's kind that have a manifest."""
+    from ..engines.build import BACKENDS, backend
+
+    kinds = tuple(f".{backend(name).extension}" for name in BACKENDS)
+    return sorted(path.with_suffix("") for path in folder.glob("*/*.json") if path.stem.endswith(kinds))
 
 
 def open_target(path: Path) -> Session:
@@ -138,12 +142,15 @@ def _contender(path: Path) -> Contender:
     weights = _weights(path.parent)
     if weights.is_file() and sha256(weights) != weights_sha256:
         faults.append(f"made from other weights than {weights.name} beside it")
+    answers = read_reference(reference)
+    if answers.weights_sha256 != weights_sha256:
+        faults.append(f"{reference.name} holds the answers of other weights")
     return Contender(
         target=str(path),
         backend=backend,
         open=partial(load, path),
         precision=precision,
-        reference=read_reference(reference),
+        reference=answers,
         batch=model.opt_batch,
         file_bytes=path.stat().st_size,
         faults=tuple(faults),

@@ -110,7 +110,7 @@ class Backend(ABC, Generic[OptionsT]):
             faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             known = ", ".join(f"{f.name}={f.default}" for f in fields(self.options))  # type: ignore[arg-type]
             raise BackendError(
-                f"{self.name} does not take these options: {faults}; its options and their defaults are {known or 'none'}"
+                f"{self.name} does not take these options: {faults}; it has, with their defaults, {known or 'none'}"
             ) from error
 
     def record(self, options: OptionsT) -> dict[str, str | int | bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -30,7 +31,9 @@ __all__ = [
     "build",
     "fastest",
     "is_outdated",
+    "rebuild_command",
     "require",
+    "require_fit",
     "runnable",
 ]
 
@@ -106,8 +109,7 @@ def fastest() -> str:
 def build(onnx: Path, options: BuildOptions | None = None, on_wait: Callable[[], None] | None = None) -> BuiltEngine:
     """Build `<stem>.<precision>.<extension>` beside `<stem>.<precision>.onnx`, and its manifest.
 
-    The engine is taken from the store if it is there, and is kept there. The manifest is written last, so an engine
-    without one was not finished.
+    The engine is taken from the store if it is there, and is kept there.
 
     Args:
         onnx: an ONNX file that depthkit exported.
@@ -133,14 +135,51 @@ def build(onnx: Path, options: BuildOptions | None = None, on_wait: Callable[[],
         entry = found or store.add(recipe.key, maker.extension, recipe.make)
         engine = onnx.with_name(f"{_stem(onnx, description.precision)}.{asked}.{maker.extension}")
         manifest = replace(entry.manifest, onnx=onnx.name, reference=reference_path(onnx).name).sealed()
-        _place(entry, engine, manifest)
+        with store.locked(sha256_text(str(engine.resolve()))[:24]):  # with other options it goes to the same place
+            _place(entry, engine, manifest)
     return BuiltEngine(engine, manifest, reused=found is not None)
+
+
+def require_fit(engine: Path, manifest: Manifest) -> None:
+    """Raise unless an engine was built for a device like this machine's, by the version that is installed here.
+
+    Raises:
+        EngineError: it was built for another device, vendor version or depthkit.
+        BackendError: the library that runs it is not here.
+    """
+    if manifest.backend not in BACKENDS:
+        raise EngineError(f"{engine} needs backend {manifest.backend!r}, which this depthkit lacks; upgrade depthkit")
+    maker, version = backend(manifest.backend), require(manifest.backend, to_run=True)
+    rebuild = f"rebuild it here with `{rebuild_command(engine, manifest)}`"
+    try:
+        options = maker.parse_options(manifest.options)
+    except BackendError as error:
+        raise EngineError(f"{engine} was built by another depthkit: {error}; {rebuild}") from error
+    here = maker.here()
+    if not here.accepts(manifest.device):
+        built_for = manifest.device.describe()
+        raise EngineError(f"{engine} was built for {built_for}, and this is {here.describe()}; {rebuild}")
+    if not maker.accepts_version(manifest.backend_version, version, options):
+        raise EngineError(
+            f"{engine} was built by {manifest.backend} {manifest.backend_version}, "
+            f"and {version} is installed; {rebuild}"
+        )
+
+
+def rebuild_command(engine: Path, manifest: Manifest) -> str:
+    """What makes `engine` again from the ONNX file beside it."""
+    maker = backend(manifest.backend)
+    defaults = maker.record(maker.options())
+    given = [f"{key}={value}" for key, value in manifest.options.items() if defaults.get(key) != value]
+    options = [word for each in given for word in ("-o", each)]
+    onnx = str(engine.with_name(manifest.onnx))
+    return shlex.join(["depthkit", "export", onnx, "--backend", manifest.backend, *options])
 
 
 def is_outdated(manifest: Manifest) -> bool:
     """Whether an engine's backend, or this depthkit, is here in a version that does not take the engine any more."""
     if manifest.backend not in BACKENDS:
-        return True
+        return False  # a newer depthkit's
     maker = backend(manifest.backend)
     here = maker.availability().version
     try:
@@ -203,7 +242,9 @@ def _place(entry: Entry, engine: Path, manifest: Manifest) -> None:
     with suppress(UserError):  # missing, edited, of another schema: written anew
         if read_manifest(engine) == manifest and sha256(engine) == manifest.engine_sha256:
             return
-    with atomic_write(engine) as temporary:
-        shutil.copyfile(entry.engine, temporary)
-        remove(manifest_path(engine))
-    write_manifest(engine, manifest)
+    for left in engine.parent.glob(f".tmp-*-{engine.name[-90:]}*"):
+        remove(left)  # by a process that was killed: nobody else writes here while we hold the lock
+    # Both are whole before either is renamed, so a full disk leaves the old pair.
+    with atomic_write(manifest_path(engine)) as sidecar, atomic_write(engine) as copy:
+        shutil.copyfile(entry.engine, copy)
+        sidecar.write_text(to_json(manifest), encoding="utf-8")

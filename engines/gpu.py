@@ -39,25 +39,32 @@ class Gpu:
         return f"{self.name}, {self.architecture}, driver for CUDA {self.driver}"
 
 
-@cache
 def find_gpu() -> Gpu | str:
     """The current CUDA device, or why there is none, with CUDA's own name of the error."""
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         return "cuda-python is not installed"
     from cuda.bindings import runtime
 
-    success = runtime.cudaError_t.cudaSuccess
     try:
         error, device = runtime.cudaGetDevice()
-        if error == success:
-            error, properties = runtime.cudaGetDeviceProperties(device)
-        if error == success:
-            error, driver = runtime.cudaDriverGetVersion()
+        if error == runtime.cudaError_t.cudaSuccess:
+            return _describe(device)
+        _, name = runtime.cudaGetErrorName(error)
     except RuntimeError as missing:  # so cuda-python 12 says that there is no driver; 13 returns an error
         return f"no CUDA device can be used ({missing})"
-    if error != success:
+    return f"no CUDA device can be used ({name.decode()})"
+
+
+@cache
+def _describe(device: int) -> Gpu | str:
+    from cuda.bindings import runtime
+
+    error, properties = runtime.cudaGetDeviceProperties(device)
+    if error == runtime.cudaError_t.cudaSuccess:
+        error, driver = runtime.cudaDriverGetVersion()
+    if error != runtime.cudaError_t.cudaSuccess:
         _, name = runtime.cudaGetErrorName(error)
-        return f"no CUDA device can be used ({name.decode()})"
+        return f"CUDA device {device} does not tell its properties ({name.decode()})"
     return Gpu(
         name=properties.name.split(b"\0")[0].decode(),
         compute_capability=(properties.major, properties.minor),

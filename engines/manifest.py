@@ -18,7 +18,7 @@ from ..spec import STRICT, ModelSpec, from_json, to_json
 from ..tolerances import Precision
 from .fingerprint import Fingerprint
 
-__all__ = ["Layer", "Manifest", "manifest_path", "read_manifest", "verify", "write_manifest"]
+__all__ = ["Layer", "Manifest", "manifest_path", "read_manifest", "verify_file", "write_manifest"]
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -117,27 +117,10 @@ def read_manifest(engine: Path) -> Manifest:
     return manifest
 
 
-def verify(engine: Path, manifest: Manifest, *, here: Fingerprint, version_fits: bool, version: str) -> None:
-    """Raise EngineError unless the file is the manifest's, and was built for this device and vendor version.
-
-    Args:
-        engine: the file.
-        manifest: what it should be.
-        here: this machine's device.
-        version_fits: whether the backend takes engines of the manifest's version.
-        version: the vendor library's that is installed.
-    """
-    rebuild = f"rebuild it here with `depthkit export {engine.with_name(manifest.onnx)} --backend {manifest.backend}`"
+def verify_file(engine: Path, manifest: Manifest, rebuild: str) -> None:
+    """Raise EngineError, with the command to `rebuild` it, unless the file is the one that its manifest describes."""
     if sha256(engine) != manifest.engine_sha256:
         raise EngineError(
-            f"{engine} is not the file that its manifest describes (SHA-256 differs); restore it or {rebuild}"
-        )
-    if not here.accepts(manifest.device):
-        raise EngineError(
-            f"{engine} was built for {manifest.device.describe()}, and this is {here.describe()}; {rebuild}"
-        )
-    if not version_fits:
-        raise EngineError(
-            f"{engine} was built by {manifest.backend} {manifest.backend_version}, "
-            f"and {version} is installed; {rebuild}"
+            f"{engine} is not the file that its manifest describes (SHA-256 differs); "
+            f"restore it or rebuild it with `{rebuild}`"
         )

@@ -8,9 +8,8 @@ where no GPU is; only a session's own `get_providers()` tells what runs, so that
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ..errors import BackendError
+from ..errors import BackendError, OutputError
 from ..files import make_folder
 from ..spec import STRICT
 from ..tolerances import Precision
@@ -103,8 +102,13 @@ class OnnxRuntime(Backend[OptionsT]):
         """See `Backend.build`."""
         settings = session_options(self.threads(options))
         settings.optimized_model_filepath = str(engine)
-        with translated(f"cannot build {onnx}"):
-            create(onnx, settings, self.providers(options, asked))
+        try:
+            with translated(f"cannot build {onnx}"):
+                create(onnx, settings, self.providers(options, asked))
+        except BackendError as error:
+            if "serialization failed" in str(error):  # its words for a file that cannot be written
+                raise OutputError(f"ONNX Runtime cannot write {engine}; there is most likely no space left") from error
+            raise
         return Built(read_layers(engine))
 
 
@@ -227,21 +231,33 @@ def session_options(threads: int) -> Any:
     return settings
 
 
-def create(path: Path, settings: Any, providers: list[_Provider]) -> Any:
+def create(model: Path | bytes, settings: Any, providers: list[_Provider]) -> Any:
     """An `onnxruntime.InferenceSession` that really uses the first of `providers`. Raises BackendError where not."""
     import onnxruntime
 
-    if providers[0][0] != CPU.provider:
+    wanted = providers[0][0]
+    if wanted != CPU.provider:
         onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them, where the system has none
+    if wanted == TENSORRT.provider:
+        _load_tensorrt()
+    content = model if isinstance(model, bytes) else str(model)
     # Its own fallback would print a notice and go on with another provider, now or at a later run.
-    session = onnxruntime.InferenceSession(str(path), settings, providers=providers, enable_fallback=False)
-    wanted, found = providers[0][0], session.get_providers()
-    if found[0] != wanted:
+    session = onnxruntime.InferenceSession(content, settings, providers=providers, enable_fallback=False)
+    found = session.get_providers()[0]
+    if found != wanted:
         raise BackendError(
-            f"{wanted} was asked for, and ONNX Runtime runs {path} by {found[0]}; "
+            f"{wanted} was asked for, and ONNX Runtime would run by {found}; "
             "its log above says which CUDA library it could not load"
         )
     return session
+
+
+def _load_tensorrt() -> None:
+    """Load TensorRT's libraries from where pip puts them; no loader looks there, but the Python module does."""
+    try:
+        import_module("tensorrt")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackendError(f"tensorrt cannot be imported ({error}); pip install 'tensorrt<11'") from error
 
 
 def read_layers(path: Path) -> tuple[Layer, ...]:
@@ -262,15 +278,20 @@ def read_layers(path: Path) -> tuple[Layer, ...]:
     return tuple(Layer(node.name or node.output[0], node.op_type, precision(node)) for node in graph.node)
 
 
-@contextmanager
-def translated(what: str) -> Iterator[None]:
-    """The one place where ONNX Runtime's errors become BackendError; its classes share no base, but a module."""
-    try:
-        yield
-    except Exception as error:
-        if type(error).__module__.startswith("onnxruntime") or isinstance(error, RuntimeError | ValueError):
-            raise BackendError(f"{what}: ONNX Runtime says: {str(error).strip()}") from error
-        raise
+class translated:  # noqa: N801
+    """The one place where ONNX Runtime's errors become BackendError; a context manager that may be entered again."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        # Its classes share no base, but a module.
+        if kind is not None and (
+            kind.__module__.startswith("onnxruntime") or issubclass(kind, RuntimeError | ValueError)
+        ):
+            raise BackendError(f"{self._what}: ONNX Runtime says: {str(error).strip()}") from error
 
 
 @cache
@@ -289,7 +310,10 @@ def _installed() -> tuple[str, str] | Availability:
 
 
 def _on_gpu(provider: str) -> Availability:
-    """Whether ONNX Runtime's GPU build is here, and a GPU."""
+    """Whether a GPU is here, and ONNX Runtime's GPU build, and this provider of it really starts."""
+    gpu = find_gpu()
+    if isinstance(gpu, str):
+        return Availability(None, gpu, "use a machine with an NVIDIA GPU and its driver")
     found = _installed()
     if isinstance(found, Availability):
         return found
@@ -298,10 +322,25 @@ def _on_gpu(provider: str) -> Availability:
         return Availability(
             None, f"{name} has no {provider}", "pip uninstall onnxruntime, then pip install 'depthkit[gpu]'"
         )
-    gpu = find_gpu()
-    if isinstance(gpu, str):
-        return Availability(None, gpu, "use a machine with an NVIDIA GPU and its driver")
+    if trouble := _trouble(provider):
+        return Availability(None, trouble, "see https://onnxruntime.ai/docs/install for the CUDA libraries it needs")
     return Availability(number, f"provider {provider} on {gpu.name}")
+
+
+@cache
+def _trouble(provider: str) -> str:
+    """Why a provider does not start, which only a session tells; empty: it does."""
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    try:
+        with translated("it does not start"):
+            create(model.SerializeToString(), session_options(1), [(provider, {})])
+    except BackendError as error:
+        return str(error)
+    return ""
 
 
 def _has(distribution: str) -> bool:

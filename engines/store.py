@@ -4,9 +4,9 @@ A build takes seconds to an hour, so an engine is built once for each key: the O
 version, device and options. A lock lets one process build while others that want the same engine wait for it. The lock
 is the operating system's, and ends with the process that holds it, however that ends.
 
-    <root>/engines/<key>/engine.<extension>         and its manifest beside it
+    <root>/engines-<schema>/<key>/engine.<extension>    and its manifest beside it; <schema> is the manifest's version
     <root>/locks/<key>.lock
-    <root>/timing/<name>                            TensorRT's timing caches
+    <root>/timing/<name>                                TensorRT's timing caches
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = ["Entry", "Store", "locked", "store_root", "timing_cache_path"]
 
 VARIABLE: Final = "DEPTHKIT_STORE"
 _UNFINISHED: Final = ".unfinished-"
+_REMEDY: Final = f"free space in the engine store with `depthkit engines prune`, or set {VARIABLE} to another folder"
 
 
 def store_root() -> Path:
@@ -65,21 +66,20 @@ def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[No
 
 @dataclass(frozen=True)
 class Entry:
-    """An engine in the store."""
+    """An engine in the store.
+
+    Attributes:
+        key: what it is known by.
+        engine, manifest: the file, and what it is.
+        file_bytes: its size.
+        used: when it was last built or asked for, in seconds since the epoch.
+    """
 
     key: str
     engine: Path
     manifest: Manifest
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the engine file."""
-        return self.engine.stat().st_size
-
-    @property
-    def used(self) -> float:
-        """When it was last built or asked for, in seconds since the epoch."""
-        return self.engine.parent.stat().st_mtime
+    file_bytes: int
+    used: float
 
     def unused_for(self, days: float) -> bool:
         """Whether nobody asked for it in so many days."""
@@ -87,11 +87,17 @@ class Entry:
 
 
 class Store:
-    """Engines by key. Safe to use from several processes; `find` and `add` belong inside `locked(key)`."""
+    """Engines by key. Safe to use from several processes; `find` and `add` belong inside `locked(key)`.
+
+    Attributes:
+        root: its folder.
+        engines: where in it the engines are.
+    """
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or store_root()
-        self._engines = self.root / "engines"
+        # Another depthkit may use the same store, and has another schema of manifests.
+        self.engines = self.root / f"engines-{Manifest.schema_version}"
 
     @contextmanager
     def locked(self, key: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
@@ -101,7 +107,7 @@ class Store:
 
     def find(self, key: str) -> Entry | None:
         """The engine of `key`, if it is there and whole; one that is damaged is removed."""
-        folder = self._engines / key
+        folder = self.engines / key
         if not folder.is_dir():
             return None
         entry = _read(folder)
@@ -118,14 +124,16 @@ class Store:
             OutputError: no space or no permission.
             DepthkitError: whatever `make` raises.
         """
-        goal = self._engines / key
-        unfinished = _writable(self._engines) / f"{_UNFINISHED}{key}"
+        goal = self.engines / key
+        unfinished = _writable(self.engines) / f"{_UNFINISHED}{key}"
         _discard(unfinished)  # of a process that was killed: nobody else writes here while we hold the lock
         try:
             unfinished.mkdir()
             make(unfinished / f"engine.{extension}")
             _discard(goal)
             unfinished.rename(goal)
+        except OutputError as error:
+            raise OutputError(f"{error}; {_REMEDY}") from error
         except OSError as error:
             if not is_refused_write(error):
                 raise  # something that `make` read
@@ -138,9 +146,9 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """Every engine whose manifest can be read, last used first."""
-        if not self._engines.is_dir():
+        if not self.engines.is_dir():
             return []
-        found = [_read(folder) for folder in self._engines.iterdir() if not folder.name.startswith(_UNFINISHED)]
+        found = [_read(folder) for folder in self.engines.iterdir() if not folder.name.startswith(_UNFINISHED)]
         return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry.used)
 
     def named(self, start: str) -> Entry:
@@ -160,31 +168,32 @@ class Store:
 
     def remove_broken(self) -> int:
         """Delete what no process is writing and nobody can use: unfinished and unreadable entries. Returns how many."""
-        if not self._engines.is_dir():
+        if not self.engines.is_dir():
             return 0
-        broken = [
-            folder for folder in self._engines.iterdir() if folder.name.startswith(_UNFINISHED) or _read(folder) is None
-        ]
         removed = 0
-        for folder in broken:
+        for folder in filter(_is_broken, list(self.engines.iterdir())):
             lock = FileLock(make_folder(self.root / "locks") / f"{folder.name.removeprefix(_UNFINISHED)}.lock")
             try:
                 with lock.acquire(timeout=0):
-                    _discard(folder)
-                    removed += 1
+                    if _is_broken(folder):  # and was not mended meanwhile
+                        _discard(folder)
+                        removed += 1
             except Timeout:
                 continue  # it is being built at this moment
         return removed
 
 
 def _read(folder: Path) -> Entry | None:
-    engines = [path for path in folder.glob("engine.*") if path.suffix != ".json"]
-    if len(engines) != 1:
-        return None
     try:
-        return Entry(folder.name, engines[0], read_manifest(engines[0]))
-    except UserError:
+        (engine,) = (path for path in folder.glob("engine.*") if path.suffix != ".json")
+        manifest = read_manifest(engine)
+        return Entry(folder.name, engine, manifest, engine.stat().st_size, folder.stat().st_mtime)
+    except (UserError, ValueError, OSError):  # OSError: another process has just removed it
         return None
+
+
+def _is_broken(folder: Path) -> bool:
+    return folder.is_dir() and (folder.name.startswith(_UNFINISHED) or _read(folder) is None)
 
 
 def _discard(folder: Path) -> None:
@@ -195,11 +204,8 @@ def _writable(folder: Path) -> Path:
     try:
         return make_folder(folder)
     except OutputError as error:
-        raise OutputError(f"{error}; {VARIABLE} names another place for the engine store") from error
+        raise OutputError(f"{error}; {_REMEDY}") from error
 
 
 def _refused(folder: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"cannot write the engine store {folder}: {error.strerror or error}; "
-        f"free some space with `depthkit engines prune`, or set {VARIABLE} to another folder"
-    )
+    return OutputError(f"cannot write the engine store {folder}: {error.strerror or error}; {_REMEDY}")

@@ -8,6 +8,7 @@ capabilities, without a GPU, and chooses kernels when the engine is opened.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ..description import describe_onnx
-from ..errors import BackendError
+from ..errors import BackendError, OutputError
 from ..files import atomic_write
 from ..spec import STRICT, Dim, TensorSpec
 from ..tolerances import Precision
@@ -121,10 +122,14 @@ class TensorRTOptions(_Options):
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, ignore_mismatch=False)
         yield
-        with locked(path):
-            cache.combine(_stored_timings(config, path), ignore_mismatch=False)  # another build may have added to it
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(cache.serialize())
+        try:
+            with locked(path):
+                meanwhile = _stored_timings(config, path)  # another build may have added to it
+                cache.combine(meanwhile, ignore_mismatch=False)
+                with atomic_write(path) as temporary:
+                    temporary.write_bytes(cache.serialize())
+        except (OutputError, OSError) as error:
+            warnings.warn(f"the next build has to time its kernels again: {error}", stacklevel=3)
 
     def accepts_version(self, built: str, here: str) -> bool:
         """See `Backend.accepts_version`."""
@@ -143,10 +148,11 @@ class RtxOptions(_Options):
     Attributes:
         compute_capability: GPUs that may run the engine, for instance "89" or "75,86,89,120"; "": this machine's, or
             where it has none every architecture from Ampere on that the library knows. Turing (75) is left out as it is
-            by TensorRT-RTX's own default: its support matrix says that it makes an engine for several slower.
+            by TensorRT-RTX's own default: its support matrix says that it makes an engine for several slower. `target`
+            refuses what the library does not list.
     """
 
-    compute_capability: Annotated[str, Field(pattern=r"^(\d+(,\d+)*)?$")] = ""
+    compute_capability: str = ""
 
     def target(self) -> Fingerprint:
         """See `_Options.target`."""
@@ -169,18 +175,17 @@ class RtxOptions(_Options):
         listed = sorted(int(name[1]) for name in names if name)
         gpu = find_gpu()
         if self.compute_capability:
-            asked = {int(each) for each in self.compute_capability.split(",")}
+            asked = set(self.compute_capability.split(","))
         elif isinstance(gpu, str):
-            asked = {each for each in listed if each >= _AMPERE}
+            asked = {str(each) for each in listed if each >= _AMPERE}
         else:
-            major, minor = gpu.compute_capability
-            asked = {major * 10 + minor}
-        if unknown := sorted(asked.difference(listed)):
+            asked = {gpu.architecture.removeprefix("sm_")}
+        if unknown := sorted(asked.difference(map(str, listed))):
             raise BackendError(
-                f"tensorrt-rtx has no compute capability {', '.join(map(str, unknown))}; "
-                f"it has {', '.join(map(str, listed))}"
+                f"tensorrt-rtx has no compute capability {', '.join(map(repr, unknown))}; "
+                f"it has {', '.join(map(str, listed))}, written as in compute_capability=86,89"
             )
-        return sorted(asked)
+        return sorted(map(int, asked))
 
 
 _O = TypeVar("_O", bound=_Options)
@@ -197,7 +202,7 @@ class TensorRT(Vendor, Backend[_O]):
         self._cross_builds = cross_builds
 
     def availability(self) -> Availability:
-        """See `Backend.availability`. The library is imported only where a GPU is there to be asked about."""
+        """See `Backend.availability`. Only where there is a GPU the library is imported, and started once."""
         installed = self.installed()
         extra = f"'depthkit[{self.name}]'"
         if installed is None:
@@ -211,6 +216,8 @@ class TensorRT(Vendor, Backend[_O]):
             does = "builds here, for other machines; runs on a GPU" if builds else "builds and runs on a GPU"
             remedy = f"pip install {extra} on a machine with an NVIDIA GPU and its driver"
             return Availability(builds, f"{does}, and {gpu}", remedy, runs=False)
+        if self.fault:
+            return Availability(None, self.fault)
         try:
             self.options().target()
         except BackendError as error:
@@ -274,8 +281,11 @@ def _add_profile(builder: Any, config: Any, spec: TensorSpec) -> None:
 
 
 def _stored_timings(config: Any, path: Path) -> Any:
-    """An `ITimingCache` of a file, empty where it is missing or damaged: a cache may be lost, a build may not."""
-    stored = path.read_bytes() if path.is_file() else b""
+    """An `ITimingCache` of a file, empty where that cannot be read: a cache may be lost, a build may not."""
+    try:
+        stored = path.read_bytes()
+    except OSError:
+        stored = b""
     return config.create_timing_cache(stored) or config.create_timing_cache(b"")
 
 

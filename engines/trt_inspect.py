@@ -69,7 +69,9 @@ def read_layers(text: str, network: tuple[Layer, ...] = ()) -> Built:
 
     A layer that computes a convolution of `network` is known by the ONNX nodes in its metadata, since TensorRT 11 calls
     it "correlation" and may compute it in a layer of any type; "conv" is then added to its operator. Of convolutions
-    whose type the JSON does not tell, the network's is taken, and `Built.layers_from` is "network".
+    whose type the JSON does not tell, the network's is taken, which strong typing guarantees, and `Built.layers_from`
+    is "network". It does not tell the type of those that are fused with what reads the frames' bytes or computes in
+    another type, up to a layer that is the whole network.
 
     Args:
         text: from `inspect_engine`, of TensorRT 10 or 11.
@@ -83,20 +85,23 @@ def read_layers(text: str, network: tuple[Layer, ...] = ()) -> Built:
     >>> built.layers_from, built.layers
     ('engine', (Layer(name='node_conv2d_myl0_2', operator='correlation (conv)', precision='fp16', tactic='sm80_xmma'),))
     """
-    rows = [{"Name": row} if isinstance(row, str) else row for row in json.loads(text)["Layers"]]
+    rows = [{"Name": row} if isinstance(row, str) else row for row in json.loads(text).get("Layers", ())]
+    types = {layer.name: layer.precision for layer in network}
     untold = {layer.name: layer for layer in network if _convolves(layer.operator)}
-    claims = [untold.keys() & set(_ONNX_NODE.findall(row.get("Metadata", ""))) for row in rows]
+    fused = [set(_ONNX_NODE.findall(row.get("Metadata", ""))) for row in rows]
+    claims = [untold.keys() & nodes for nodes in fused]
     # Layers that only move a convolution's tensors name its node, too: they count where no other layer convolves.
     known = {node for nodes, row in zip(claims, rows, strict=True) if _convolves(_operator(row)) for node in nodes}
     layers = []
-    for row, nodes in zip(rows, claims, strict=True):
+    for row, nodes, parts in zip(rows, claims, fused, strict=True):
         operator, computes = _operator(row), _row_type(row)
         if _convolves(operator) or nodes - known:
-            if computes == _UNTOLD and nodes:
+            if nodes and (computes == _UNTOLD or _blends(row, (types.get(part, _UNTOLD) for part in parts))):
                 continue  # the network's layers stand in for it
             untold = {name: layer for name, layer in untold.items() if name not in nodes}
             operator += "" if "conv" in operator.lower() else " (conv)"
-        layers.append(Layer(row["Name"], operator, computes, row.get("TacticName") or row.get("TacticValue", "")))
+        tactic = row.get("TacticName") or row.get("TacticValue", "")
+        layers.append(Layer(row.get("Name", _UNTOLD), operator, computes, tactic))
     return Built((*layers, *untold.values()), "network" if untold else "engine")
 
 
@@ -104,8 +109,13 @@ def _row_type(row: Mapping[str, Any]) -> str:
     # The first array: later ones may be a bias; single numbers are Float whatever they scale.
     read = sorted(_types(row.get("Inputs", ())), key=lambda each: each not in _ARITHMETIC)[:1]
     if "Weights" in row:  # of a convolution in TensorRT 10
-        read.append(_type(row["Weights"]["Type"]))
+        read.append(_type(row["Weights"].get("Type", "")))
     return _arithmetic(read, _types(row.get("Outputs", ())))
+
+
+def _blends(row: Mapping[str, Any], types: Iterable[str]) -> bool:
+    """Whether a row computes in several types, given those of its parts, so that its ends do not tell each one's."""
+    return "uint8" in _types(row.get("Inputs", ())) or len(_ARITHMETIC.intersection(types)) > 1
 
 
 def _operator(row: Mapping[str, Any]) -> str:
@@ -119,7 +129,7 @@ def _convolves(operator: str) -> bool:
 def _types(tensors: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Types of tensors in the inspector's JSON, single numbers left out."""
     for tensor in tensors:
-        if tensor["Dimensions"] not in ([], [1]):
+        if tensor.get("Dimensions") not in ([], [1]):
             yield _type(next((tensor[key] for key in _TYPE_KEYS if key in tensor), ""))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -32,9 +32,20 @@ class Vendor:
         """The module. Raises BackendError where it cannot be imported."""
         try:
             return import_module(self._module)
-        except (ImportError, OSError, RuntimeError) as error:
+        except Exception as error:  # its start-up code loads libraries in ways of its own
             remedy = f"pip install --upgrade 'depthkit[{self.name}]'"
             raise BackendError(f"{self._module} cannot be imported ({error}); {remedy}") from error
+
+    @cached_property
+    def fault(self) -> str:
+        """Why the library does not start on this machine's GPU, in its own words; empty: it does. Found out once."""
+        try:
+            trt = self.vendor()
+            with self.listening("cannot start"):
+                trt.Runtime(self.logger())
+        except BackendError as error:
+            return str(error)
+        return ""
 
     def logger(self) -> Any:
         """The module's one logger, for all that takes one; it keeps silent. See `listening`."""

@@ -85,4 +85,4 @@ def make_reference(bundle: Bundle, size: tuple[int, int]) -> Reference:
     images = np.stack([resize_image(image, size) for image in bundle.frames.images])
     truths = np.stack([resize_depth(depth, size, smooth=False) for depth in bundle.frames.depths])
     with TorchSession(bundle, size) as session:
-        return Reference(images, session(images), truths)
+        return Reference(images, session(images), truths, bundle.weights_sha256)

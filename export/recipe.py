@@ -67,6 +67,7 @@ def find_current(folder: Path, document: BundleDocument, options: ExportOptions)
     same = (
         found.intact
         and reference.size == size == found.model.size
+        and reference.weights_sha256 == document.weights_sha256
         and found.weights_sha256 == document.weights_sha256
         and found.precision == options.precision
         and found.recipe == recipe(folder, options)

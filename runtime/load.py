@@ -6,8 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..engines.build import BACKENDS, backend, require
-from ..engines.manifest import read_manifest, verify
+from ..engines.build import BACKENDS, backend, rebuild_command, require, require_fit
+from ..engines.manifest import read_manifest, verify_file
 from ..errors import EngineError
 from ..session import Session
 from .options import RunOptions, Transfer
@@ -40,11 +40,8 @@ def load(path: str | Path, *, transfer: Transfer = "auto", cuda_graph: bool = Tr
         require("onnxruntime", to_run=True)
         return _runner("onnxruntime").open_onnx(path, run)  # type: ignore[no-any-return]
     manifest = read_manifest(path)
-    if manifest.backend not in BACKENDS:
-        raise EngineError(f"{path} needs backend {manifest.backend!r}, which this depthkit lacks; upgrade depthkit")
-    maker, version = backend(manifest.backend), require(manifest.backend, to_run=True)
-    fits = maker.accepts_version(manifest.backend_version, version, maker.parse_options(manifest.options))
-    verify(path, manifest, here=maker.here(), version_fits=fits, version=version)
+    require_fit(path, manifest)
+    verify_file(path, manifest, rebuild_command(path, manifest))
     return _runner(manifest.backend).open_engine(path, manifest, run)  # type: ignore[no-any-return]
 
 

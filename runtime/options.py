@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from ..errors import UserError
 
@@ -25,6 +25,11 @@ class RunOptions:
 
     transfer: Transfer = "auto"
     cuda_graph: bool = True
+
+    def __post_init__(self) -> None:
+        modes = get_args(Transfer)
+        if self.transfer not in modes:
+            raise UserError(f"there is no transfer mode {self.transfer!r}; choose one of {', '.join(modes)}")
 
     def require_cpu(self, backend: str) -> None:
         """Raise UserError where something was asked for that an engine on the CPU does not have."""

@@ -19,10 +19,9 @@ from ..engines.ort import CPU, OnnxRuntime, create, read_layers, session_options
 from ..errors import BackendError
 from ..session import SessionBase
 from ..spec import Dim, ModelSpec, TensorSpec
-from .cuda import DeviceView, device_view
+from .cuda import CudaGraphWarning, DeviceView, check, cudart, device_view
 from .options import RunOptions
 from .transfer import Mode, Transfer, choose_transfer
-from .trt import CudaGraphWarning
 
 __all__ = ["OnnxRuntimeGpuSession", "OnnxRuntimeSession", "open_engine", "open_onnx"]
 
@@ -33,6 +32,7 @@ class OnnxRuntimeSession(SessionBase):
     def __init__(self, session: Any, spec: ModelSpec, precision: str) -> None:
         self._session = session
         self._binding = session.io_binding()
+        self._translated = translated("the engine cannot run")
         self.spec = spec
         self.precision = precision
         self.provider = session.get_providers()[0]
@@ -46,7 +46,8 @@ class OnnxRuntimeSession(SessionBase):
     def run(self) -> None:
         """See `Session.run`."""
         self._buffers()
-        self._session.run_with_iobinding(self._binding)
+        with self._translated:
+            self._session.run_with_iobinding(self._binding)
 
     def close(self) -> None:
         """See `Session.close`."""
@@ -73,6 +74,8 @@ class OnnxRuntimeGpuSession(SessionBase):
     ) -> None:
         self.spec = spec
         self.precision = precision
+        self._translated = translated("the engine cannot run")
+        self._device = check(cudart().cudaGetDevice)
         with ExitStack() as stack:
             self._transfer = stack.enter_context(Transfer(spec, mode, fixed=cuda_graph))
             self._session = open_session(self._transfer.stream.handle)
@@ -89,8 +92,8 @@ class OnnxRuntimeGpuSession(SessionBase):
         bound, self._bound = self._bound, None  # nothing, should it fail half-way
         self._transfer.bind(image, depth, stream)
         read, written = self._transfer.routes
-        self._binding.bind_input(self.spec.input.name, "cuda", 0, image.dtype, image.shape, read.engine)
-        self._binding.bind_output(self.spec.output.name, "cuda", 0, depth.dtype, depth.shape, written.engine)
+        self._binding.bind_input(self.spec.input.name, "cuda", self._device, image.dtype, image.shape, read.engine)
+        self._binding.bind_output(self.spec.output.name, "cuda", self._device, depth.dtype, depth.shape, written.engine)
         self._bound = bound
 
     def run(self) -> None:
@@ -98,7 +101,7 @@ class OnnxRuntimeGpuSession(SessionBase):
         self._buffers()
         self._transfer.prepare()
         self._transfer.upload()
-        with translated("cannot run"):
+        with self._translated:
             self._session.run_with_iobinding(self._binding)
         self._transfer.download()
         self._transfer.finish()
@@ -131,7 +134,7 @@ def _open_on_gpu(maker: OnnxRuntime[Any], path: Path, manifest: Manifest, run: R
     mode = choose_transfer(run.transfer, integrated=gpu.integrated)
 
     def create_session(cuda_graph: bool) -> OnnxRuntimeGpuSession:
-        extra = {maker.graph_option: str(int(cuda_graph))}
+        extra = {maker.graph_option: str(int(cuda_graph)), "device_id": str(check(cudart().cudaGetDevice))}
         return OnnxRuntimeGpuSession(
             lambda stream: _open(maker, path, manifest, {**extra, "user_compute_stream": str(stream)}),
             manifest.model,
@@ -143,7 +146,9 @@ def _open_on_gpu(maker: OnnxRuntime[Any], path: Path, manifest: Manifest, run: R
     if run.cuda_graph and not isinstance(manifest.model.batch, Dim):
         try:
             return create_session(cuda_graph=True)
-        except BackendError as error:  # a node that another provider computes, say
+        except BackendError as error:
+            if "graph capture" not in str(error):  # ONNX Runtime's words for a graph that cannot be recorded
+                raise
             warnings.warn(f"runs without a CUDA graph, which may be slower: {error}", CudaGraphWarning, stacklevel=4)
     return create_session(cuda_graph=False)
 
@@ -156,6 +161,9 @@ def _open(maker: OnnxRuntime[Any], path: Path, manifest: Manifest, extra: dict[s
     (first, given), *others = maker.providers(options, manifest.precision_asked)
     settings = session_options(maker.threads(options))
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if others and not isinstance(manifest.model.batch, Dim):  # of a dynamic batch the CPU computes the shapes
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        others = []
     with translated(f"cannot open {path}"):
         return create(path, settings, [(first, given | extra), *others])
 

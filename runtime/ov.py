@@ -135,4 +135,4 @@ def _describe(compiled: Any) -> str:
     precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     threads = compiled.get_property("INFERENCE_NUM_THREADS")
     hint = compiled.get_property("PERFORMANCE_HINT").lower()
-    return f"OpenVINO {devices}, {precision}, {threads} thread{'s'[: threads > 1]}, {hint}"
+    return f"OpenVINO {devices}, {precision}, {threads} thread{'s' * (threads > 1)}, {hint}"

@@ -1,144 +1,301 @@
 """`make gpu-check`: the tests that need a GPU, and a bench of all that is installed there, into `docs/results/`.
 
-torch eager and compiled, ONNX Runtime CUDA, TensorRT; batch 1 and 16, FP32 and FP16, transfer modes side by side.
-What this machine lacks is named and left out. ONNX files are exported from the runs, or taken as they stand beside them
-where the exporter is not installed.
+torch eager and compiled, ONNX Runtime and TensorRT; batch 1 and 16, FP32 and FP16, transfer modes side by side. What
+this machine lacks, and what fails, is named and left out. ONNX files are taken as they stand beside the runs; those
+that are missing are exported, where the exporter is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import shlex
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, TypeAlias, get_args
 
+import numpy as np
+
+from depthkit.bench.environment import environment
+from depthkit.bench.results import BenchResult, Row
 from depthkit.bench.suite import Contender, SuiteOptions, run_suite
 from depthkit.bench.table import markdown
 from depthkit.bench.timing import Steady
-from depthkit.engines.build import BACKENDS, BuildOptions, backend, build
-from depthkit.engines.gpu import Gpu, find_gpu
-from depthkit.errors import DepthkitError
+from depthkit.engines.build import BACKENDS, BuildOptions, build, require
+from depthkit.engines.gpu import find_gpu
+from depthkit.errors import DepthkitError, UserError
 from depthkit.export.recipe import ExportOptions, onnx_path
 from depthkit.files import write_text
 from depthkit.reference import read_reference, reference_path
 from depthkit.runtime.load import load
 from depthkit.runtime.options import Transfer
+from depthkit.session import Session, SessionBase
 from depthkit.spec import to_json
 from depthkit.tolerances import Precision
-from depthkit.train.document import read_document
-from depthkit.train.session import TorchSession
+from depthkit.train.document import WEIGHTS, read_document
 
+ROOT: Final = Path(__file__).resolve().parents[1]
 BATCHES: Final = (1, 16)
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16")
 ON_GPU: Final = [name for name in BACKENDS if name.startswith("tensorrt") or name.endswith(("-cuda", "-tensorrt"))]
-RESULTS: Final = Path(__file__).parents[1] / "docs" / "results"
+TESTS: Final = (("-m", "gpu", "tests"), ("tests/parity",))
+
+LeaveOut: TypeAlias = Callable[[str, Exception], None]
+"""Told what is left out, and why."""
 
 
 def main() -> int:
-    """Test, bench, write."""
+    """Test, bench, write. 0: all is well; 1: a test or a gate failed, or nothing was measured; 2: no GPU."""
     options = _arguments()
     gpu = find_gpu()
     if isinstance(gpu, str):
         print(f"nothing to check: {gpu}")
         return 2
-    tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "gpu", "-rs", "-q"], text=True, capture_output=True, check=False
-    )
-    print(tests.stdout[-6000:])
-    skipped: list[str] = []
-    contenders = [each for run in options.runs for each in _contenders(run, options.size, gpu, skipped)]
-    command = shlex.join(["python", *sys.argv])
-    result, _ = run_suite(
-        contenders, None, SuiteOptions(steady=Steady(duration_s=options.seconds), memory=False, command=command)
+    how = SuiteOptions(
+        steady=Steady(duration_s=options.seconds), memory=False, command=shlex.join(["python", *sys.argv])
     )
     name = f"{re.sub(r'[^a-z0-9]+', '-', gpu.name.lower())}-{datetime.now(timezone.utc):%Y-%m-%d}"
-    write_text(options.out / f"{name}.json", to_json(result))
-    summary = tests.stdout.strip().splitlines()[-1] if tests.stdout else "pytest did not start"
-    left_out = "".join(f"- {line}\n" for line in skipped)
-    tables = markdown(result)
-    head = f"# {gpu.describe()}\n\n`pytest -m gpu`: {summary}\n\n"
-    write_text(options.out / f"{name}.md", f"{head}{tables}\nLeft out:\n\n{left_out or '- nothing'}\n")
-    print(tables)
-    return 1 if tests.returncode or result.failed else 0
+    report = Report(options.out, name, gpu.describe(), BenchResult(environment(how.command), how.protocol, ()))
+    for arguments in TESTS:
+        report.tests.append(run_pytest(*arguments))
+        report.write()
+    check(options.runs, options.size, ON_GPU, how, report)
+    print(f"\n{report.text}\nwrote {report.folder / name}.md and .json")
+    return report.exit_code
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs/compact"), Path("runs/unet")])
     parser.add_argument("--size", type=lambda text: tuple(map(int, text.split("x"))), default=(240, 320))
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--seconds", type=float, default=1.0, help="time for each row")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     return parser.parse_args()
 
 
-def _contenders(run: Path, size: tuple[int, int], gpu: Gpu, skipped: list[str]) -> list[Contender]:
-    """Torch and every backend in every variant; `skipped` is told what is left out and why."""
-    found: list[Contender] = []
-    for batch in BATCHES:
-        onnx = {}
-        for precision in PRECISIONS:
-            try:
-                onnx[precision] = _onnx(run, ExportOptions(precision, size, batch))
-            except (DepthkitError, ModuleNotFoundError) as error:
-                skipped.append(f"{run} {precision}, batch {batch}: {error}")
-        for precision, path in onnx.items():
-            found += _torch(run, size, batch, precision, path)
-            for name in ON_GPU:
-                try:
-                    found += _engines(path, name, precision, batch, gpu)
-                except DepthkitError as error:
-                    skipped.append(f"{name}, {path.name}: {error}")
+def check(
+    runs: Sequence[Path], size: tuple[int, int], backends: Sequence[str], how: SuiteOptions, report: Report
+) -> None:
+    """Bench every run in every variant, a batch and precision at a time: all at once would fill the GPU's memory."""
+    for run, batch, precision in product(runs, BATCHES, PRECISIONS):
+        contenders = find_contenders(run, size, batch, precision, backends, report.leave_out)
+        report.add(bench(contenders, how, report.leave_out))
+        report.write()
+
+
+@dataclass(frozen=True)
+class PytestRun:
+    """What pytest said: its last line, and a line for everything that was skipped or failed."""
+
+    command: str
+    passed: bool
+    summary: str
+    details: tuple[str, ...]
+
+
+def run_pytest(*arguments: str) -> PytestRun:
+    """Run tests in a process of their own; what it cannot import, or pytest itself missing, is in the summary."""
+    command = ["-m", "pytest", "-q", "--continue-on-collection-errors", *arguments]
+    print(f"python {shlex.join(command)}", flush=True)
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, text=True, capture_output=True, check=False)
+    last = re.findall(r"^=*\s*(\d+ .* in [\d.]+s.*?)[\s=]*$", done.stdout, re.MULTILINE)[-1:]
+    said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()
+    summary = last[0] if last else f"did not finish (exit status {done.returncode}): {said[-1].strip()}"
+    details = re.findall(r"^(?:SKIPPED|FAILED|ERROR) .*$", done.stdout, re.MULTILINE)
+    print(summary, flush=True)
+    return PytestRun(shlex.join(["python", *command]), done.returncode == 0, summary, tuple(details))
+
+
+@dataclass
+class Report:
+    """All that is known so far. Written after every step: an abort in a vendor's library takes nothing with it."""
+
+    folder: Path
+    name: str
+    title: str
+    result: BenchResult
+    tests: list[PytestRun] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """More rows of the same bench."""
+        self.result = replace(self.result, rows=(*self.result.rows, *rows))
+
+    def leave_out(self, what: str, error: Exception) -> None:
+        """See `LeaveOut`."""
+        kind = "" if isinstance(error, DepthkitError) else f"{type(error).__name__}: "
+        line = f"{what}: {kind}{' '.join(str(error).split())[:500]}"
+        print(f"left out: {line}", flush=True)
+        self.left_out.append(line)
+
+    @property
+    def exit_code(self) -> int:
+        """See `main`."""
+        well = self.result.rows and not self.result.failed and all(run.passed for run in self.tests)
+        return 0 if well else 1
+
+    @property
+    def text(self) -> str:
+        """As Markdown."""
+        tests = "".join(
+            f"- `{run.command}`: {run.summary}\n" + "".join(f"  - {line}\n" for line in run.details)
+            for run in self.tests
+        )
+        tables = markdown(self.result) if self.result.rows else "Nothing was measured.\n"
+        left_out = "".join(f"- {line}\n" for line in self.left_out) or "- nothing\n"
+        return f"# {self.title}\n\n{tests}\n{tables}\nLeft out:\n\n{left_out}"
+
+    def write(self) -> None:
+        """Write `<name>.json` and `<name>.md`. Raises OutputError."""
+        write_text(self.folder / f"{self.name}.json", to_json(self.result))
+        write_text(self.folder / f"{self.name}.md", self.text)
+
+
+def bench(contenders: Sequence[Contender], how: SuiteOptions, leave_out: LeaveOut) -> tuple[Row, ...]:
+    """Time in turns those that come through a short rehearsal alone, or each alone where they do not fit together."""
+    rehearsal = replace(how, steady=Steady(warm_up_s=0.0, duration_s=0.0, min_runs=3))
+    able = [contender for contender in contenders if _rows_alone(contender, rehearsal, leave_out)]
+    if not able:
+        return ()
+    try:
+        return _rows(able, how)
+    except Exception as error:  # noqa: BLE001 - nothing that one of them does may take the others with it
+        leave_out(f"taking turns, {', '.join(contender.backend for contender in able)} (each was timed alone)", error)
+    return tuple(row for contender in able for row in _rows_alone(contender, how, leave_out))
+
+
+def _rows_alone(contender: Contender, how: SuiteOptions, leave_out: LeaveOut) -> tuple[Row, ...]:
+    try:
+        return _rows([contender], how)
+    except Exception as error:  # noqa: BLE001 - a vendor may raise anything
+        leave_out(f"{contender.backend}, {contender.precision}, batch {contender.batch}, {contender.target}", error)
+    return ()
+
+
+def _rows(contenders: Sequence[Contender], how: SuiteOptions) -> tuple[Row, ...]:
+    gc.collect()
+    if "torch" in sys.modules:  # what its allocator keeps of closed sessions, the other libraries cannot have
+        sys.modules["torch"].cuda.empty_cache()
+    result, _ = run_suite(contenders, None, how)
+    return result.rows
+
+
+def find_contenders(
+    run: Path, size: tuple[int, int], batch: int, precision: Precision, backends: Sequence[str], leave_out: LeaveOut
+) -> list[Contender]:
+    """Torch eager and compiled, and every backend in every variant, of one run in one batch and precision."""
+    try:
+        onnx = _onnx(run, ExportOptions(precision, size, batch))
+        reference = read_reference(reference_path(onnx))
+    except Exception as error:  # noqa: BLE001 - a vendor may raise anything
+        leave_out(f"{run}, {precision}, batch {batch}", error)
+        return []
+    contender = partial(Contender, precision=precision, reference=reference, batch=batch)
+    weights = (run / WEIGHTS).stat().st_size
+    found = [
+        contender(
+            str(run), label, partial(_open_torch, run, size, batch, precision, compiled=compiled), file_bytes=weights
+        )
+        for label, compiled in (("torch", False), ("torch compile", True))
+    ]
+    for name in backends:
+        try:
+            require(name, to_run=True)
+            engine = build(onnx, BuildOptions(name)).path
+        except Exception as error:  # noqa: BLE001 - a vendor may raise anything
+            leave_out(f"{name}, {onnx.name}", error)
+        else:
+            found += [
+                contender(str(engine), label, opened, file_bytes=engine.stat().st_size)
+                for label, opened in _variants(name, engine).items()
+            ]
     return found
 
 
 def _onnx(run: Path, options: ExportOptions) -> Path:
     path = onnx_path(run, read_document(run), options)
     if not path.is_file():
-        from depthkit.export.onnx_file import export_onnx
-        from depthkit.train.bundle import read_bundle
-
+        try:
+            from depthkit.export.onnx_file import export_onnx
+            from depthkit.train.bundle import read_bundle
+        except ImportError as error:
+            raise UserError(
+                f"there is no {path}, and it cannot be exported here ({error}); copy it there with its reference"
+            ) from error
         export_onnx(read_bundle(run), options)
     return path
 
 
-def _torch(run: Path, size: tuple[int, int], batch: int, precision: Precision, onnx: Path) -> list[Contender]:
-    return [
-        Contender(
-            target=str(run),
-            backend="torch compile" if compiled else "torch",
-            open=partial(TorchSession, run, size, batch=batch, device="cuda", precision=precision, compiled=compiled),
-            precision=precision,
-            reference=read_reference(reference_path(onnx)),
-            file_bytes=(run / "model.safetensors").stat().st_size,
-            batch=batch,
-        )
-        for compiled in (False, True)
-    ]
+def _open_torch(run: Path, size: tuple[int, int], batch: int, precision: Precision, *, compiled: bool) -> Session:
+    import torch
+
+    from depthkit.train.session import TorchSession
+
+    torch.backends.cudnn.allow_tf32 = False  # FP32 is FP32, as it is in the engines
+    if compiled:
+        torch.compiler.reset()  # or another batch would make the shape dynamic, and the ninth variant run uncompiled
+    return TorchSession(run, size, batch=batch, device="cuda", precision=precision, compiled=compiled)
 
 
-def _engines(onnx: Path, name: str, precision: Precision, batch: int, gpu: Gpu) -> list[Contender]:
-    if not backend(name).availability().runnable:
-        raise DepthkitError(backend(name).availability().reason)
-    engine = build(onnx, BuildOptions(name)).path
-    first = Contender(
-        target=str(engine),
-        backend=name,
-        open=partial(load, engine),
-        precision=precision,
-        reference=read_reference(reference_path(onnx)),
-        file_bytes=engine.stat().st_size,
-        batch=batch,
-    )
+def _variants(name: str, engine: Path) -> dict[str, Callable[[], Session]]:
     modes: list[Transfer] = [mode for mode in get_args(Transfer) if mode != "auto"]
-    variants = [replace(first, backend=f"{name} {mode}", open=partial(load, engine, transfer=mode)) for mode in modes]
-    without = replace(first, backend=f"{name} no graph", open=partial(load, engine, cuda_graph=False))
-    return [*variants, without]
+    return {
+        **{f"{name}, {mode}": partial(load, engine, transfer=mode) for mode in modes},
+        f"{name}, arrays on the GPU": partial(OnGpu, partial(load, engine)),
+        f"{name}, no CUDA graph": partial(load, engine, cuda_graph=False),
+    }
+
+
+class OnGpu(SessionBase):
+    """A session whose image and depth are torch tensors on the GPU, bound once: `run` copies nothing.
+
+    What `bind` is given is only checked: a run reads the frames of the last call, and leaves its depth on the GPU.
+
+    Args:
+        open_session: makes the session that takes such tensors.
+        device: of torch, where they lie.
+    """
+
+    def __init__(self, open_session: Callable[[], Session], device: str = "cuda") -> None:
+        import torch
+
+        with ExitStack() as stack:
+            self._session: Any = stack.enter_context(open_session())
+            self.spec = self._session.spec
+            self.precision = self._session.precision
+            self.provider = f"{self._session.provider}, arrays on the GPU"
+            height, width = self.spec.size
+            self._image: Any = torch.zeros((self.spec.opt_batch, height, width, 3), dtype=torch.uint8, device=device)
+            self._depth: Any = torch.zeros((self.spec.opt_batch, height, width), device=device)
+            self._session.bind(image=self._image, depth=self._depth)
+            self._resources = stack.pop_all()
+
+    def run(self) -> None:
+        """See `Session.run`."""
+        self._buffers()
+        self._session.run()
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """See `Session.__call__`, for N x H x W x 3 frames of just the engine's batch."""
+        import torch
+
+        self.spec.input.check_buffer(frames, written=False)
+        self._image.copy_(torch.from_numpy(frames))
+        self._session.run()
+        return np.array(self._depth.cpu())
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        super().close()
+        self._resources.close()
 
 
 if __name__ == "__main__":

@@ -144,10 +144,21 @@ def test_inspect_refuses_a_key_that_is_unknown_or_of_several_engines(kept: Store
     assert "2 engines" in message
     assert "engines list" in message
     assert twin in _printed(["list", "--json"], capsys)
-    for unknown in ("teleport", entry.key + "0", "nowhere/compact.fp32.ort.onnx"):
+    for unknown in ("teleport", entry.key + "0"):
         message = _refused(["inspect", unknown], capsys)
         assert "no engines" in message
         assert unknown in message
+
+
+def test_inspect_of_a_file_that_is_not_there_or_was_cut_says_so(exports: Path, capsys: Captured) -> None:
+    assert "there is no engine nowhere/compact.fp32.ort.onnx" in _refused(
+        ["inspect", "nowhere/compact.fp32.ort.onnx"], capsys
+    )
+    engine = exports / f"{STEM}.fp32.ort.onnx"
+    engine.write_bytes(engine.read_bytes()[:1000])
+    message = _refused(["inspect", str(engine)], capsys)
+    assert "SHA-256" in message
+    assert "depthkit export" in message
 
 
 def test_inspect_refuses_a_file_that_is_no_engine_or_was_edited(kept: Store, exports: Path, capsys: Captured) -> None:
@@ -167,9 +178,9 @@ def test_prune_keeps_what_can_be_of_use(kept: Store, capsys: Captured, pretend: 
 
 def test_prune_removes_what_a_killed_build_left_and_what_is_broken(kept: Store, capsys: Captured) -> None:
     manifest_path(_entry(kept, "null").engine).unlink()
-    (kept.root / "engines" / (".unfinished-" + "0" * 24)).mkdir()
+    (kept.engines / (".unfinished-" + "0" * 24)).mkdir()
     assert "removed 0 engines (0.0 MiB) and 2 unfinished or broken ones" in _printed(["prune"], capsys)
-    assert {path.name for path in (kept.root / "engines").iterdir()} == {entry.key for entry in kept.entries()}
+    assert {path.name for path in kept.engines.iterdir()} == {entry.key for entry in kept.entries()}
     assert len(kept.entries()) == 2
 
 

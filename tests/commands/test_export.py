@@ -294,5 +294,37 @@ def test_bench_of_an_engine_of_a_backend_that_nobody_knows_is_not_left_out_in_si
 ) -> None:
     engine = exports / f"{STEM}.fp32.ort.onnx"
     write_manifest(engine, replace(read_manifest(engine), backend="abacus"))
-    message = _refused(["bench", "--runs", str(exports.parent), *QUICK], capsys)
-    assert all(word in message for word in (engine.name, "abacus", "upgrade"))
+    assert depthkit(["bench", "--runs", str(exports.parent), *QUICK, "--no-gate"]) == 0
+    message = capsys.readouterr().err.replace("\n", "")
+    assert all(word in message for word in ("left out", engine.name, "abacus", "upgrade"))
+    assert "abacus" in _refused(["bench", "--engine", str(engine), *QUICK], capsys)
+
+
+def test_bench_leaves_out_an_engine_of_another_depthkit_and_says_so(exports: Path, capsys: Captured) -> None:
+    sidecar = exports / f"{STEM}.fp32.ort.onnx.json"
+    sidecar.write_text(sidecar.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    assert depthkit(["bench", "--runs", str(exports.parent), *QUICK, "--no-gate"]) == 0
+    assert "schema version 1" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_bench_refuses_an_engine_that_was_altered_also_where_it_was_not_named(exports: Path, capsys: Captured) -> None:
+    engine = exports / f"{STEM}.fp32.ort.onnx"
+    engine.write_bytes(engine.read_bytes()[:1000])
+    assert "SHA-256" in _refused(["bench", "--runs", str(exports.parent), *QUICK], capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--fp16"], "--fp16"),
+        (["--size", "48x64"], "--size"),
+        (["--batch", "2"], "--batch"),
+        (["--onnx-only"], "--onnx-only"),
+    ],
+)
+def test_options_of_an_export_are_refused_for_a_file_that_is_exported_otherwise(
+    exports: Path, capsys: Captured, options: list[str], words: str
+) -> None:
+    message = _refused(["export", str(exports / f"{STEM}.fp32.onnx"), *options], capsys)
+    assert words in message
+    assert "exported already" in message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,8 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from depthkit.engines.backend import Availability
+from depthkit.engines.build import rebuild_command, require_fit
 from depthkit.engines.fingerprint import Fingerprint
-from depthkit.engines.manifest import Layer, Manifest, manifest_path, read_manifest, verify, write_manifest
+from depthkit.engines.manifest import Layer, Manifest, manifest_path, read_manifest, verify_file, write_manifest
+from depthkit.engines.ort import CPU
 from depthkit.errors import EngineError, OutputError, SpecError
 from depthkit.files import sha256
 from depthkit.spec import from_json, to_json
@@ -192,21 +195,41 @@ def engine(manifest: Manifest, tmp_path: Path) -> tuple[Path, Manifest]:
     return path, replace(manifest, engine_sha256=sha256(path))
 
 
-def _verify(path: Path, manifest: Manifest, here: Fingerprint) -> None:
-    verify(path, manifest, here=here, version_fits=True, version="1.0.0")
+Machine = Callable[[Fingerprint, str], None]
 
 
-def test_engine_is_accepted_where_it_was_built(engine: tuple[Path, Manifest]) -> None:
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Let ONNX Runtime believe that it is of this version and on this device."""
+
+    def pretend(here: Fingerprint, version: str) -> None:
+        monkeypatch.setattr(type(CPU), "here", lambda _: here)
+        monkeypatch.setattr(type(CPU), "availability", lambda _: Availability(version, "pretended"))
+
+    return pretend
+
+
+def test_engine_is_accepted_where_it_was_built(engine: tuple[Path, Manifest], machine: Machine) -> None:
     path, manifest = engine
-    _verify(path, manifest, manifest.device)
-    _verify(path, manifest, replace(manifest.device, name="Imaginary 9001"))
+    verify_file(path, manifest, "")
+    for name in ("Imaginary 9000", "Imaginary 9001"):
+        machine(replace(manifest.device, name=name), "1.0.0")
+        require_fit(path, manifest)
 
 
 def test_edited_engine_is_one_sentence_with_the_way_out(engine: tuple[Path, Manifest]) -> None:
     path, manifest = engine
     path.write_bytes(b"enginf")
     with pytest.raises(EngineError, match=r"a\.ort\.onnx.*SHA-256.*depthkit export .*onnx --backend onnxruntime"):
-        _verify(path, manifest, manifest.device)
+        verify_file(path, manifest, rebuild_command(path, manifest))
+
+
+def test_rebuilding_takes_the_options_that_are_not_the_defaults(engine: tuple[Path, Manifest]) -> None:
+    path, manifest = engine
+    words = rebuild_command(path, manifest).split()
+    assert words[:2] == ["depthkit", "export"]
+    assert words[3:] == ["--backend", "onnxruntime", "-o", "threads=2"]
+    assert " -o " not in rebuild_command(path, replace(manifest, options={"threads": 0}))
 
 
 @pytest.mark.parametrize(
@@ -219,17 +242,27 @@ def test_edited_engine_is_one_sentence_with_the_way_out(engine: tuple[Path, Mani
     ],
     ids=["less", "more", "another architecture", "a GPU"],
 )
-def test_engine_of_another_machine_is_one_sentence_with_both(engine: tuple[Path, Manifest], here: Fingerprint) -> None:
+def test_engine_of_another_machine_is_one_sentence_with_both(
+    engine: tuple[Path, Manifest], machine: Machine, here: Fingerprint
+) -> None:
     path, manifest = engine
+    machine(here, "1.0.0")
     with pytest.raises(EngineError, match=r"a\.ort\.onnx.*depthkit export .*onnx --backend onnxruntime") as caught:
-        _verify(path, manifest, here)
+        require_fit(path, manifest)
     assert "\n" not in str(caught.value)
     assert "f16c" in str(caught.value)
     assert here.architecture in str(caught.value)
 
 
-def test_engine_of_another_vendor_version_names_both(engine: tuple[Path, Manifest]) -> None:
+def test_engine_of_another_vendor_version_names_both(engine: tuple[Path, Manifest], machine: Machine) -> None:
     path, manifest = engine
+    machine(manifest.device, "2.0.0")
     with pytest.raises(EngineError, match=r"1\.0\.0.*2\.0\.0.*depthkit export .*onnx --backend onnxruntime"):
-        verify(path, manifest, here=manifest.device, version_fits=False, version="2.0.0")
-    verify(path, manifest, here=manifest.device, version_fits=True, version="2.0.0")
+        require_fit(path, manifest)
+
+
+def test_engine_with_options_of_another_depthkit_is_told_so(engine: tuple[Path, Manifest], machine: Machine) -> None:
+    path, manifest = engine
+    machine(manifest.device, "1.0.0")
+    with pytest.raises(EngineError, match=r"a\.ort\.onnx was built by another depthkit.*teleport.*depthkit export"):
+        require_fit(path, replace(manifest, options={"teleport": True}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from depthkit.engines.build import BuildOptions, BuiltEngine, build
-from depthkit.engines.manifest import manifest_path, read_manifest, write_manifest
+from depthkit.engines.manifest import Manifest, manifest_path, read_manifest, write_manifest
 from depthkit.engines.null import NULL
 from depthkit.engines.store import Entry, Store
 from depthkit.errors import BackendError, OutputError
@@ -84,7 +85,7 @@ def test_damaged_engine_in_the_store_is_built_again(store: Store, onnx_file: Pat
     DAMAGES[damage](_only(store).engine)
     again = _build(onnx_file)
     assert not again.reused
-    assert [path.name for path in (store.root / "engines").iterdir()] == [_only(store).key]
+    assert [path.name for path in store.engines.iterdir()] == [_only(store).key]
     assert _only(store).engine.read_bytes() == again.path.read_bytes() == whole.path.read_bytes()
     assert _build(onnx_file).reused
 
@@ -117,10 +118,10 @@ def test_edit_of_an_engine_beside_the_onnx_file_does_not_reach_the_store(store: 
 
 def test_stray_file_in_the_store_is_no_engine(store: Store, onnx_file: Path) -> None:
     _build(onnx_file)
-    (store.root / "engines" / "notes.txt").write_text("mine")
+    (store.engines / "notes.txt").write_text("mine")
     assert len(store.entries()) == 1
     assert store.remove_broken() == 0
-    assert (store.root / "engines" / "notes.txt").read_text() == "mine"
+    assert (store.engines / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("fault", [BackendError("refused"), KeyboardInterrupt(), ZeroDivisionError()])
@@ -160,7 +161,7 @@ def test_full_disk_names_the_variable_and_loses_nothing(
     assert (_contents(onnx_file.parent), _contents(store.root)) == before
 
 
-@pytest.mark.parametrize("place", ["", "engines", "locks"])
+@pytest.mark.parametrize("place", ["", f"engines-{Manifest.schema_version}", "locks"])
 def test_store_that_cannot_be_written_names_the_variable_and_loses_nothing(
     store: Store, onnx_file: Path, place: str
 ) -> None:
@@ -184,10 +185,10 @@ def test_disk_that_is_full_after_the_engine_keeps_the_old_pair_beside_the_onnx_f
     before = _contents(onnx_file.parent)
 
     def full(*_: object) -> None:
-        raise OutputError("no space is left for the manifest")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("depthkit.engines.build.write_manifest", full)
+        patch.setattr("depthkit.engines.build.shutil.copyfile", full)
         with pytest.raises(OutputError):
             _build(onnx_file)
     assert _contents(onnx_file.parent) == before

@@ -94,7 +94,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def _folders(store: Store) -> set[str]:
-    return {path.name for path in (store.root / "engines").iterdir()}
+    return {path.name for path in store.engines.iterdir()}
 
 
 def test_one_builds_and_the_other_waits_and_uses_it(store: Store, onnx_file: Path, begin: Begin) -> None:
@@ -128,7 +128,7 @@ def test_killed_build_leaves_nothing_that_is_found_and_the_next_one_succeeds(
     process.kill()
     assert process.wait() == -signal.SIGKILL
     (left,) = _folders(store)
-    assert _contents(store.root / "engines") == {f"{left}/engine.null": b'{"dep'}
+    assert _contents(store.engines) == {f"{left}/engine.null": b'{"dep'}
     assert store.entries() == []
     with pytest.raises(UserError, match="no engines"):
         store.named("")

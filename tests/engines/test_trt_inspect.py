@@ -21,6 +21,8 @@ NETWORK = (
     Layer("node_conv2d", "CONVOLUTION", "fp16"),
     Layer("node_relu", "ACTIVATION", "fp16"),
     Layer("node_conv2d_1", "CONVOLUTION", "fp16"),
+    Layer("val_8", "CONSTANT", "int64"),
+    Layer("node__to_copy_1", "CAST", "fp32"),
 )
 CONVOLVED = [1, 24, 32, 48]
 
@@ -111,10 +113,44 @@ def test_a_convolution_may_be_computed_in_a_layer_of_any_type() -> None:
     assert _convolutions(built)[1] == ("node_conv2d_1_myl0_4", "gemm (conv)", "fp16")
 
 
-def test_scalars_and_bytes_are_not_what_a_convolution_computes_in() -> None:
-    fused = _row11("fused", "correlation", "UInt8", "Half", "node_conv2d_1")
-    fused["Inputs"] += [_tensor("Float", [1], key="Datatype"), _tensor("Float", [], key="Datatype")]
-    assert _convolutions(_read(FIRST, fused))[1][2] == "fp16"
+def test_scalars_are_not_what_a_convolution_computes_in() -> None:
+    scaled = _row11("scaled", "correlation", "Half", "Half", "node_conv2d_1 val_8")
+    scaled["Inputs"] = [_tensor("Float", [1], key="Datatype"), _tensor("Float", [], key="Datatype"), *scaled["Inputs"]]
+    built = _read(FIRST, scaled)
+    assert (built.layers_from, _convolutions(built)[1]) == ("engine", ("scaled", "correlation (conv)", "fp16"))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [_row11("{ForeignNode[node__to_copy...node__to_copy_1]}", "Myelin", "UInt8", "Float",
+                "node__to_copy node_conv2d node_relu node_conv2d_1 val_8 node__to_copy_1")],
+        [_row10("node_conv2d", "CaskConvolution", "UInt8", "Float", "node_conv2d", Weights={"Type": "Half"}), SECOND],
+        [_row10("fused", "CaskConvolution", "Row major linear FP32 format", "Half", "node__to_copy_1 node_conv2d",
+                Weights={"Type": "Half"}), SECOND],
+        [FIRST, _row11("head", "correlation", "Float", "Float", "node_conv2d_1 node__to_copy_1")],
+    ],
+    ids=["whole network", "bytes", "another type before", "another type after"],
+)  # fmt: skip
+def test_a_row_of_several_types_does_not_tell_its_convolutions(rows: list[Any]) -> None:
+    built = _read(*rows)
+    assert built.layers_from == "network"
+    assert [precision for _, _, precision in _convolutions(built)] == ["fp16", "fp16"]
+    assert TENSORRT_RTX.found_precision(built.layers, "fp16") == "fp16"
+
+
+@pytest.mark.parametrize("absent", ["Name", "LayerType", "Inputs", "Outputs", "Metadata", "Dimensions", "Type"])
+def test_keys_may_be_absent(absent: str) -> None:
+    def without(told: Any) -> Any:
+        if isinstance(told, dict):
+            return {key: without(value) for key, value in told.items() if key != absent}
+        return [without(each) for each in told] if isinstance(told, list) else told
+
+    assert TENSORRT_RTX.found_precision(_read(without(FIRST), without(SECOND)).layers, "fp16") == "fp16"
+
+
+def test_an_inspector_that_tells_no_layers_leaves_the_networks() -> None:
+    assert read_layers("{}", NETWORK).layers_from == "network"
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from depthkit.engines import gpu, trt, trt_vendor
 from depthkit.engines.fingerprint import Fingerprint
 from depthkit.engines.gpu import Gpu
-from depthkit.engines.trt import TENSORRT, TENSORRT_RTX, TensorRTOptions
+from depthkit.engines.trt import TENSORRT, TENSORRT_RTX, TensorRT, TensorRTOptions
 from depthkit.errors import BackendError
 
 rtx = pytest.mark.skipif(
@@ -43,13 +44,14 @@ def find_gpu(monkeypatch: pytest.MonkeyPatch) -> FindGpu:
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"compute_capability": "90"}, r"no compute capability 90; it has 75, 80, 86, 89, 120"),
-        ({"compute_capability": "89,55,33"}, r"no compute capability 33, 55"),
-        ({"compute_capability": "8.9"}, "compute_capability"),
-        ({"compute_capability": "sm_89"}, "compute_capability"),
+        ({"compute_capability": "90"}, r"no compute capability '90'; it has 75, 80, 86, 89, 120"),
+        ({"compute_capability": "89,55,33"}, r"no compute capability '33', '55'"),
+        ({"compute_capability": "8.9"}, r"no compute capability '8\.9'; .* written as in compute_capability=86,89"),
+        ({"compute_capability": "sm_89"}, r"no compute capability 'sm_89'"),
+        ({"compute_capability": "89,"}, r"no compute capability ''; it has 75, .* written as in"),
         ({"workspace_mib": "-1"}, "workspace_mib"),
         ({"tf32": "sometimes"}, "tf32"),
-        ({"fp16": "true"}, r"fp16.*its options .*tf32=False"),
+        ({"fp16": "true"}, r"fp16.*defaults.*tf32=False"),
         ({"optimization_level": "3"}, "optimization_level"),
     ],
 )
@@ -79,7 +81,7 @@ def test_the_device_that_rtx_builds_for(find_gpu: FindGpu) -> None:
     assert target() == Fingerprint("gpu", "", "sm_89")
     assert TENSORRT_RTX.here().accepts(target())
     find_gpu(replace(L4, compute_capability=(7, 0)))
-    with pytest.raises(BackendError, match="no compute capability 70"):
+    with pytest.raises(BackendError, match="no compute capability '70'"):
         target()
 
 
@@ -134,6 +136,70 @@ def test_where_rtx_is_available(find_gpu: FindGpu, monkeypatch: pytest.MonkeyPat
     assert old.remedy == "pip install --upgrade 'depthkit[tensorrt-rtx]'"
 
 
+STARTS = """
+class ILogger:
+    INTERNAL_ERROR = ERROR = WARNING = "error"
+
+class Runtime:
+    made = 0
+
+    def __init__(self, logger):
+        Runtime.made += 1
+"""
+FAILS = f"""
+{STARTS}
+        logger.log("error", "CUDA initialization failure with error: 35")
+        raise TypeError("factory function returned nullptr")
+"""
+
+Install = Callable[[str, str], TensorRT[TensorRTOptions]]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Install]:
+    """Let `import tensorrt` run this source, of that version; the backend, which knows nothing of it yet."""
+
+    def installed(source: str, version: str) -> TensorRT[TensorRTOptions]:
+        (tmp_path / "tensorrt.py").write_text(source)
+        monkeypatch.setattr(trt_vendor, "version", lambda _: version)
+        return TensorRT("tensorrt", "plan", TensorRTOptions, oldest="10.12", cross_builds=False)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    del sys.modules["tensorrt"]
+    trt_vendor._logger.cache_clear()
+    yield installed
+    trt_vendor._logger.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("raise ImportError('libnvinfer.so.10: cannot open')", r"libnvinfer\.so\.10: cannot open.*; pip install"),
+        ("import numpy; numpy.no_longer_there", "cannot be imported .*no_longer_there"),
+        (FAILS, "cannot start: CUDA initialization failure with error: 35; factory"),
+    ],
+    ids=["libraries", "import", "driver"],
+)
+def test_a_library_that_does_not_start_on_the_gpu_is_not_available(
+    install: Install, find_gpu: FindGpu, source: str, says: str
+) -> None:
+    find_gpu(L4)
+    here = install(source, "10.13.3.9").availability()
+    assert not here.usable
+    assert re.search(says, here.reason)
+
+
+def test_whether_a_library_starts_is_found_out_once(install: Install, find_gpu: FindGpu) -> None:
+    backend = install(STARTS, "10.13.3.9")
+    assert not backend.availability().usable
+    assert "tensorrt" not in sys.modules  # without a GPU
+    find_gpu(L4)
+    assert backend.availability().runnable
+    assert backend.availability().runnable
+    assert sys.modules["tensorrt"].Runtime.made == 1
+
+
 @pytest.mark.parametrize(
     ("installed", "found", "usable", "says"),
     [
@@ -145,6 +211,7 @@ def test_where_rtx_is_available(find_gpu: FindGpu, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_where_tensorrt_is_available(
+    install: Install,
     find_gpu: FindGpu,
     monkeypatch: pytest.MonkeyPatch,
     installed: str | None,
@@ -153,9 +220,10 @@ def test_where_tensorrt_is_available(
     says: str,
 ) -> None:
     find_gpu(found)
-    monkeypatch.setattr(trt_vendor, "find_spec", lambda name: None if installed is None else name)
-    monkeypatch.setattr(trt_vendor, "version", lambda _: installed)
-    here = TENSORRT.availability()
+    backend = install(STARTS, installed or "")
+    if installed is None:
+        monkeypatch.setattr(trt_vendor, "find_spec", lambda _: None)
+    here = backend.availability()
     assert (here.usable, here.runnable) == (usable, usable)
     assert says in here.reason
     assert usable or "pip install" in here.remedy
@@ -244,6 +312,38 @@ def test_timings_are_kept_for_the_next_build(
         config.cache.timed.add("n")  # by this build
         path.write_bytes(b"o")  # by another one, meanwhile
     assert path.read_bytes().decode() == "".join(sorted({*known, "n", "o"}))
+
+
+@pytest.mark.parametrize("in_the_way", ["timing", "timing/{}.lock/folder", "timing/{}/folder"])
+def test_a_build_whose_timings_cannot_be_kept_is_kept(
+    find_gpu: FindGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_the_way: str
+) -> None:
+    monkeypatch.setenv("DEPTHKIT_STORE", str(tmp_path))
+    find_gpu(L4)
+    blocked = tmp_path / in_the_way.format("tensorrt-10.13.3.9-NVIDIA-L4.cache")
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.touch()
+    config = Config()
+    with (
+        pytest.warns(UserWarning, match=r"time its kernels again: cannot write .*"),
+        TensorRTOptions().timings(config, "10.13.3.9"),
+    ):
+        config.cache.timed.add("n")
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == [blocked]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that can be opened and not read")
+def test_timings_that_cannot_be_read_are_begun_anew(
+    find_gpu: FindGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DEPTHKIT_STORE", str(tmp_path))
+    find_gpu(L4)
+    path, config = tmp_path / "timing" / "tensorrt-10.13.3.9-NVIDIA-L4.cache", Config()
+    path.parent.mkdir()
+    path.symlink_to("/proc/self/mem")
+    with TensorRTOptions().timings(config, "10.13.3.9"):
+        config.cache.timed.add("n")
+    assert path.read_bytes() == b"n"
 
 
 def test_timings_of_a_build_that_fails_or_keeps_none_are_not_kept(

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from depthkit import __version__
 from depthkit.export.recipe import ExportOptions, find_current, onnx_path, recipe
 from depthkit.files import sha256
-from depthkit.reference import Reference, read_reference, write_reference
+from depthkit.reference import read_reference, write_reference
 from depthkit.spec import METADATA, Dim, Preprocessing, to_json
 from depthkit.train.document import BundleDocument, read_document
 
@@ -149,7 +149,8 @@ def _truncate(path: Path) -> None:
 
 def _other_size(path: Path) -> None:
     reference = read_reference(path)
-    write_reference(path, Reference(*(array[:, :16] for array in vars(reference).values())))
+    images, depths, truths = (array[:, :16] for array in (reference.images, reference.depths, reference.truths))
+    write_reference(path, replace(reference, images=images, depths=depths, truths=truths))
 
 
 @pytest.mark.parametrize(

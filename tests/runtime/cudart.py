@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from depthkit.engines.gpu import find_gpu
+from depthkit.engines import gpu
 from depthkit.runtime.cuda import cudart
 
 from .device_array import DeviceArray
@@ -390,4 +390,4 @@ def installed(*, integrated: bool = False, total: int = 1 << 30) -> Iterator[Fak
 
 def _forget_the_machine() -> None:
     cudart.cache_clear()
-    find_gpu.cache_clear()
+    gpu._describe.cache_clear()

@@ -9,7 +9,7 @@ import sys
 import threading
 import tracemalloc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -444,6 +444,7 @@ def test_stream_that_is_given_up_leaves_nothing_running(throughput: Engine, refe
         watched = _watch(opened)
         answers = opened.stream(reference.images[:1] for _ in range(20))
         next(answers)
+        assert isinstance(answers, Generator)
         answers.close()
         assert watched.at_rest
 
@@ -475,9 +476,9 @@ def test_frame_that_does_not_fit_is_told(throughput: Engine, reference: Referenc
 @pytest.mark.parametrize("failing", [1, 2, 5])
 def test_failing_inference_is_told_in_our_words(throughput: Engine, reference: Reference, failing: int) -> None:
     with _open(throughput) as opened:
-        watched, found = _watch(opened, failing), []
+        watched = _watch(opened, failing)
         with pytest.raises(EngineError, match=r"openvino cannot run: OpenVINO says: out of luck") as caught:
-            found.extend(opened.stream(reference.images[:, None]))
+            list(opened.stream(reference.images[:, None]))
         assert caught.value.__cause__ is not None
         assert watched.at_rest
 
@@ -511,10 +512,19 @@ def test_what_is_no_engine_is_refused(content: bytes, engine: Engine, tmp_path: 
         open_engine(tmp_path / "noise.ov.blob", engine[1], RunOptions())
 
 
-def test_damaged_header_is_quoted_in_our_words(engine: Engine, tmp_path: Path) -> None:
+@pytest.fixture
+def header(engine: Engine) -> bytes:
+    """Where newer releases keep for what an engine was built: version and instruction set."""
+    found = engine[0].read_bytes()[:300]
+    if b";isa=" not in found:
+        pytest.skip("this release of OpenVINO keeps no instruction set in its blobs")
+    return found
+
+
+def test_damaged_header_is_quoted_in_our_words(engine: Engine, header: bytes, tmp_path: Path) -> None:
     """OpenVINO's words quote it, and are no text then."""
     content = bytearray(engine[0].read_bytes())
-    content[40] ^= 0xFF
+    content[header.index(b";isa=")] ^= 0xFF
     (tmp_path / "engine").write_bytes(content)
     with pytest.raises(EngineError, match="OpenVINO says"):
         open_engine(tmp_path / "engine", engine[1], RunOptions())
@@ -543,10 +553,10 @@ def test_engine_without_convolutions_is_refused(engine: Engine, tmp_path: Path) 
         open_engine(tmp_path / "engine", engine[1], RunOptions())
 
 
+@pytest.mark.usefixtures("header")
+@pytest.mark.skipif("avx512f" not in OPENVINO.here().isa, reason="this CPU has no AVX-512 to leave out")
 def test_engine_of_another_cpu_is_refused(pristine_exports: Path, engine: Engine, tmp_path: Path) -> None:
     """One that was built on this CPU as if it had no more than AVX2."""
-    if "avx512f" not in OPENVINO.here().isa:
-        pytest.skip("this CPU has no AVX-512 to leave out")
     code = (
         "import sys; from pathlib import Path; from depthkit.engines.ov import OPENVINO\n"
         "OPENVINO.build(Path(sys.argv[1]), Path(sys.argv[2]), 'fp32', OPENVINO.parse_options({}))"
