@@ -181,5 +181,5 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _origin(manifest: Manifest) -> str:
-    source = "the built engine" if manifest.layers_from == "engine" else "the strongly typed network"
+    source = "the built engine" if manifest.layers_from == "engine" else "the strongly typed network, at least in part"
     return f"{len(manifest.layers)} layers, read from {source}"

@@ -239,8 +239,8 @@ def _report(engine: BuiltEngine, said: str) -> None:
         )
     if manifest.layers_from == "network":
         console.print(
-            f"  [yellow]note[/]  built for {escape(manifest.device.describe())}; layers and precision are those of the "
-            "typed network, since an engine can be read only where such a GPU is"
+            f"  [yellow]note[/]  built for {escape(manifest.device.describe())}; not every layer could be read "
+            "from the engine itself here: the others are those of the strongly typed network"
         )
 
 

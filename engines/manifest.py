@@ -50,8 +50,8 @@ class Manifest:
         precision_asked: the ONNX file's precision, unless the builder was told another.
         precision_found: read back from the built engine: as asked, or "fp16→fp32" where the ONNX file stores FP16 and
             this engine computes it in FP32, as on CPUs without FP16 arithmetic.
-        layers, layers_from: read back from the built engine, or from the strongly typed network that it was built from
-            where an engine can be read only on a machine with a GPU.
+        layers, layers_from: read back from the built engine; or, of TensorRT, from the strongly typed network that it
+            was built from, where the engine cannot be read without a GPU, or does not tell the type of a fused layer.
         engine_sha256, onnx_sha256, weights_sha256: hashes of the engine, of the ONNX file, of the bundle's weights.
         onnx, reference: names of the files beside the engine that it belongs to.
         options: what the builder was told.

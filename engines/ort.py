@@ -236,6 +236,8 @@ def create(model: Path | bytes, settings: Any, providers: list[_Provider]) -> An
     import onnxruntime
 
     wanted = providers[0][0]
+    if wanted not in onnxruntime.get_available_providers():
+        raise BackendError(f"this build of ONNX Runtime has no {wanted}; pip install 'depthkit[gpu]' instead of it")
     if wanted != CPU.provider:
         onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them, where the system has none
     if wanted == TENSORRT.provider:

@@ -27,10 +27,10 @@ from pathlib import Path
 from depthkit.engines.build import BuildOptions, build
 from depthkit.errors import OutputError
 
-path, backend, size = sys.argv[1:]
+path, backend, size, *rebuild = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), resource.RLIM_INFINITY))
 try:
-    build(Path(path), BuildOptions(backend, rebuild=True))
+    build(Path(path), BuildOptions(backend, rebuild=bool(rebuild)))
 except OutputError as error:
     print(error)
 """
@@ -39,6 +39,14 @@ except OutputError as error:
 
 def _build(path: Path, **options: Any) -> BuiltEngine:
     return build(path, BuildOptions("null", **options))
+
+
+def _on_full_disk(path: Path, backend: str, *arguments: object) -> str:
+    """What is said where files cannot be larger, see FULL_DISK."""
+    command = [sys.executable, "-c", FULL_DISK, str(path), backend, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+    return done.stdout
 
 
 def _only(store: Store) -> Entry:
@@ -153,11 +161,9 @@ def test_full_disk_names_the_variable_and_loses_nothing(
     """The kernel refuses to write on, as it does where no space is left."""
     build(onnx_file, BuildOptions(backend))
     before = _contents(onnx_file.parent), _contents(store.root)
-    command = [sys.executable, "-c", FULL_DISK, str(onnx_file), backend, str(limit)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-1000:]
-    assert "DEPTHKIT_STORE" in done.stdout
-    assert str(store.root) in done.stdout
+    said = _on_full_disk(onnx_file, backend, limit, "rebuild")
+    assert "DEPTHKIT_STORE" in said
+    assert str(store.root) in said
     assert (_contents(onnx_file.parent), _contents(store.root)) == before
 
 

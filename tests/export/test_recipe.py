@@ -153,10 +153,14 @@ def _other_size(path: Path) -> None:
     write_reference(path, replace(reference, images=images, depths=depths, truths=truths))
 
 
+def _other_weights(path: Path) -> None:
+    write_reference(path, replace(read_reference(path), weights_sha256="0" * 64))
+
+
 @pytest.mark.parametrize(
     "damage",
-    [_truncate, Path.unlink, lambda path: path.write_bytes(b""), lambda path: path.write_text("none"), _other_size],
-    ids=["truncated", "gone", "emptied", "text", "another size"],
+    [_truncate, Path.unlink, lambda path: path.write_bytes(b""), lambda path: path.write_text("none"), _other_size, _other_weights],
+    ids=["truncated", "gone", "emptied", "text", "another size", "other weights"],
 )
 def test_damaged_reference_is_made_anew(exports: Path, damage: Callable[[Path], object]) -> None:
     damage(exports / f"{STEM}.reference.npz")

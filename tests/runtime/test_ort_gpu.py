@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from depthkit.engines import ort
 from depthkit.engines.ort import CUDA, TENSORRT
 from depthkit.errors import BackendError, EngineError, FrameError
 from depthkit.runtime.ort import OnnxRuntimeGpuSession
@@ -137,3 +138,31 @@ def test_options_reach_the_provider(maker: Any, options: dict[str, Any]) -> None
     else:
         assert given["trt_max_workspace_size"] == str(64 << 20)
         assert given["trt_fp16_enable"] == "1"
+
+
+def test_a_provider_that_does_not_start_is_not_available(fake: FakeCudart, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU and the wheel are there, and CUDA's libraries are not; `--backend auto` must not take it."""
+    monkeypatch.setattr(ort, "_installed", lambda: ("onnxruntime-gpu", "1.31.1"))
+    ort._trouble.cache_clear()
+    try:
+        found = CUDA.availability()
+    finally:
+        ort._trouble.cache_clear()
+    assert not found.usable
+    assert CUDA.provider in found.reason
+
+
+def test_tensorrt_is_imported_before_onnx_runtime_needs_its_libraries(
+    fake: FakeCudart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def refuse(name: str) -> None:
+        asked.append(name)
+        raise ImportError("libnvinfer.so.10: cannot open shared object file")
+
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [TENSORRT.provider])
+    monkeypatch.setattr(ort, "import_module", refuse)
+    with pytest.raises(BackendError, match=r"libnvinfer\.so\.10.*pip install 'tensorrt<11'"):
+        ort.create(b"", ort.session_options(1), [(TENSORRT.provider, {})])
+    assert asked == ["tensorrt"]
