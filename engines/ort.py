@@ -22,6 +22,7 @@ from ..errors import BackendError, OutputError
 from ..files import make_folder
 from ..spec import STRICT
 from ..tolerances import Precision
+from ..vendors import import_onnxruntime
 from .backend import Availability, Backend, Built, found_precision
 from .fingerprint import Fingerprint, cpu_fingerprint, usable_cores
 from .gpu import find_gpu, gpu_fingerprint
@@ -223,9 +224,7 @@ TENSORRT: Final = _TensorRT()
 
 def session_options(threads: int) -> Any:
     """ONNX Runtime's settings, to build and to run."""
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
+    settings = import_onnxruntime().SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3  # its warning that a saved graph is for this hardware only is what a manifest says
     return settings
@@ -233,8 +232,7 @@ def session_options(threads: int) -> Any:
 
 def create(model: Path | bytes, settings: Any, providers: list[_Provider]) -> Any:
     """An `onnxruntime.InferenceSession` that really uses the first of `providers`. Raises BackendError where not."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     wanted = providers[0][0]
     if wanted not in onnxruntime.get_available_providers():
         raise BackendError(f"this build of ONNX Runtime has no {wanted}; pip install 'depthkit[gpu]' instead of it")

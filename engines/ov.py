@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from ..errors import BackendError, UserError
 from ..spec import STRICT
 from ..tolerances import Precision
+from ..vendors import import_openvino
 from .backend import Availability, Backend, Built, found_precision
 from .fingerprint import Fingerprint, cpu_fingerprint, usable_cores
 from .manifest import Layer
@@ -26,7 +26,6 @@ __all__ = [
     "OpenVinoOptions",
     "capabilities",
     "core",
-    "import_openvino",
     "read_layers",
     "settings",
     "translated",
@@ -144,25 +143,6 @@ def capabilities() -> frozenset[str]:
 def core() -> Any:
     """The process's one `openvino.Core`, as its documentation advises: each would load the plugins anew."""
     return import_openvino().Core()
-
-
-@cache
-def import_openvino() -> Any:
-    """The module, without its telemetry.
-
-    `import openvino` starts a process that reports to Google Analytics, and writes an identity into `~/intel`, unless
-    `opt_in_out --opt_out` was run once. Where its telemetry package cannot be imported it uses a stub of its own.
-    """
-    package = "openvino_telemetry"
-    imported = sys.modules.get(package)
-    sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        import openvino
-    finally:
-        del sys.modules[package]
-        if imported is not None:
-            sys.modules[package] = imported
-    return openvino
 
 
 class translated:  # noqa: N801

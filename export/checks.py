@@ -23,6 +23,7 @@ from ..reference import Reference
 from ..spec import ModelSpec
 from ..tolerances import TOLERANCES, Precision
 from ..train.camera import CameraReady
+from ..vendors import import_onnxruntime
 from .graph import DTYPES, OPSET, fold, fold_batch_norm
 
 __all__ = ["Check", "Subject", "run_checks"]
@@ -113,6 +114,7 @@ def check_parity(subject: Subject) -> Check:
     feeds = list(_batches(subject.reference.images, subject.spec))
     answers = list(_batches(subject.reference.depths, subject.spec))
     name = subject.spec.output.name
+    import_onnxruntime()  # before Polygraphy does
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         try:
             results: RunResults = Comparator.run(

@@ -19,6 +19,7 @@ from ..engines.ort import CPU, OnnxRuntime, create, read_layers, session_options
 from ..errors import BackendError
 from ..session import SessionBase
 from ..spec import Dim, ModelSpec, TensorSpec
+from ..vendors import import_onnxruntime
 from .cuda import CudaGraphWarning, DeviceView, check, cudart, device_view
 from .options import RunOptions
 from .transfer import Mode, Transfer, choose_transfer
@@ -155,8 +156,7 @@ def _open_on_gpu(maker: OnnxRuntime[Any], path: Path, manifest: Manifest, run: R
 
 def _open(maker: OnnxRuntime[Any], path: Path, manifest: Manifest, extra: dict[str, str]) -> Any:
     """An `onnxruntime.InferenceSession` as the engine was built; `extra`: more options of its first provider."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = maker.parse_options(manifest.options)
     (first, given), *others = maker.providers(options, manifest.precision_asked)
     settings = session_options(maker.threads(options))

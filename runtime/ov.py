@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..engines.manifest import Manifest
-from ..engines.ov import DEVICE, OPENVINO, core, import_openvino, read_layers, settings, translated
-from ..errors import BackendError, EngineError
+from ..engines.ov import DEVICE, OPENVINO, core, read_layers, settings, translated
+from ..errors import BackendError, EngineError, FrameError
 from ..session import SessionBase
 from ..spec import Dim, ModelSpec
+from ..vendors import import_openvino
 from .options import RunOptions
 
 __all__ = ["OpenVinoSession", "open_engine"]
@@ -58,11 +59,17 @@ class OpenVinoSession(SessionBase):
         try:
             for image in frames:
                 self._require_open()
-                self.spec.input.check_buffer(image, written=False)
+                try:
+                    self.spec.input.check_buffer(image, written=False)
+                except FrameError:
+                    while running:
+                        yield self._oldest(running, idle)
+                    raise
                 depth = np.empty(image.shape[:3], np.float32)
                 request = idle.pop()
                 self._share(request, image, depth)
-                request.start_async()
+                with self._translated:
+                    request.start_async()
                 running.append((request, image, depth))
                 if not idle:
                     yield self._oldest(running, idle)

@@ -62,7 +62,7 @@ def main() -> int:
     how = SuiteOptions(
         steady=Steady(duration_s=options.seconds), memory=False, command=shlex.join(["python", *sys.argv])
     )
-    name = f"{re.sub(r'[^a-z0-9]+', '-', gpu.name.lower())}-{datetime.now(timezone.utc):%Y-%m-%d}"
+    name = f"{re.sub(r'[^a-z0-9]+', '-', gpu.name.lower()).strip('-')}-{datetime.now(timezone.utc):%Y-%m-%d}"
     report = Report(options.out, name, gpu.describe(), BenchResult(environment(how.command), how.protocol, ()))
     for arguments in TESTS:
         report.tests.append(run_pytest(*arguments))
@@ -181,9 +181,10 @@ def _rows_alone(contender: Contender, how: SuiteOptions, leave_out: LeaveOut) ->
 
 
 def _rows(contenders: Sequence[Contender], how: SuiteOptions) -> tuple[Row, ...]:
-    gc.collect()
-    if "torch" in sys.modules:  # what its allocator keeps of closed sessions, the other libraries cannot have
-        sys.modules["torch"].cuda.empty_cache()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()  # what its allocator keeps of closed sessions, the other libraries cannot have
     result, _ = run_suite(contenders, None, how)
     return result.rows
 
@@ -264,17 +265,17 @@ class OnGpu(SessionBase):
         device: of torch, where they lie.
     """
 
-    def __init__(self, open_session: Callable[[], Session], device: str = "cuda") -> None:
+    def __init__(self, open_session: Callable[[], Any], device: str = "cuda") -> None:
         import torch
 
         with ExitStack() as stack:
-            self._session: Any = stack.enter_context(open_session())
+            self._session = stack.enter_context(open_session())
             self.spec = self._session.spec
             self.precision = self._session.precision
             self.provider = f"{self._session.provider}, arrays on the GPU"
             height, width = self.spec.size
-            self._image: Any = torch.zeros((self.spec.opt_batch, height, width, 3), dtype=torch.uint8, device=device)
-            self._depth: Any = torch.zeros((self.spec.opt_batch, height, width), device=device)
+            self._image = torch.zeros((self.spec.opt_batch, height, width, 3), dtype=torch.uint8, device=device)
+            self._depth = torch.zeros((self.spec.opt_batch, height, width), device=device)
             self._session.bind(image=self._image, depth=self._depth)
             self._resources = stack.pop_all()
 

@@ -30,6 +30,7 @@ from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import TrainOptions, fit
 from depthkit.train.scenes import render_scenes
 from depthkit.train.session import TorchSession
+from depthkit.vendors import import_onnxruntime, import_openvino
 
 SIZE = (96, 128)
 FAILED: list[str] = []
@@ -87,8 +88,7 @@ class Vendor(NullSession):
 
 def onnxruntime_call(onnx: Path) -> Callable[[np.ndarray, np.ndarray], Callable[[], object]]:
     """ONNX Runtime as its documentation shows it: IOBinding, default session options."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
 
     def prepare(image: np.ndarray, depth: np.ndarray) -> Callable[[], object]:
@@ -101,9 +101,8 @@ def onnxruntime_call(onnx: Path) -> Callable[[np.ndarray, np.ndarray], Callable[
 
 
 def openvino_call(onnx: Path) -> Callable[[np.ndarray, np.ndarray], Callable[[], object]]:
-    """OpenVINO with shared tensors, and the call that copies nothing: start and wait."""
-    import openvino
-
+    """OpenVINO with shared tensors, and the call that copies nothing."""
+    openvino = import_openvino()
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.Core().compile_model(str(onnx), "CPU", hints)
 
@@ -112,11 +111,7 @@ def openvino_call(onnx: Path) -> Callable[[np.ndarray, np.ndarray], Callable[[],
         request.set_input_tensor(openvino.Tensor(image, shared_memory=True))
         request.set_output_tensor(openvino.Tensor(depth, shared_memory=True))
 
-        def call() -> None:
-            request.start_async()
-            request.wait()
-
-        return call
+        return lambda: request.infer(share_outputs=True)
 
     return prepare
 

@@ -18,14 +18,14 @@ from depthkit.bench.environment import environment
 from depthkit.bench.results import BenchResult
 from depthkit.bench.suite import Contender, SuiteOptions
 from depthkit.bench.timing import Steady
-from depthkit.engines.gpu import find_gpu
+from depthkit.engines.gpu import Gpu, find_gpu
 from depthkit.errors import EngineError
 from depthkit.reference import read_reference
 from depthkit.runtime.load import load
 from depthkit.session import Session, SessionBase
 from depthkit.spec import ModelSpec, Preprocessing, camera_ready
 
-from .gpu_check import ON_GPU, OnGpu, PytestRun, Report, bench, check, find_contenders, run_pytest
+from .gpu_check import ON_GPU, OnGpu, PytestRun, Report, bench, check, find_contenders, main, run_pytest
 
 STEM = "compact-32x48"
 QUICK = SuiteOptions(steady=Steady(0.0, 0.0, 5), memory=False)
@@ -125,6 +125,21 @@ def test_nothing_measured_is_written_with_the_reasons(report: Report, tmp_path: 
     assert "Nothing was measured." in text
     assert text.count("there is no run folder") == len(report.left_out) == 4
     assert report.exit_code == 1
+
+
+def test_the_command_writes_files_named_by_gpu_and_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        f"{__package__}.gpu_check.find_gpu", lambda: Gpu("Imaginary 9000 (PCIe)", (9, 0), False, "13.0")
+    )
+    monkeypatch.setattr(f"{__package__}.gpu_check.TESTS", ())
+    monkeypatch.setattr(
+        sys, "argv", ["gpu_check.py", "--out", str(tmp_path), "--size", "32x48", str(tmp_path / "absent")]
+    )
+    assert main() == 1
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert [name[: -len("2026-01-31.json")] for name in names[:1]] == ["imaginary-9000-pcie-"]
+    assert [Path(name).suffix for name in names] == [".json", ".md"]
+    assert "Imaginary 9000 (PCIe), sm_90" in (tmp_path / names[1]).read_text()
 
 
 def test_onnx_files_serve_where_nothing_can_be_exported(

@@ -159,7 +159,14 @@ def _other_weights(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [_truncate, Path.unlink, lambda path: path.write_bytes(b""), lambda path: path.write_text("none"), _other_size, _other_weights],
+    [
+        _truncate,
+        Path.unlink,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("none"),
+        _other_size,
+        _other_weights,
+    ],
     ids=["truncated", "gone", "emptied", "text", "another size", "other weights"],
 )
 def test_damaged_reference_is_made_anew(exports: Path, damage: Callable[[Path], object]) -> None:
