@@ -28,7 +28,14 @@ from .options import SizeType, command_line
     show_default=True,
     help="Training steps of compact; unet takes a quarter.",
 )
-def demo(out: Path, size: tuple[int, int], steps: int) -> None:
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=3.0,
+    show_default=True,
+    help="Time for each row of the bench, and at least 10 runs.",
+)
+def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     """Run the whole line on the built-in scenes: train, export, check, build, bench, report.
 
     Takes a few minutes on two CPU cores. A network that was trained for so short a time is not accurate yet; what the
@@ -41,6 +48,7 @@ def demo(out: Path, size: tuple[int, int], steps: int) -> None:
     from rich.markup import escape
 
     from ..bench.suite import SuiteOptions
+    from ..bench.timing import Steady
     from ..export.graph import DTYPES
     from ..export.recipe import ExportOptions
     from ..train.fit import TrainOptions, fit
@@ -74,7 +82,7 @@ def demo(out: Path, size: tuple[int, int], steps: int) -> None:
     result = run_and_show(
         contenders(engines, with_torch=True),
         sample_set("scenes", 32, 1000.0),
-        SuiteOptions(command=command_line()),
+        SuiteOptions(steady=Steady(duration_s=seconds), command=command_line()),
         json_file=out / "bench.json",
         html_file=out / "report.html",
     )

@@ -78,7 +78,12 @@ class OpenVino(Backend[OpenVinoOptions]):
         return cpu_fingerprint()
 
     def asked(self, stored: Precision, options: OpenVinoOptions) -> Precision:
-        """See `Backend.asked`."""
+        """See `Backend.asked`. Raises BackendError where FP16 weights are to pass for an FP32 engine."""
+        if (stored, options.inference_precision) == ("fp16", "f32"):
+            raise BackendError(
+                "inference_precision=f32 was asked for of a file that stores FP16; build the FP32 file, "
+                "or leave the option out: where the CPU has no FP16 arithmetic it is computed in FP32 anyway"
+            )
         return _ASKED[options.inference_precision] if options.inference_precision else stored
 
     def build(self, onnx: Path, engine: Path, asked: Precision, options: OpenVinoOptions) -> Built:
@@ -108,7 +113,7 @@ def settings(asked: Precision, options: OpenVinoOptions) -> dict[str, Any]:
     if computed.upper() not in here:
         raise BackendError(
             f"{asked} was asked for, and on {cpu_fingerprint().name} OpenVINO computes in {', '.join(sorted(here))}; "
-            "build with inference_precision=f32, or on a CPU that has it"
+            "leave inference_precision out, or build on a CPU that has it"
         )
     return {
         "INFERENCE_PRECISION_HINT": _HINTS[computed],

@@ -86,6 +86,7 @@ def test_what_fails_is_left_out_with_its_reason_and_the_rest_is_measured(
     assert all(len(row["wall_ms"]) >= 5 for row in document["rows"])
     assert f"- refuses, fp32, batch 1, {engine.target}: AssertionError: Torch not compiled with CUDA enabled\n" in text
     assert f"- fails, fp32, batch 1, {engine.target}: RuntimeError: an illegal memory access was encountered\n" in text
+    assert len(report.left_out) == 2, "the others took turns"
     assert text.startswith("# Imaginary 9000\n")
     assert "| compact 32x48 | also good | fp32 |" in text
     assert report.exit_code == 0
@@ -189,6 +190,7 @@ class Halving(SessionBase):
         self.bound.append((image, depth))
 
     def run(self) -> None:
+        self._require_open()
         image, depth = self.bound[-1]
         depth.copy_(image[..., 0] / 2)
 

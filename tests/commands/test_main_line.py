@@ -177,7 +177,7 @@ def test_an_engine_that_lost_its_run_needs_no_torch(exports: Path, tmp_path: Pat
 
 def test_the_demo_ends_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
-    assert depthkit(["demo", "--out", str(out), "--size", "32x48", "--steps", "8"]) == 0
+    assert depthkit(["demo", "--out", str(out), "--size", "32x48", "--steps", "8", "--seconds", "0.05"]) == 0
     assert "report.html" in capsys.readouterr().out
     rows = json.loads((out / "bench.json").read_text())["rows"]
     of_each = ["torch", *runnable() * 2]  # in FP32 and in FP16
