@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,17 +70,18 @@ def test_sessions_in_two_threads_answer_as_one_does(name: str, networks: Exports
 
 
 def test_ten_thousand_runs_grow_no_memory(name: str, networks: Exports) -> None:
-    """100 bytes lost in each would be a megabyte."""
+    """A leak grows in every thousand of them; what else this process does to its memory does not."""
     image, depth = np.zeros((1, 16, 16, 3), np.uint8), np.empty((1, 16, 16), np.float32)
     process = psutil.Process()
     with load(build(networks.smallest(), BuildOptions(name)).path) as session:
         session.bind(image=image, depth=depth)
-        for _ in range(1000):
-            session.run()
-        before = process.memory_info().rss
-        for _ in range(10_000):
-            session.run()
-        assert process.memory_info().rss - before < 1 << 20
+        sizes = []
+        for _ in range(11):
+            for _ in range(1000):
+                session.run()
+            sizes.append(process.memory_info().rss)
+    growths = [after - before for before, after in pairwise(sizes)]
+    assert sorted(growths)[len(growths) // 2] < 100_000, "more than 100 bytes a run"
 
 
 def test_builds_and_runs_where_torch_is_not(name: str, networks: Exports) -> None:
