@@ -137,18 +137,22 @@ class _Cpu(OnnxRuntime[CpuOptions]):
         return found_precision(layers, asked, widens=True)
 
 
-class _Cuda(OnnxRuntime[CudaOptions]):
-    name = "onnxruntime-cuda"
-    extension = "ort-cuda.onnx"
-    options = CudaOptions
-    provider = "CUDAExecutionProvider"
-    graph_option = "enable_cuda_graph"
+class _OnGpu(OnnxRuntime[OptionsT]):
+    """Both that need a GPU."""
 
     def availability(self) -> Availability:
         return _on_gpu(self.provider)
 
     def here(self) -> Fingerprint:
         return gpu_fingerprint()
+
+
+class _Cuda(_OnGpu[CudaOptions]):
+    name = "onnxruntime-cuda"
+    extension = "ort-cuda.onnx"
+    options = CudaOptions
+    provider = "CUDAExecutionProvider"
+    graph_option = "enable_cuda_graph"
 
     def providers(self, options: CudaOptions, asked: Precision) -> list[_Provider]:
         settings = {
@@ -159,7 +163,7 @@ class _Cuda(OnnxRuntime[CudaOptions]):
         return [(self.provider, settings), (CPU.provider, {})]
 
 
-class _TensorRT(OnnxRuntime[TensorRTOptions]):
+class _TensorRT(_OnGpu[TensorRTOptions]):
     name = "onnxruntime-tensorrt"
     extension = "ort-trt.onnx"
     options = TensorRTOptions
@@ -167,7 +171,7 @@ class _TensorRT(OnnxRuntime[TensorRTOptions]):
     graph_option = "trt_cuda_graph_enable"
 
     def availability(self) -> Availability:
-        found = _on_gpu(self.provider)
+        found = super().availability()
         if not found.usable:
             return found
         installed = next(
@@ -177,9 +181,6 @@ class _TensorRT(OnnxRuntime[TensorRTOptions]):
             reason = f"ONNX Runtime links TensorRT 10 (libnvinfer.so.10), and {installed} is installed"
             return Availability(None, reason, "pip install 'tensorrt<11'")
         return Availability(f"{found.version}+tensorrt{installed}", found.reason)
-
-    def here(self) -> Fingerprint:
-        return gpu_fingerprint()
 
     def providers(self, options: TensorRTOptions, asked: Precision) -> list[_Provider]:
         settings = {
