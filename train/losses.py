@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import kornia
 import torch
 from torch import Tensor
 
-__all__ = ["DepthLoss", "LossWeights", "edge_weights", "masked_mean", "masked_ssim", "ssim_map"]
+__all__ = [
+    "DepthLoss",
+    "LossWeights",
+    "edge_weights",
+    "gradient_difference",
+    "masked_mean",
+    "masked_ssim",
+    "scale_invariant",
+    "ssim_map",
+]
 
 # Wang et al. 2004, for a data range of 1.
 _WINDOW, _SIGMA = (11, 11), (1.5, 1.5)
@@ -17,18 +27,21 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of L1, 1 - SSIM and the edge term.
+    """Weights of the loss's terms.
 
-    The paper prints alpha = 2 and gamma = 5; beta = 1 is ours.
+    The paper's are L1, 1 - SSIM and the edge term; it prints alpha = 2 and gamma = 5, and beta = 1 is ours. Added to
+    their weighted mean are the scale-invariant term and the gradient term on log depth, which the paper does not have.
     """
 
     alpha: float = 2.0
     beta: float = 1.0
     gamma: float = 5.0
+    scale_invariant: float = 0.0
+    gradient: float = 0.0
 
 
 class DepthLoss:
-    """`(alpha L1 + beta (1 - SSIM) + gamma L_edge) / (alpha + beta + gamma)`, after Zhang."""
+    """`(alpha L1 + beta (1 - SSIM) + gamma L_edge) / (alpha + beta + gamma)`, after Zhang, and terms on log depth."""
 
     def __init__(self, weights: LossWeights | None = None) -> None:
         self.weights = weights or LossWeights()
@@ -42,12 +55,59 @@ class DepthLoss:
             valid: N x 1 x H x W bool.
             image: N x 3 x H x W, RGB in 0..1, before normalisation.
         """
+        with torch.autocast(prediction.device.type, enabled=False):  # sums over a picture do not fit a short mantissa
+            loss = self._paper(prediction, target, valid, image)
+            w = self.weights
+            if w.scale_invariant or w.gradient:
+                residual = torch.where(valid, _log(prediction) - _log(torch.where(valid, target, 1.0)), 0.0)
+                if w.scale_invariant:
+                    loss = loss + w.scale_invariant * scale_invariant(residual, valid)
+                if w.gradient:
+                    loss = loss + w.gradient * gradient_difference(residual, valid)
+        return loss
+
+    def _paper(self, prediction: Tensor, target: Tensor, valid: Tensor, image: Tensor) -> Tensor:
         w = self.weights
         distance = torch.where(valid, prediction - target, 0.0).abs()
         l1 = masked_mean(distance, valid)
         edge = masked_mean(edge_weights(image) * distance, valid)
         dissimilarity = masked_mean(1.0 - ssim_map(prediction, target, valid), valid)
         return (w.alpha * l1 + w.beta * dissimilarity + w.gamma * edge) / (w.alpha + w.beta + w.gamma)
+
+
+def scale_invariant(residual: Tensor, valid: Tensor, share: float = 0.85) -> Tensor:
+    """`sqrt(mean(r^2) - share mean(r)^2)` of each picture's log-depth residuals, averaged over the pictures.
+
+    Eigen, Puhrsch, Fergus, NIPS 2014, with the root and the share of Bhat et al. (AdaBins, CVPR 2021): a picture whose
+    only fault is its scale costs little. Below 0.001 it is flat, since the root's slope has no end.
+
+    Args:
+        residual: N x 1 x H x W, 0 where it is not valid.
+        valid: N x 1 x H x W bool.
+    """
+    count = valid.sum((1, 2, 3)).clamp(min=1)
+    mean, square = residual.sum((1, 2, 3)) / count, (residual * residual).sum((1, 2, 3)) / count
+    return (square - share * mean * mean).clamp(min=1e-6).sqrt().mean() - 1e-3
+
+
+def gradient_difference(residual: Tensor, valid: Tensor, scales: int = 4) -> Tensor:
+    """Mean absolute slope of the log-depth residuals across and down, averaged over halved resolutions.
+
+    Li and Snavely, "MegaDepth", CVPR 2018: edges of the prediction should lie where those of the truth are.
+    """
+    total = residual.new_zeros(())
+    for _ in range(scales):
+        for dim in (-1, -2):
+            last = valid.shape[dim] - 1
+            both = valid.narrow(dim, 1, last) & valid.narrow(dim, 0, last)
+            total = total + masked_mean(residual.diff(dim=dim).abs(), both)
+        residual, valid = residual[..., ::2, ::2], valid[..., ::2, ::2]
+    return total / scales
+
+
+def _log(share: Tensor, floor: float = 0.03) -> Tensor:
+    """The logarithm, and its tangent below `floor` (0.3 m of 10 m), where a prediction may be zero or negative."""
+    return torch.where(share > floor, share.clamp(min=floor).log(), share / floor - 1 + math.log(floor))
 
 
 def edge_weights(image: Tensor) -> Tensor:
@@ -91,6 +151,5 @@ def ssim_map(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 
 def _blur(values: Tensor) -> Tensor:
-    with torch.autocast(values.device.type, enabled=False):  # variances are small differences of large numbers
-        blurred: Tensor = kornia.filters.gaussian_blur2d(values, _WINDOW, _SIGMA, border_type="reflect")
+    blurred: Tensor = kornia.filters.gaussian_blur2d(values, _WINDOW, _SIGMA, border_type="reflect")
     return blurred

@@ -152,6 +152,15 @@ def test_holes_stay_holes() -> None:
         assert (moved[:, :, 44:52, 44:52] == 0).all()
 
 
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_half_precision_around_it_changes_nothing(strength: Strength) -> None:
+    image, depth = _ramp()
+    expected = Augmentation(strength)(image, depth, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = Augmentation(strength)(image, depth, 7)
+    assert all(map(torch.equal, found, expected))
+
+
 def test_half_of_the_pictures_are_mirrored() -> None:
     image, depth = _ramp(16)
     image[..., :24], image[..., 24:] = 0.1, 0.8

@@ -10,9 +10,24 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from depthkit.train.losses import DepthLoss, LossWeights, edge_weights, masked_mean, masked_ssim
+from depthkit.train.losses import (
+    DepthLoss,
+    LossWeights,
+    edge_weights,
+    gradient_difference,
+    masked_mean,
+    masked_ssim,
+    scale_invariant,
+)
 
-TERMS = {"l1": LossWeights(1, 0, 0), "ssim": LossWeights(0, 1, 0), "edge": LossWeights(0, 0, 1), "all": LossWeights()}
+TERMS = {
+    "l1": LossWeights(1, 0, 0),
+    "ssim": LossWeights(0, 1, 0),
+    "edge": LossWeights(0, 0, 1),
+    "paper": LossWeights(),
+    "scale": LossWeights(1, 0, 0, scale_invariant=1),
+    "gradient": LossWeights(1, 0, 0, gradient=1),
+}
 SHAPE = (2, 1, 20, 24)
 
 
@@ -85,6 +100,48 @@ def test_the_formula_with_holes() -> None:
 
 def test_the_papers_weights() -> None:
     assert DepthLoss().weights == LossWeights(alpha=2.0, beta=1.0, gamma=5.0)
+
+
+def test_the_terms_on_log_depth_are_added_to_the_papers() -> None:
+    """Above 0.03 the logarithm is NumPy's; holes are left out picture by picture, and edge by edge."""
+    prediction, target, valid, image = _batch(3)
+    prediction, target = (0.05 + 0.9 * t.double() for t in (prediction, target))
+    scale, gradient = [], []
+    for p, t, ok in zip(prediction[:, 0].numpy(), target[:, 0].numpy(), valid[:, 0].numpy(), strict=True):
+        residual = np.log(p / t)
+        scale.append(np.sqrt(np.mean(residual[ok] ** 2) - 0.85 * np.mean(residual[ok]) ** 2))
+        gradient.append((residual, ok))
+    steps: list[list[float]] = []
+    for stride in (1, 2, 4, 8):
+        for axis in (0, 1):
+            steps.append([])
+            for residual, ok in gradient:
+                r, v = residual[::stride, ::stride], ok[::stride, ::stride]
+                both = v & np.roll(v, -1, axis)
+                both = both[:-1] if axis == 0 else both[:, :-1]
+                steps[-1] += np.abs(np.diff(r, axis=axis))[both].tolist()
+    expected = 0.1 * (np.mean(scale) - 1e-3) + 0.2 * sum(map(np.mean, steps)) / 4
+    paper = DepthLoss()(prediction, target, valid, image)
+    both_terms = DepthLoss(LossWeights(scale_invariant=0.1, gradient=0.2))(prediction, target, valid, image)
+    assert (both_terms - paper).item() == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_prediction_at_the_wrong_scale_costs_little() -> None:
+    """All residuals alike: the scale-invariant term keeps sqrt(0.15) of it, the gradient term nothing."""
+    valid = torch.ones(SHAPE, dtype=torch.bool)
+    residual = torch.full(SHAPE, 0.3)
+    assert scale_invariant(residual, valid).item() == pytest.approx(0.3 * np.sqrt(0.15) - 1e-3, rel=1e-4)
+    assert gradient_difference(residual, valid) == 0
+
+
+@pytest.mark.parametrize("value", [-1e4, -1.0, 0.0, 1e-9])
+def test_predictions_at_and_below_zero_are_pulled_up(value: float) -> None:
+    _, target, valid, image = _batch(8)
+    prediction = torch.full(SHAPE, value)
+    loss, gradient = _loss_and_gradient(TERMS["scale"], prediction, target, valid, image)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()
+    assert gradient.sum() < 0
 
 
 def test_ssim_is_that_of_scikit_image() -> None:
