@@ -18,11 +18,12 @@ from .errors import DepthkitError, UserError
 
 __all__ = ["COMMANDS", "cli", "main"]
 
-COMMANDS: Final = ("train", "evaluate", "export", "engines", "bench", "predict", "doctor", "demo")
+COMMANDS: Final = ("data", "train", "evaluate", "export", "engines", "bench", "predict", "doctor", "demo")
 
 
 EXTRAS: Final = {
-    **dict.fromkeys(("torch", "lightning", "kornia", "safetensors", "onnxscript", "polygraphy", "h5py"), "train"),
+    **dict.fromkeys(("torch", "lightning", "kornia", "safetensors", "huggingface_hub", "h5py"), "train"),
+    **dict.fromkeys(("onnxscript", "polygraphy"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime"), "cpu"),
     "openvino": "openvino",
     "tensorrt": "tensorrt",

@@ -1,4 +1,4 @@
-"""Data sets of pictures with depth: one interface, four sources.
+"""Data sets of pictures with depth: one interface, four sources, and a cache of any of them.
 
 This module needs NumPy and Pillow only, so that an engine can be judged on real frames where torch is not installed;
 the built-in scenes, which are rendered by torch, import it when they are opened.
@@ -9,28 +9,44 @@ the built-in scenes, which are rendered by torch, import it when they are opened
 | `nyu`      | `data/nyu2_test.csv` in folder | test csv; `nyu2_val.csv`, or every tenth scene of the train csv   |
 | `nyu-mat`  | a file `*.mat`                 | the official 795 / 654; every tenth training scene is validation  |
 | `pairs`    | `images/` beside `depth/`      | their sub-folders `train`, `val`, `test`                          |
+| `prepared` | `prepared.json` in folder      | train and val of another source, made by `depthkit data prepare`  |
 """
 
 from __future__ import annotations
 
 import csv
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
-from PIL import Image
 
 from ..errors import DataError
-from ..images import IMAGE_SUFFIXES, read_depth, read_image, resize_depth, resize_image, upright_size
+from ..images import IMAGE_SUFFIXES, read_depth, read_image, resize_depth, resize_image
 from ..metrics import DEPTH_SCALE, EIGEN_CROP
 
-__all__ = ["RGBD", "NyuCsv", "NyuMat", "Pairs", "RGBDDataset", "Scenes", "Split", "evenly_spaced", "open_dataset"]
+__all__ = [
+    "PREPARED",
+    "RGBD",
+    "NyuCsv",
+    "NyuMat",
+    "Pairs",
+    "RGBDDataset",
+    "Scenes",
+    "SkipBad",
+    "Split",
+    "evenly_spaced",
+    "open_dataset",
+    "raise_all",
+]
 
 Split = Literal["train", "val", "test"]
 Crop = tuple[slice, slice]
+
+PREPARED: Final = "prepared.json"
+"""The file by which a folder that `depthkit data prepare` made is known."""
 
 _SHOWN = 10  # faults that an error lists before it only counts the rest
 
@@ -79,7 +95,8 @@ class RGBDDataset(ABC):
         """One sample, resized: the picture with antialiasing, the depth by nearest neighbour. Raises DataError."""
         image, depth = self._read(index)
         if image.shape[:2] != depth.shape:
-            raise DataError(f"{self.source(index)} is {image.shape[:2]} and its depth {depth.shape} (H, W)")
+            (a, b), (c, d) = image.shape[:2], depth.shape
+            raise DataError(f"{self.source(index)} is {a}x{b} and its depth {c}x{d} (HxW); replace one of them")
         if self.size is not None:
             image, depth = resize_image(image, self.size), resize_depth(depth, self.size, smooth=False)
         return RGBD(image, depth, index)
@@ -97,7 +114,9 @@ def open_dataset(
         depth_units: units per metre in the 16-bit PNG of a `pairs` folder.
 
     Raises:
-        DataError: no such path, no known layout, missing files (all named), empty split.
+        DataError: no such path, no known layout, missing files (all named), empty split. Files are not opened here, so
+            that large sets open at once: what is wrong inside them is raised when they are read.
+        SpecError: a `prepared.json` that does not fit its schema.
     """
     if str(source) == "scenes":
         return Scenes(split, size=size)
@@ -106,24 +125,61 @@ def open_dataset(
         raise DataError(f"there is no data at {path}; give a folder, a .mat file, or the word `scenes`")
     if path.suffix == ".mat":
         return NyuMat(path, split, size=size)
+    if (path / PREPARED).is_file():
+        from .prepared import Prepared
+
+        return Prepared(path, split, size=size)
     if (path / "data" / "nyu2_test.csv").is_file():
         return NyuCsv(path, split, size=size)
     if (path / "images").is_dir() and (path / "depth").is_dir():
         return Pairs(path, split, size=size, depth_units=depth_units)
     raise DataError(
         f"{path} has none of the known layouts: data/nyu2_train.csv and data/nyu2_test.csv (nyu), images/ beside "
-        "depth/ (pairs), or a file nyu_depth_v2_labeled.mat"
+        f"depth/ (pairs), {PREPARED} (made by `depthkit data prepare`), or a file nyu_depth_v2_labeled.mat"
     )
 
 
-def evenly_spaced(data: RGBDDataset, count: int) -> list[int]:
+def evenly_spaced(data: Sized, count: int) -> list[int]:
     """Positions of `count` samples from the first to the last, or of all where there are fewer."""
     chosen: list[int] = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int).tolist()
     return chosen
 
 
+class SkipBad(RGBDDataset):
+    """Another data set, of which samples that cannot be read come back empty instead of ending the epoch.
+
+    Such a sample is a black picture with nothing measured, of the set's `size`, so that every loss term and metric that
+    counts measured pixels ignores it. Its position is `~index`, which is negative and survives batching and worker
+    processes: count those, and name them by `source(~position)`.
+    """
+
+    def __init__(self, data: RGBDDataset) -> None:
+        if data.size is None:
+            raise ValueError("open the data set with a size: an unreadable sample has none of its own")
+        super().__init__(data.size)
+        self.name, self.crop, self._data = data.name, data.crop, data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def source(self, index: int) -> str:
+        """See `RGBDDataset.source`."""
+        return self._data.source(index)
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._data._read(index)
+
+    def __getitem__(self, index: int) -> RGBD:
+        """See `RGBDDataset.__getitem__`; raises no DataError."""
+        try:
+            return super().__getitem__(index)
+        except DataError:
+            assert self.size is not None
+            return RGBD(np.zeros((*self.size, 3), np.uint8), np.zeros(self.size, np.float32), ~index)
+
+
 class _FilePairs(RGBDDataset):
-    """Pictures and depth maps in files, checked when the set is opened: all exist, and sizes agree."""
+    """Pictures and depth maps in files, which all exist when the set is opened."""
 
     _takes_8_bits = False
 
@@ -133,9 +189,7 @@ class _FilePairs(RGBDDataset):
             raise DataError(f"{origin} holds no pair of picture and depth map")
         self._pairs = list(pairs)
         missing = [str(path) for pair in pairs for path in pair if not path.is_file()]
-        _raise_all(missing, f"{origin}: {len(missing)} files are missing")
-        faults = [fault for pair in pairs if (fault := _size_fault(*pair))]
-        _raise_all(faults, f"{origin}: {len(faults)} pairs do not fit")
+        raise_all(missing, f"{origin}: {len(missing)} files are missing")
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -314,7 +368,7 @@ def _csv_rows(path: Path) -> list[tuple[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error})") from error
     faults = [f"line {n}: {','.join(row)}" for n, row in rows if len(row) != 2]
-    _raise_all(faults, f"{path}: {len(faults)} rows are not `picture,depth`")
+    raise_all(faults, f"{path}: {len(faults)} rows are not `picture,depth`")
     return [(image, depth) for _, (image, depth) in rows]
 
 
@@ -325,19 +379,8 @@ def _hold_out(scenes: Iterable[str]) -> list[bool]:
     return [scene in held for scene in scenes]
 
 
-def _size_fault(image_path: Path, depth_path: Path) -> str | None:
-    """What is wrong with a pair as far as the headers tell; a broken body is found when it is read."""
-    try:
-        with Image.open(image_path) as image, Image.open(depth_path) as depth:
-            (a, b), (c, d) = upright_size(image), depth.size
-            if (a, b) != (c, d):
-                return f"{image_path} is {b}x{a} and its depth {d}x{c} (HxW)"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"{image_path} or its depth {depth_path} cannot be read ({error})"
-    return None
-
-
-def _raise_all(faults: Sequence[str], headline: str) -> None:
+def raise_all(faults: Sequence[str], headline: str) -> None:
+    """Raise DataError where there are faults: the headline, the first ten, and how many more."""
     if not faults:
         return
     rest = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""

@@ -125,14 +125,13 @@ def test_a_missing_training_csv(tmp_path: Path) -> None:
     assert "nyu2_train.csv" in _refusal(tmp_path)
 
 
-def test_sizes_that_do_not_fit_are_all_reported(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png", "c.png"):
+def test_a_depth_map_of_another_size(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
         _pair(tmp_path, name)
-    for name in ("a", "c"):
-        _write(tmp_path / "depth" / "train" / f"{name}.png", np.full((15, 20), 2000, np.uint16))
-    message = _refusal(tmp_path)
-    assert all(word in message for word in ("a.png", "c.png", "30x40", "15x20"))
-    assert "b.png" not in message
+    _write(tmp_path / "depth" / "train" / "a.png", np.full((15, 20), 2000, np.uint16))
+    message = _refusal(tmp_path, 0)
+    assert all(word in message for word in ("a.png", "30x40", "15x20"))
+    assert open_dataset(tmp_path, "train")[1].depth.shape == (30, 40)
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -140,7 +139,7 @@ def test_sizes_that_do_not_fit_are_all_reported(tmp_path: Path) -> None:
 def test_a_file_that_is_empty_or_no_picture(tmp_path: Path, which: int, content: bytes) -> None:
     path = _pair(tmp_path)[which]
     path.write_bytes(content)
-    assert str(path) in _refusal(tmp_path)
+    assert str(path) in _refusal(tmp_path, 0)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.bmp", "a.webp", "a.tif"])
@@ -148,15 +147,8 @@ def test_a_truncated_picture(tmp_path: Path, name: str) -> None:
     _pair(tmp_path, "b.png")
     path, _ = _pair(tmp_path, name)
     path.write_bytes(path.read_bytes()[:-300])
-    try:
-        data = open_dataset(tmp_path, "train")  # the headers are whole where the format puts them first
-    except DataError as error:
-        assert str(path) in str(error)
-        return
-    with pytest.raises(DataError) as caught:
-        data[0]
-    assert str(path) in str(caught.value)
-    assert data[1].image.shape == (30, 40, 3)
+    assert str(path) in _refusal(tmp_path, 0)
+    assert open_dataset(tmp_path, "train")[1].image.shape == (30, 40, 3)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, about damaged EXIF
@@ -179,9 +171,11 @@ def test_a_damaged_picture_is_refused_or_read(tmp_path: Path, suffix: str, start
 
 def test_a_picture_beyond_pillows_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow refuses what could be a decompression bomb; here its limit is set below an ordinary picture."""
-    path, _ = _pair(tmp_path)
+    _pair(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30 * 40 // 2 - 1)
-    assert str(path) in _refusal(tmp_path)
+    message = _refusal(tmp_path, 0)
+    assert "a.png" in message
+    assert "limit of" in message
 
 
 def test_a_colour_picture_in_place_of_depth(tmp_path: Path) -> None:
