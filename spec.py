@@ -29,13 +29,15 @@ __all__ = [
     "TensorSpec",
     "camera_ready",
     "check_size",
+    "file_name",
     "from_json",
     "graph_sha256",
+    "is_import_path",
     "to_json",
 ]
 
 SIZE_MULTIPLE: Final = 16
-"""Height and width must be divisible by this: the networks halve them four times."""
+"""Height and width must be divisible by this where a built-in network reads them: it halves them four times."""
 
 
 class METADATA:
@@ -133,8 +135,8 @@ class ModelSpec:
     """A model as its users see it.
 
     Attributes:
-        network: name of the network, for instance "compact".
-        widths: channels of the network's blocks, outermost first.
+        network: name of a built-in network, for instance "compact", or what to import: "package.module:Network".
+        widths: channels of a built-in network's blocks, outermost first; none are known of others.
         input: what a camera gives: `image`, uint8, N x H x W x 3.
         output: what the model answers: `depth`, float32, N x H x W, metres.
         preprocessing: what stands between the two ends of the graph's first edge.
@@ -184,12 +186,30 @@ class ModelSpec:
 
 
 def camera_ready(height: int, width: int, batch: int | Dim = 1) -> tuple[TensorSpec, TensorSpec]:
-    """The two ends of a camera-ready graph. Raises SpecError if the size does not suit the networks."""
-    check_size(height, width)
+    """The two ends of a camera-ready graph. Which sizes suit a network, the network itself knows."""
     return (
         TensorSpec("image", "uint8", (batch, height, width, 3), "NHWC"),
         TensorSpec("depth", "float32", (batch, height, width), "NHW"),
     )
+
+
+def is_import_path(network: str) -> bool:
+    """Whether `network` is to be imported, as `package.module:Network`, and no built-in name.
+
+    >>> is_import_path("mypackage.module:MyNet"), is_import_path("compact"), is_import_path("runs/a:b")
+    (True, False, False)
+    """
+    module, _, attribute = network.partition(":")
+    return attribute.isidentifier() and all(word.isidentifier() for word in module.split("."))
+
+
+def file_name(network: str) -> str:
+    """What the run folder and the files of a network are called.
+
+    >>> file_name("compact"), file_name("mypackage.module:MyNet")
+    ('compact', 'MyNet')
+    """
+    return network.rpartition(":")[2]
 
 
 def check_size(height: int, width: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..spec import file_name
 from .results import BenchResult, Row
 
 __all__ = ["TABLES", "Column", "Table", "markdown", "row_name", "verdict"]
@@ -49,7 +50,7 @@ def verdict(row: Row) -> str:
 
 
 def _model(row: Row) -> str:
-    return f"{row.network} {row.size[0]}x{row.size[1]}" + (f" x{row.batch}" if row.batch > 1 else "")
+    return f"{file_name(row.network)} {row.size[0]}x{row.size[1]}" + (f" x{row.batch}" if row.batch > 1 else "")
 
 
 def row_name(row: Row) -> str:

@@ -155,9 +155,11 @@ def prune(days: float | None, everything: bool) -> None:
 
 
 def _model(manifest: Manifest) -> str:
+    from ..spec import file_name
+
     height, width = manifest.model.size
     batch = manifest.model.input.describe().strip("(").partition(",")[0]
-    return f"{manifest.model.network} {height}x{width}" + ("" if batch == "1" else f" x{batch}")
+    return f"{file_name(manifest.model.network)} {height}x{width}" + ("" if batch == "1" else f" x{batch}")
 
 
 def _device(manifest: Manifest) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import SizeType, runs_option
+from .options import NumbersType, SizeType, data_option, depth_units_option, runs_option
 
 if TYPE_CHECKING:
     from ..engines.build import BuiltEngine
@@ -70,11 +70,62 @@ class EngineOptions:
     rebuild: bool = False
 
 
+@dataclass(frozen=True)
+class ForeignWeights:
+    """Weights of a network that is not ours, and what is to be known of them; None: the default."""
+
+    weights: Path | None
+    data: str | None
+    depth_units: float
+    depth_range: tuple[float, float] | None
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+
+    def check(self, targets: Sequence[Path]) -> None:
+        """Raise UserError for options that would go unheard."""
+        from ..errors import UserError
+        from ..spec import is_import_path
+
+        if self.weights is None:
+            options = {"--data": self.data, "--depth-range": self.depth_range, "--mean": self.mean, "--std": self.std}
+            given = [option for option, value in options.items() if value is not None]
+            if given:
+                raise UserError(f"{', '.join(given)} means nothing without --weights; what was trained here knows it")
+        elif len(targets) != 1 or not is_import_path(str(targets[0])):
+            raise UserError("--weights needs the one network that they are of, as RUN: package.module:Network")
+
+    def make_run(self, folder: Path, network: str, size: tuple[int, int]) -> None:
+        """Make the run folder of these weights, and say so."""
+        from rich.markup import escape
+
+        from ..spec import Preprocessing
+        from ..train.bundle import import_weights
+        from ..train.datasets import open_dataset
+        from ..train.networks import DEPTH_RANGE
+        from .console import out as console
+
+        assert self.weights is not None
+        default = Preprocessing()
+        import_weights(
+            folder,
+            network,
+            self.weights,
+            size,
+            open_dataset(self.data or "scenes", "val", depth_units=self.depth_units),
+            preprocessing=Preprocessing("RGB", self.mean or default.mean, self.std or default.std),
+            depth_range=self.depth_range or DEPTH_RANGE,
+        )
+        console.print(f"  [green]wrote[/] {escape(str(folder))}: {network} with {escape(str(self.weights))}")
+
+
 @click.command()
 @click.argument("run", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--fp16", is_flag=True, help="Weights and layers in FP16; input, output and range stay as they are.")
 @click.option(
-    "--size", type=SizeType(), metavar="HxW", help="Size of the engine, divisible by 16.  [default: the run's]"
+    "--size",
+    type=SizeType(),
+    metavar="HxW",
+    help="Size of the engine.  [default: the run's; with --weights 240x320]",
 )
 @click.option("--batch", type=_BatchType(), default="1", show_default=True, help="Frames a run, or a dynamic range.")
 @click.option(
@@ -97,6 +148,20 @@ class EngineOptions:
 @click.option("--rebuild", is_flag=True, help="Make ONNX file and engine anew, also where nothing has changed.")
 @click.option("--onnx-only", is_flag=True, help="Stop at the ONNX file.")
 @runs_option
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Safetensors file of a network of your own, which RUN names.",
+)
+@data_option("With --weights: where the frames that travel with the run come from.  [default: scenes]")
+@depth_units_option
+@click.option(
+    "--depth-range",
+    type=NumbersType("LOW,HIGH"),
+    help="With --weights: metres; the network answers shares of HIGH.  [default: 0.1,10]",
+)
+@click.option("--mean", type=NumbersType("R,G,B"), help="With --weights: of pixels from 0 to 1.  [default: ImageNet's]")
+@click.option("--std", type=NumbersType("R,G,B"), help="With --weights: of pixels from 0 to 1.  [default: ImageNet's]")
 def export(
     run: tuple[Path, ...],
     fp16: bool,
@@ -107,10 +172,18 @@ def export(
     rebuild: bool,
     onnx_only: bool,
     runs: Path,
+    weights: Path | None,
+    data: str | None,
+    depth_units: float,
+    depth_range: tuple[float, float] | None,
+    mean: tuple[float, float, float] | None,
+    std: tuple[float, float, float] | None,
 ) -> None:
     """Turn runs into ONNX files that passed every check, and these into engines.
 
-    RUN is a run folder, or an ONNX file of ours, of which only the engine is built; that needs no torch.
+    RUN is a run folder, the name of weights that come with depthkit, or an ONNX file of ours, of which only the engine
+    is built; that needs no torch. It may be a network of your own, package.module:Network: its run, or with --weights a
+    run that is made of these first, in RUNS/Network.
 
     The ONNX file reads a camera's bytes (uint8, N x H x W x 3, RGB) and answers metres (float32, N x H x W). Beside it
     lies a reference: 8 frames with torch's answers, by which any machine can tell that an engine is still this network.
@@ -123,12 +196,15 @@ def export(
       depthkit export --size 480x640 --batch 1,4,8  another size, dynamic batch
       depthkit export --backend openvino -o inference_precision=bf16
       depthkit export compact-96x128.fp16.onnx      only the engine, on the machine that will run it
+      depthkit export mypackage.module:MyNet --weights w.safetensors --size 96x128
     """
     from ..engines.build import backend, require
     from .console import out as console
     from .targets import find_runs
 
     engines = EngineOptions(() if onnx_only else backends, dict(settings), rebuild)
+    foreign = ForeignWeights(weights, data, depth_units, depth_range, mean, std)
+    foreign.check(run)
     for name, _ in _chosen(engines.backends):  # before minutes are spent on the ONNX file
         require(name)
         backend(name).parse_options(engines.vendor)
@@ -140,7 +216,32 @@ def export(
         else:
             from ..export.recipe import ExportOptions
 
-            export_run(target, ExportOptions("fp16" if fp16 else "fp32", size, batch), engines)
+            folder = _run_folder(target, runs, size, foreign)
+            export_run(folder, ExportOptions("fp16" if fp16 else "fp32", size, batch), engines)
+
+
+def _run_folder(target: Path, runs: Path, size: tuple[int, int] | None, foreign: ForeignWeights) -> Path:
+    """The run that a user's word means; made first where it is a network with `--weights`. Raises UserError kinds."""
+    from ..errors import UserError
+    from ..spec import file_name, is_import_path
+
+    if target.exists():
+        return target
+    name = str(target)
+    if not is_import_path(name):
+        from .targets import resolve_run
+
+        return resolve_run(target, runs)
+    folder = runs / file_name(name)
+    if foreign.weights is not None:
+        foreign.make_run(folder, name, size or (240, 320))
+        return folder
+    from ..train.document import read_document
+
+    if not folder.is_dir() or (found := read_document(folder).model.network) != name:
+        there = f"there is no run {folder}" if not folder.is_dir() else f"{folder} is a run of {found}"
+        raise UserError(f"{there}; give the weights of {name} by --weights, or `depthkit train --network {name}`")
+    return folder
 
 
 def _require_exported_so(

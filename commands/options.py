@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["SizeType", "command_line", "data_option", "depth_units_option", "json_option", "runs_option"]
+__all__ = [
+    "NetworkType",
+    "NumbersType",
+    "PositiveType",
+    "SizeType",
+    "command_line",
+    "data_option",
+    "depth_units_option",
+    "json_option",
+    "runs_option",
+]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -20,7 +31,7 @@ def command_line() -> str:
 
 
 class SizeType(click.ParamType[tuple[int, int]]):
-    """`HxW`, both divisible by 16."""
+    """`HxW`; which sizes a network takes, it says itself."""
 
     name = "HxW"
 
@@ -28,14 +39,59 @@ class SizeType(click.ParamType[tuple[int, int]]):
         """Parse "240x320" into (240, 320)."""
         if isinstance(value, tuple):
             return value
-        match = re.fullmatch(r"(\d+)[xX](\d+)", str(value))
+        match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", str(value))
         if match is None:
             self.fail(f"{value!r} is not a size; write height x width, for instance 240x320", param, ctx)
-        from ..spec import check_size
+        return int(match[1]), int(match[2])
 
-        size = int(match[1]), int(match[2])
-        check_size(*size)
-        return size
+
+class PositiveType(click.ParamType[float]):
+    """A number above zero; `nan` and `inf`, which `click.FloatRange` lets through, are none."""
+
+    name = "FLOAT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse "1e-3"."""
+        number = float(click.FLOAT.convert(value, param, ctx))
+        if not (isfinite(number) and number > 0):
+            self.fail(f"{value} is no number above 0", param, ctx)
+        return number
+
+
+class NetworkType(click.ParamType[str]):
+    """A built-in network, or `package.module:Network`."""
+
+    name = "compact|unet|package.module:Network"
+    built_in = ("compact", "unet")
+    """The names of `train.networks.NETWORKS`, which `depthkit --help` must not import; a test compares them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Let names pass that may be networks; whether one can be imported is found when it is built."""
+        from ..spec import is_import_path
+
+        if value not in self.built_in and not is_import_path(value):
+            names = ", ".join(self.built_in)
+            self.fail(f"{value!r} is no network; choose {names}, or name your own: package.module:Network", param, ctx)
+        return str(value)
+
+
+class NumbersType(click.ParamType["tuple[float, ...]"]):
+    """Numbers with commas between them, one for each word of `name`, for instance "R,G,B"."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse "0.1,10" into (0.1, 10.0)."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(word) for word in value.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != len(self.name.split(",")) or not all(map(isfinite, numbers)):
+            self.fail(f"{value!r} is not {self.name}; write numbers with commas between them", param, ctx)
+        return numbers
 
 
 def data_option(help_text: str, *, default: str | None = None) -> Callable[[_Command], _Command]:
@@ -47,7 +103,7 @@ def data_option(help_text: str, *, default: str | None = None) -> Callable[[_Com
 
 depth_units_option = click.option(
     "--depth-units",
-    type=click.FloatRange(min=0, min_open=True),
+    type=PositiveType(),
     default=1000.0,
     show_default=True,
     help="Units per metre in the 16-bit PNG of an images/ + depth/ folder.",

@@ -81,7 +81,10 @@ def check_graph(subject: Subject) -> Check:
         return Check("camera-ready graph", passed=False, detail=f"its ends are {ends} instead of {expected}")
     norms = [node.name for node in graph.node if node.op_type == "BatchNormalization"]
     if norms:
-        return Check("camera-ready graph", passed=False, detail=f"batch norm was not folded: {', '.join(norms)}")
+        detail = (
+            f"batch norm was not folded: {', '.join(norms)}; use nn.BatchNorm2d itself, or put it behind a convolution"
+        )
+        return Check("camera-ready graph", passed=False, detail=detail)
     return Check("camera-ready graph", passed=True, detail="uint8 image in, float32 metres out, batch norm folded")
 
 
@@ -148,8 +151,12 @@ def check_half_range(subject: Subject) -> Check:
     frames = int(np.clip(HALF_BUDGET // subject.spec.macs, 1, len(images)))
     camera = CameraReady(fold_batch_norm(subject.network), subject.spec, DTYPES["fp16"]).eval()
     watch = _RangeWatch(camera)
-    with torch.inference_mode():
-        found = np.concatenate([camera(torch.from_numpy(image[None])).numpy() for image in images[:frames]])
+    try:
+        with torch.inference_mode():
+            found = np.concatenate([camera(torch.from_numpy(image[None])).numpy() for image in images[:frames]])
+    except RuntimeError as error:  # an operator without a half-precision kernel, or a constant that stayed FP32
+        detail = f"torch does not compute this network in FP16 ({str(error).strip()}); keep it in FP32"
+        return Check("FP16 range", passed=False, detail=detail)
     if watch.overflowed is not None:
         detail = f"{watch.overflowed} leaves FP16's range (65504) and gives NaN or Inf; keep this network in FP32"
         return Check("FP16 range", passed=False, detail=detail)
@@ -174,9 +181,9 @@ class _RangeWatch:
             if not any(module.children()) and not isinstance(module, nn.Identity):
                 module.register_forward_hook(self._hook(name))
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def look(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if self.overflowed is None:
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], object], None]:
+        def look(_module: nn.Module, _inputs: tuple[Tensor, ...], output: object) -> None:
+            if self.overflowed is None and isinstance(output, Tensor) and output.is_floating_point():
                 largest = float(output.abs().max())
                 if np.isfinite(largest):
                     self.largest = max(self.largest, largest)

@@ -10,15 +10,16 @@ import copy
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypeGuard, TypeVar
 
 import onnx
 import torch
 from polygraphy.backend.onnx import fold_constants
 from polygraphy.logger import G_LOGGER
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from ..errors import BackendError
 from ..spec import METADATA, Dim, ModelSpec, graph_sha256, to_json
 from ..tolerances import Precision
 from ..train.camera import CameraReady
@@ -49,6 +50,9 @@ def build_graph(network: nn.Module, spec: ModelSpec, precision: Precision, origi
         spec: size, batch (a `Dim` makes the batch dynamic), preprocessing, range.
         precision: what the network computes in; input, output and depth range stay as the spec says.
         origin: kept in the metadata.
+
+    Raises:
+        BackendError: torch cannot write this network as ONNX.
     """
     camera = CameraReady(fold_batch_norm(network), spec, DTYPES[precision]).eval()
     model = fold(_export(camera, spec))
@@ -65,15 +69,46 @@ def build_graph(network: nn.Module, spec: ModelSpec, precision: Precision, origi
 
 
 def fold_batch_norm(network: _Network) -> _Network:
-    """A copy in which every batch norm that follows a convolution in a Sequential is folded into it."""
+    """A copy without batch norm.
+
+    One that follows a convolution in a Sequential is folded into it. Any other becomes a multiplication and an
+    addition, which are right wherever its input comes from. Subclasses of `nn.BatchNorm2d` may do more, and are left.
+    """
     folded = copy.deepcopy(network).eval()
     for sequence in [module for module in folded.modules() if isinstance(module, nn.Sequential)]:
         for name, follower in zip(list(sequence._modules), list(sequence._modules)[1:], strict=False):
             convolution, norm = sequence._modules[name], sequence._modules[follower]
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(convolution, nn.Conv2d) and _is_fixed(norm):
                 sequence._modules[name] = fuse_conv_bn_eval(convolution, norm)
                 sequence._modules[follower] = nn.Identity()
+    for name, module in list(folded.named_modules(remove_duplicate=False)):
+        if _is_fixed(module):
+            folded.set_submodule(name, _Affine(module))
     return folded
+
+
+def _is_fixed(module: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
+    """Whether `module` is a batch norm and nothing else, with statistics of its own."""
+    return type(module) is nn.BatchNorm2d and module.running_var is not None
+
+
+class _Affine(nn.Module):
+    """A batch norm with fixed statistics: `x * scale + shift` for each channel."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.detach())
+        shift = (0 if norm.bias is None else norm.bias.detach()) - norm.running_mean * scale
+        self.register_buffer("scale", scale.view(-1, 1, 1))
+        self.register_buffer("shift", shift.view(-1, 1, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features * self.scale + self.shift
 
 
 def _export(camera: CameraReady, spec: ModelSpec) -> onnx.ModelProto:
@@ -98,6 +133,13 @@ def _export(camera: CameraReady, spec: ModelSpec) -> onnx.ModelProto:
                 dynamic_shapes=shapes,
                 verbose=False,
             )
+    except torch.onnx.OnnxExporterError as error:
+        # The message is pages long: what torch tried, and how to report it.
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise BackendError(
+            f"torch cannot write {spec.network} as ONNX ({reason}); rewrite what torch.export does not take, such as "
+            "a path that depends on values, or a batch that is a constant where --batch is a range"
+        ) from error
     finally:
         logger.setLevel(level)
     assert program is not None

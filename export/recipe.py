@@ -13,7 +13,7 @@ from ..description import describe_onnx
 from ..errors import UserError
 from ..files import sha256
 from ..reference import read_reference, reference_path
-from ..spec import Dim
+from ..spec import Dim, file_name
 from ..tolerances import Precision
 from ..train.document import FRAMES, BundleDocument
 
@@ -34,11 +34,11 @@ class ExportOptions:
 def stem(network: str, size: tuple[int, int], batch: int | Dim) -> str:
     """The name that a model's files share.
 
-    >>> stem("compact", (240, 320), 1), stem("unet", (480, 640), Dim("batch", 1, 4, 8))
-    ('compact-240x320', 'unet-480x640-b1to8')
+    >>> stem("compact", (240, 320), 1), stem("my.module:Net", (480, 640), Dim("batch", 1, 4, 8))
+    ('compact-240x320', 'Net-480x640-b1to8')
     """
     frames = f"{batch.min}to{batch.max}" if isinstance(batch, Dim) else str(batch)
-    return f"{network}-{size[0]}x{size[1]}" + ("" if batch == 1 else f"-b{frames}")
+    return f"{file_name(network)}-{size[0]}x{size[1]}" + ("" if batch == 1 else f"-b{frames}")
 
 
 def onnx_path(folder: Path, document: BundleDocument, options: ExportOptions) -> Path:

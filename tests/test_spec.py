@@ -29,7 +29,7 @@ from depthkit.spec import (
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
 TRIPLES = st.tuples(FLOATS, FLOATS, FLOATS)
 DIMS = st.lists(st.integers(1, 64), min_size=3, max_size=3).map(lambda sizes: Dim("batch", *sorted(sizes)))
-SIZES = st.integers(1, 60).map(lambda n: 16 * n)
+SIZES = st.integers(1, 1000)
 
 
 @st.composite
@@ -155,12 +155,9 @@ def test_document_whose_ends_do_not_fit_each_other_is_refused(shape: list[int]) 
 def test_size_is_refused_with_the_nearest_sizes_that_are_taken(height: int, width: int) -> None:
     if height > 0 and width > 0 and height % 16 == 0 and width % 16 == 0:
         check_size(height, width)
-        camera_ready(height, width)
         return
     with pytest.raises(SpecError, match=f"{height}x{width}.*16") as caught:
         check_size(height, width)
-    with pytest.raises(SpecError):
-        camera_ready(height, width)
     _, _, remedy = str(caught.value).partition(";")
     nearest = [(int(h), int(w)) for h, w in re.findall(r"(\d+)x(\d+)", remedy)]
     assert 1 <= len(nearest) <= 2

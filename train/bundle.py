@@ -1,7 +1,7 @@
 """The run bundle: a folder that holds a trained network and how it came to be.
 
 model.safetensors   weights
-model.json          ModelSpec and how it was trained
+model.json          ModelSpec, and how it was trained where it was trained here
 frames.npz          8 validation frames and their depth at the camera's size, so that export needs no data set
 metrics.csv         a line an epoch
 curve.png           the same as a picture
@@ -11,23 +11,28 @@ last.ckpt           to resume
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
-from ..errors import BundleError
+from ..errors import BundleError, DataError, SpecError
 from ..files import atomic_write, sha256, write_text
-from ..spec import ModelSpec, camera_ready, to_json
-from .document import FRAMES, MODEL, WEIGHTS, BundleDocument, TrainingRecord, read_document
-from .module import EpochRecord
-from .networks import DepthNetwork, build_network, count_macs
+from ..spec import ModelSpec, Preprocessing, camera_ready, to_json
+from .datasets import RGBDDataset, evenly_spaced
+from .document import CHECKPOINT, FRAMES, MODEL, WEIGHTS, BundleDocument, TrainingRecord, read_document
+from .networks import build_network, count_macs, describe_network
 
-__all__ = ["Bundle", "Frames", "read_bundle", "write_bundle", "write_history"]
+__all__ = ["Bundle", "Frames", "import_weights", "load_weights", "read_bundle", "write_bundle"]
+
+_KEPT: Final = 8  # frames that a bundle keeps
+_SHOWN: Final = 10  # names that an error lists before it only counts the rest
 
 
 class Frames:
@@ -37,11 +42,28 @@ class Frames:
         self.images = images
         self.depths = depths
 
+    @classmethod
+    def from_dataset(cls, data: RGBDDataset) -> Frames:
+        """Eight samples, evenly spaced, without those that cannot be read or are not as large as the first.
+
+        Raises DataError where none can be read.
+        """
+        samples, faults = [], []
+        for index in evenly_spaced(data, _KEPT):
+            try:
+                samples.append(data[index])
+            except DataError as error:
+                faults.append(error)
+        if not samples:
+            raise faults[0]
+        same = [sample for sample in samples if sample.image.shape == samples[0].image.shape]
+        return cls(np.stack([s.image for s in same]), np.stack([s.depth for s in same]))
+
 
 class Bundle:
     """A bundle that was read: the network with its weights, in evaluation mode, and the documents."""
 
-    def __init__(self, folder: Path, network: DepthNetwork, document: BundleDocument, frames: Frames) -> None:
+    def __init__(self, folder: Path, network: nn.Module, document: BundleDocument, frames: Frames) -> None:
         self.folder = folder
         self.network = network
         self.document = document
@@ -59,9 +81,9 @@ class Bundle:
 
 def write_bundle(
     folder: Path,
-    network: DepthNetwork,
+    network: nn.Module,
     spec: ModelSpec,
-    training: TrainingRecord,
+    training: TrainingRecord | None,
     frames: Frames,
 ) -> None:
     """Write frames, weights and, last, `model.json`, which makes the folder a bundle. Raises OutputError."""
@@ -69,18 +91,57 @@ def write_bundle(
     with atomic_write(folder / FRAMES) as path:
         np.savez_compressed(path, images=frames.images, depths=frames.depths)
     with atomic_write(weights) as path:
-        path.write_bytes(
-            save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
-        )
+        # Copies, because safetensors refuses tensors that share memory, as tied weights do.
+        copies = {
+            n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in network.state_dict().items()
+        }
+        path.write_bytes(save(copies))
     write_text(folder / MODEL, to_json(BundleDocument(spec, training, sha256(weights))))
 
 
-def write_history(folder: Path, history: Sequence[EpochRecord]) -> None:
-    """Write `metrics.csv`. Raises OutputError."""
-    with atomic_write(folder / "metrics.csv") as path, path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [f.name for f in fields(EpochRecord)])
-        writer.writeheader()
-        writer.writerows(asdict(record) for record in history)
+def import_weights(
+    folder: Path,
+    name: str,
+    weights: Path,
+    size: tuple[int, int],
+    data: RGBDDataset,
+    *,
+    preprocessing: Preprocessing,
+    depth_range: tuple[float, float],
+) -> None:
+    """Make `folder` the run of a network that was trained elsewhere, or bring such a run up to date.
+
+    Args:
+        folder: the run folder.
+        name: `package.module:Network`, or a built-in name.
+        weights: a safetensors file.
+        size: height and width of the run.
+        data: where the bundle's frames are from, at the camera's size.
+        preprocessing: what the network was trained with.
+        depth_range: metres; the network answers shares of the upper end.
+
+    Raises:
+        BundleError: weights that do not fit, or a folder with a run that was trained here or is of another network.
+        SpecError: a network that does not take the size, or answers no N x 1 x H x W; a range or preprocessing that is
+            none.
+        UserError, DataError, OutputError: see `build_network`, `Frames.from_dataset`, `write_bundle`.
+    """
+    if not 0 <= depth_range[0] < depth_range[1]:
+        raise SpecError(f"depth range {depth_range[0]:g},{depth_range[1]:g} is none; needs 0 <= LOW < HIGH, in metres")
+    if min(preprocessing.std) <= 0:
+        raise SpecError(f"std {preprocessing.std} must be above 0, because pixels are divided by it")
+    if any((folder / file).is_file() for file in (MODEL, CHECKPOINT)):
+        found = read_document(folder)
+        if found.training is not None or found.model.network != name:
+            origin = "was imported" if found.training is None else "was trained here"
+            raise BundleError(
+                f"{folder} holds the run of {found.model.network}, which {origin} and is not overwritten; "
+                "name another folder with --runs, or move it away"
+            )
+    network = build_network(name).eval()
+    load_weights(network, weights)
+    spec = describe_network(name, network, size, preprocessing=preprocessing, depth_range=depth_range)
+    write_bundle(folder, network, spec, None, Frames.from_dataset(data))
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -89,18 +150,43 @@ def read_bundle(folder: Path) -> Bundle:
     Raises:
         BundleError: no such folder, no weights, weights that are not those of `model.json`, damaged frames.
         SpecError: `model.json` of another schema version, or with keys that are unknown or missing.
+        UserError: a network that is unknown, or can no longer be imported.
     """
     document = read_document(folder)
     network = build_network(document.model.network).eval()
-    _load_weights(network, folder / WEIGHTS)
+    load_weights(network, folder / WEIGHTS)
     return Bundle(folder, network, document, _read_frames(folder / FRAMES))
 
 
-def _load_weights(network: DepthNetwork, path: Path) -> None:
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load a safetensors file into `network`. Raises BundleError, which names the tensors that do not fit."""
     try:
-        network.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        raise BundleError(f"{path} does not hold this network's weights ({error}); train again") from error
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BundleError(
+            f"{path} is no safetensors file ({error}); a state dict that torch saved is converted by "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), GOAL)"
+        ) from error
+    wanted = network.state_dict()
+    given = {wanted[name].data_ptr() for name in found.keys() & wanted.keys()}
+    # Of tied weights a file need hold only one.
+    lacking = [name for name in wanted if name not in found and wanted[name].data_ptr() not in given]
+    unknown = [name for name in found if name not in wanted]
+    misshapen = [
+        f"{name} {tuple(found[name].shape)} for {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in found and found[name].shape != wanted[name].shape
+    ]
+    lists = {"lacks": lacking, "has what the network has not:": unknown, "has other shapes:": misshapen}
+    faults = [f"it {verb} {_some(names)}" for verb, names in lists.items() if names]
+    if faults:
+        raise BundleError(f"{path} does not hold weights of this {type(network).__name__}: {'; '.join(faults)}")
+    network.load_state_dict(found, strict=False)
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + rest
 
 
 def _read_frames(path: Path) -> Frames:

@@ -22,7 +22,14 @@ CHECKPOINT: Final = "last.ckpt"
 
 @dataclass(frozen=True, config=STRICT)
 class TrainingRecord:
-    """How a bundle's weights came to be; with the same machine and versions it makes them again."""
+    """How a bundle's weights came to be; with the same machine and versions it makes them again.
+
+    Attributes:
+        batch, accumulate, devices: pictures a pass, passes a step, processes.
+        stages: what was trained on at which size, with the epochs of each: `("scenes 48x64", 20)`.
+        init: hash of the first weights; None: random.
+        skipped: files that could not be read and were left out.
+    """
 
     data: str
     split: str
@@ -39,14 +46,18 @@ class TrainingRecord:
     seconds: float
     versions: dict[str, str]
     finished: str
+    accumulate: int = 1
+    stages: tuple[tuple[str, int], ...] = ()
+    init: str | None = None
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=STRICT)
 class BundleDocument:
-    """`model.json`."""
+    """`model.json`; `training` is None where weights were imported, and how they came to be is not known."""
 
     model: ModelSpec
-    training: TrainingRecord
+    training: TrainingRecord | None
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     schema_version: Literal[1] = 1
 

@@ -1,7 +1,7 @@
-"""The two networks: `compact`, and the U-Net that it is measured against.
+"""The two networks: `compact`, and the U-Net that it is measured against; and what any network is asked before its use.
 
-Both read a normalised N x 3 x H x W float tensor, H and W divisible by 16, and answer N x 1 x H x W: depth as a
-share of the depth range's upper end (depth / 10 m by default), not clamped.
+Every network reads a normalised N x 3 x H x W float tensor and answers N x 1 x H x W: depth as a share of the depth
+range's upper end (depth / 10 m by default), not clamped. The two take H and W that are divisible by 16.
 """
 
 from __future__ import annotations
@@ -15,10 +15,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import UserError
-from ..spec import check_size
+from ..errors import SpecError, UserError
+from ..spec import ModelSpec, Preprocessing, camera_ready, check_size, is_import_path
+from .foreign import import_network
 
-__all__ = ["NETWORKS", "DepthNetwork", "build_network", "compact", "count_macs", "count_parameters", "unet"]
+__all__ = [
+    "DEPTH_RANGE",
+    "NETWORKS",
+    "DepthNetwork",
+    "build_network",
+    "check_network",
+    "compact",
+    "count_macs",
+    "count_parameters",
+    "describe_network",
+    "unet",
+    "widths_of",
+]
+
+DEPTH_RANGE: Final = (0.1, 10.0)
+"""Metres that a network can answer; the upper end is the paper's scale."""
 
 
 class DoubleConv(nn.Sequential):
@@ -123,11 +139,56 @@ def compact() -> DepthNetwork:
 NETWORKS: Final[dict[str, Callable[[], DepthNetwork]]] = {"compact": compact, "unet": unet}
 
 
-def build_network(name: str) -> DepthNetwork:
-    """A freshly initialised network. Raises UserError for an unknown name."""
+def build_network(name: str) -> nn.Module:
+    """A freshly initialised network: a built-in one, or `package.module:Network` by import.
+
+    Raises:
+        UserError: an unknown name, or one that cannot be imported or built; see `foreign.import_network`.
+    """
+    if is_import_path(name):
+        return import_network(name)
     if name not in NETWORKS:
-        raise UserError(f"there is no network {name!r}; choose one of {', '.join(NETWORKS)}")
+        known = ", ".join(NETWORKS)
+        raise UserError(
+            f"there is no network {name!r}; choose one of {known}, or name your own: package.module:Network"
+        )
     return NETWORKS[name]()
+
+
+def describe_network(
+    name: str,
+    network: nn.Module,
+    size: tuple[int, int],
+    *,
+    preprocessing: Preprocessing | None = None,
+    depth_range: tuple[float, float] = DEPTH_RANGE,
+) -> ModelSpec:
+    """The ModelSpec of a network at a size, batch 1. Raises SpecError as `check_network` does."""
+    macs = count_macs(network, size)
+    image, depth = camera_ready(*size)
+    return ModelSpec(
+        network=name,
+        widths=widths_of(network),
+        input=image,
+        output=depth,
+        preprocessing=preprocessing or Preprocessing(),
+        depth_range=depth_range,
+        parameters=count_parameters(network),
+        macs=macs,
+    )
+
+
+def check_network(network: nn.Module, size: tuple[int, int]) -> None:
+    """Raise SpecError unless `network` answers N x 3 x H x W by N x 1 x H x W, naming what it answers instead.
+
+    It is tried on two frames of that H x W, in evaluation mode. The network itself is left as it is.
+    """
+    count_macs(network, size)
+
+
+def widths_of(network: nn.Module) -> tuple[int, ...]:
+    """Channels of a built-in network's blocks, outermost first; none are known of others."""
+    return network.widths if isinstance(network, DepthNetwork) else ()
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -136,11 +197,48 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def count_macs(network: nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-accumulate operations of the convolutions for one H x W frame, as torch counts them.
+    """Multiply-accumulates of the convolutions and matrix products for one H x W frame, as torch counts them.
 
-    Computed on the meta device: nothing is run and no memory is taken.
+    Raises SpecError as `check_network` does.
     """
-    twin = copy.deepcopy(network).to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin(torch.empty(1, 3, *size, device="meta"))
-    return int(counter.get_total_flops()) // 2
+    answer, flops = _try(network, size)
+    name, pictures, expected = type(network).__name__, _by((_FRAMES, 3, *size)), _by((_FRAMES, 1, *size))
+    if not isinstance(answer, Tensor):
+        raise SpecError(
+            f"{name} answers a {type(answer).__name__} and no tensor; let its forward return depth alone, {expected}"
+        )
+    if _by(answer.shape) != expected:
+        raise SpecError(
+            f"{name} answers {_by(answer.shape)} for {pictures}, and must answer {expected} (N x 1 x H x W); "
+            "choose another size, or resize what its forward returns"
+        )
+    return flops // (2 * _FRAMES)
+
+
+_FRAMES: Final = 2
+"""Frames that a network is tried on: one would not show a batch that got lost."""
+
+
+def _try(network: nn.Module, size: tuple[int, int], device: str = "meta") -> tuple[object, int]:
+    """What a copy of `network` answers for frames of that size, and what it cost in floating-point operations.
+
+    On the meta device nothing is computed and no memory is taken. A network that cannot run there, say because its path
+    depends on values, runs on the CPU: shape and cost are the same.
+    """
+    try:
+        twin = copy.deepcopy(network).to(device).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            return twin(torch.zeros(_FRAMES, 3, *size, device=device)), counter.get_total_flops()
+    except SpecError:
+        raise  # of a built-in network, which names the sizes that it takes
+    except Exception as error:
+        if device == "meta":
+            return _try(network, size, "cpu")
+        raise SpecError(
+            f"{type(network).__name__} does not take {_by((_FRAMES, 3, *size))} "
+            f"({type(error).__name__}: {str(error).strip()}); choose another size, or mend its forward"
+        ) from error
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

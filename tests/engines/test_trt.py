@@ -47,12 +47,12 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
             import torch
 
             from depthkit.export.graph import Origin, build_graph
-            from depthkit.train.networks import build_network, count_macs, count_parameters
+            from depthkit.train.networks import build_network, count_macs, count_parameters, widths_of
 
             torch.manual_seed(0)
             net = build_network(network).eval()
             ends, macs = camera_ready(*SIZE, batch), count_macs(net, SIZE)
-            spec = ModelSpec(network, net.widths, *ends, Preprocessing(), (0.0, 10.0), count_parameters(net), macs)
+            spec = ModelSpec(network, widths_of(net), *ends, Preprocessing(), (0.0, 10.0), count_parameters(net), macs)
             onnx.save(build_graph(net, spec, precision, Origin("0" * 64, "random weights")), path)
         return path
 

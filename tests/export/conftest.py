@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 from depthkit.train.bundle import Bundle, read_bundle
+from depthkit.train.networks import DepthNetwork
 
 GAIN = 300.0
 
@@ -27,6 +28,7 @@ def overflowing(run: Path) -> Bundle:
     Every weight fits FP16, and FP32 answers stay the same; only arithmetic in real half precision leaves the range.
     """
     bundle = read_bundle(run)
+    assert isinstance(bundle.network, DepthNetwork)
     stem, block = bundle.network.stem, bundle.network.encoder[0]
     assert isinstance(stem, nn.Sequential)
     assert isinstance(block, nn.Sequential)

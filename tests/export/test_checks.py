@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
+from torch import nn
 
 from depthkit.export.checks import (
     Subject,
@@ -26,7 +28,7 @@ from depthkit.export.onnx_file import make_reference
 from depthkit.reference import read_reference
 from depthkit.tolerances import Precision
 from depthkit.train.bundle import Bundle, read_bundle
-from depthkit.train.fit import model_spec
+from depthkit.train.networks import compact, describe_network
 
 SIZE = (32, 48)
 
@@ -39,7 +41,13 @@ def subject(pristine_exports: Path, tmp_path: Path) -> Callable[[Precision], Sub
         path = tmp_path / f"good.{precision}.onnx"  # a copy: lint writes its report beside it
         shutil.copyfile(pristine_exports / f"compact-32x48.{precision}.onnx", path)
         reference = read_reference(pristine_exports / "compact-32x48.reference.npz")
-        return Subject(path, read_bundle(pristine_exports).network, model_spec("compact", SIZE), precision, reference)
+        return Subject(
+            path,
+            read_bundle(pristine_exports).network,
+            describe_network("compact", compact(), SIZE),
+            precision,
+            reference,
+        )
 
     return make
 
@@ -179,12 +187,31 @@ def test_nan_reference_fails_parity(subject: Callable[[Precision], Subject]) -> 
 
 def test_half_range_names_the_layer_that_overflows(overflowing: Bundle, tmp_path: Path) -> None:
     """Torch in real half precision, not an emulation: the weights all fit, and only what they make does not."""
-    spec = model_spec("compact", SIZE)
+    spec = describe_network("compact", compact(), SIZE)
     reference = make_reference(overflowing, SIZE)
     found = check_half_range(Subject(tmp_path / "unused", overflowing.network, spec, "fp16", reference))
     assert not found.passed
     assert "stem.3" in found.detail
     assert "65504" in found.detail
+
+
+class _Constant(nn.Module):
+    """Holds a tensor that no conversion of the network reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = torch.ones(1, 3, 3, 3) / 27
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(image, self.kernel.to(image.device), padding=1)
+
+
+def test_half_range_says_what_torch_does_not_compute(pristine_exports: Path, tmp_path: Path) -> None:
+    network, reference = _Constant(), read_reference(pristine_exports / "compact-32x48.reference.npz")
+    spec = describe_network("a.b:Constant", network, SIZE)
+    found = check_half_range(Subject(tmp_path / "unused", network, spec, "fp16", reference))
+    assert not found.passed
+    assert "keep it in FP32" in found.detail
 
 
 def test_overflowing_network_is_the_same_in_full_precision(overflowing: Bundle, pristine_exports: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from pathlib import Path
 
@@ -12,13 +13,17 @@ import pytest
 import torch
 from torch import nn
 
+from depthkit.errors import BackendError
+from depthkit.export.checks import Subject, run_checks
 from depthkit.export.graph import OPSET, Origin, build_graph, fold_batch_norm
 from depthkit.files import sha256
-from depthkit.reference import read_reference
+from depthkit.images import resize_image
+from depthkit.reference import Reference, read_reference
 from depthkit.spec import METADATA, Dim, ModelSpec, from_json
+from depthkit.tolerances import Precision
 from depthkit.train.bundle import read_bundle
-from depthkit.train.fit import model_spec
-from depthkit.train.networks import NETWORKS, build_network
+from depthkit.train.camera import CameraReady
+from depthkit.train.networks import NETWORKS, build_network, compact, describe_network
 
 SIZE = (32, 48)
 FLOAT, FLOAT16, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.UINT8
@@ -61,6 +66,83 @@ def test_folding_leaves_no_batch_norm_and_changes_no_answer(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items()), "the network is kept"
 
 
+class _Swish(nn.BatchNorm2d):
+    """A batch norm that does more than its base class, as timm's do."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's own name
+        return nn.functional.silu(super().forward(input))
+
+
+class _Foreign(nn.Module):
+    """Batch norm as other people's networks have it: as attributes, before convolutions, shared, in subclasses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1, stride=2, bias=False), nn.BatchNorm2d(8)
+        self.before, self.plain = nn.BatchNorm2d(8), nn.BatchNorm2d(8, affine=False)
+        self.conv2, self.swish = nn.Conv2d(8, 8, 3, padding=1), _Swish(8)
+        self.down = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+        self.group, self.up, self.bn2 = nn.GroupNorm(2, 8), nn.ConvTranspose2d(8, 8, 2, 2), nn.BatchNorm2d(8)
+        self.twin = self.bn2
+        self.head = nn.Conv2d(8, 1, 1)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.05, 0.2)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.bn1(self.conv1(image)))
+        x = self.swish(self.conv2(self.before(x))) + self.plain(self.down(x))
+        x = self.twin(self.bn2(self.up(nn.functional.silu(self.group(x)))))
+        x = nn.functional.interpolate(x, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.sigmoid(self.head(x))
+
+
+@pytest.fixture(scope="module")
+def foreign() -> nn.Module:
+    torch.manual_seed(0)
+    return _Foreign().eval()
+
+
+def test_batch_norm_anywhere_is_folded_or_applied_and_changes_no_answer(foreign: nn.Module) -> None:
+    network = copy.deepcopy(foreign).double()
+    folded = fold_batch_norm(network)
+    image = torch.randn(2, 3, 33, 47, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(image), network(image), rtol=1e-9, atol=1e-9)
+    assert [type(module) for module in folded.modules() if isinstance(module, nn.BatchNorm2d)] == [_Swish]
+
+
+@pytest.mark.parametrize(("precision", "batch"), [("fp16", 1), ("fp32", Dim("batch", 1, 2, 4))])
+def test_foreign_network_passes_every_check(
+    foreign: nn.Module, precision: Precision, batch: int | Dim, pristine_run: Path, tmp_path: Path
+) -> None:
+    spec = describe_network("a.b:Foreign", foreign, (33, 47)).with_batch(batch)
+    images = np.stack([resize_image(image, spec.size) for image in read_bundle(pristine_run).frames.images])
+    camera = CameraReady(copy.deepcopy(foreign), spec).eval()
+    with torch.inference_mode():
+        depths = camera(torch.from_numpy(images)).numpy()
+    assert depths.std() > 0.1, "a network that answers a constant would prove nothing"
+    path = tmp_path / "foreign.onnx"
+    onnx.save(build_graph(foreign, spec, precision, Origin("0" * 64, "{}")), path)
+    checks = list(run_checks(Subject(path, foreign, spec, precision, Reference(images, depths, depths))))
+    assert all(check.passed for check in checks), checks
+
+
+class _ByValues(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image[:, :1] if float(image.sum()) > 0 else image[:, 1:2]
+
+
+def test_network_that_torch_cannot_write_is_one_sentence() -> None:
+    network = _ByValues()
+    with pytest.raises(BackendError, match=r"a\.b:ByValues.*path that depends on values") as caught:
+        build_graph(network, describe_network("a.b:ByValues", network, SIZE), "fp32", Origin("0" * 64, "{}"))
+    assert "\n" not in str(caught.value)
+
+
 @PRECISIONS
 def test_ends_are_the_cameras_bytes_and_metres(pristine_exports: Path, precision: str) -> None:
     graph = _model(pristine_exports, precision).graph
@@ -81,7 +163,7 @@ def test_operator_set_is_one_that_every_runtime_reads(pristine_exports: Path, pr
 @PRECISIONS
 def test_metadata_come_back_as_the_models_spec(pristine_exports: Path, precision: str) -> None:
     entries = {entry.key: entry.value for entry in _model(pristine_exports, precision).metadata_props}
-    assert from_json(ModelSpec, entries[METADATA.spec], source="it") == model_spec("compact", SIZE)
+    assert from_json(ModelSpec, entries[METADATA.spec], source="it") == describe_network("compact", compact(), SIZE)
     assert entries[METADATA.precision] == precision
     assert entries[METADATA.weights_sha256] == sha256(pristine_exports / "model.safetensors")
 
@@ -137,7 +219,7 @@ def test_half_graph_is_half_as_large(pristine_exports: Path) -> None:
 
 def test_dynamic_batch_answers_each_number_of_frames_alike(pristine_run: Path, pristine_exports: Path) -> None:
     bundle = read_bundle(pristine_run)
-    spec = model_spec("compact", SIZE).with_batch(Dim("batch", 1, 2, 4))
+    spec = describe_network("compact", compact(), SIZE).with_batch(Dim("batch", 1, 2, 4))
     model = build_graph(bundle.network, spec, "fp32", Origin(bundle.weights_sha256, "{}"))
     assert _shape(model.graph.input[0]) == ["batch", *SIZE, 3]
     assert _shape(model.graph.output[0]) == ["batch", *SIZE]
@@ -153,6 +235,8 @@ def test_dynamic_batch_answers_each_number_of_frames_alike(pristine_run: Path, p
 def test_building_a_half_graph_leaves_the_network_in_full_precision(pristine_run: Path) -> None:
     bundle = read_bundle(pristine_run)
     before = {key: value.clone() for key, value in bundle.network.state_dict().items()}
-    build_graph(bundle.network, model_spec("compact", (16, 16)), "fp16", Origin(bundle.weights_sha256, "{}"))
+    build_graph(
+        bundle.network, describe_network("compact", compact(), (16, 16)), "fp16", Origin(bundle.weights_sha256, "{}")
+    )
     after = bundle.network.state_dict()
     assert all(after[key].dtype == value.dtype and torch.equal(after[key], value) for key, value in before.items())

@@ -107,6 +107,7 @@ def test_run_that_is_another_now_is_exported_anew(
 
 def test_training_that_ended_in_the_same_weights_changes_nothing(pristine_exports: Path) -> None:
     document = read_document(pristine_exports)
+    assert document.training is not None
     longer = replace(document, training=replace(document.training, seconds=1e6))
     assert find_current(pristine_exports, longer, FULL)
 

@@ -14,7 +14,7 @@ from depthkit.export.graph import Origin, build_graph
 from depthkit.reference import Reference, read_reference
 from depthkit.spec import Dim
 from depthkit.train.bundle import read_bundle
-from depthkit.train.fit import model_spec
+from depthkit.train.networks import compact, describe_network
 
 STEM = "compact-32x48"
 
@@ -39,7 +39,7 @@ def batched(pristine_exports: Path, tmp_path_factory: pytest.TempPathFactory) ->
     def engine(batch: int | Dim) -> Path:
         if batch not in made:
             bundle = read_bundle(pristine_exports)
-            spec = model_spec("compact", (32, 48)).with_batch(batch)
+            spec = describe_network("compact", compact(), (32, 48)).with_batch(batch)
             path = folder / f"{STEM}-{len(made)}.fp32.onnx"
             onnx.save(build_graph(bundle.network, spec, "fp32", Origin(bundle.weights_sha256, "{}")), path)
             made[batch] = build(path).path

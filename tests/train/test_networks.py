@@ -8,13 +8,25 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from depthkit.commands.options import NetworkType
 from depthkit.errors import SpecError, UserError
-from depthkit.train.networks import NETWORKS, DepthNetwork, build_network, count_macs, count_parameters
+from depthkit.train.networks import (
+    NETWORKS,
+    DepthNetwork,
+    build_network,
+    check_network,
+    compact,
+    count_macs,
+    count_parameters,
+    describe_network,
+    unet,
+    widths_of,
+)
 
 
 @pytest.fixture(scope="module", params=["compact", "unet"])
 def network(request: pytest.FixtureRequest) -> DepthNetwork:
-    return build_network(request.param).eval()
+    return NETWORKS[request.param]().eval()
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("compact", 1_218_350), ("unet", 17_262_977)])
@@ -23,7 +35,7 @@ def test_parameters(name: str, parameters: int) -> None:
 
 
 def test_parameters_are_those_that_train() -> None:
-    network = build_network("compact")
+    network = compact()
     for parameter in network.head.parameters():
         parameter.requires_grad_(False)
     assert count_parameters(network) == 1_218_350 - (16 * 9 + 1)
@@ -98,13 +110,13 @@ def test_widths_are_those_of_the_blocks(network: DepthNetwork) -> None:
 
 
 def test_the_widths() -> None:
-    assert build_network("compact").widths == (24, 24, 96, 128, 101, 128, 64, 32, 16)
-    assert build_network("unet").widths == (64, 128, 256, 512, 512)
+    assert widths_of(build_network("compact")) == (24, 24, 96, 128, 101, 128, 64, 32, 16)
+    assert widths_of(build_network("unet")) == (64, 128, 256, 512, 512)
 
 
 def test_compact_is_built_as_designed() -> None:
     """Batch norm in the encoder only; no bias before it, a bias everywhere else; corners not aligned."""
-    network = build_network("compact")
+    network = compact()
     parts = {network.stem: True, network.encoder: True, network.decoder: False, network.head: False}
     for part, normed in parts.items():
         convolutions = [m for m in part.modules() if isinstance(m, nn.Conv2d)]
@@ -113,10 +125,19 @@ def test_compact_is_built_as_designed() -> None:
         assert all((m.bias is None) == normed for m in convolutions)
         assert all(m.kernel_size == (3, 3) for m in convolutions)
     assert not network.upsample.align_corners
-    assert build_network("unet").upsample.align_corners
+    assert unet().upsample.align_corners
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"resnet.*compact.*unet"):
+    with pytest.raises(UserError, match=r"resnet.*compact.*unet.*package\.module:Network"):
         build_network("resnet")
-    assert set(NETWORKS) == {"compact", "unet"}
+    assert tuple(NETWORKS) == NetworkType.built_in
+
+
+def test_a_size_is_refused_before_anything_is_computed(network: DepthNetwork) -> None:
+    for refuse in (check_network, count_macs):
+        with pytest.raises(SpecError, match=r"40x48.*32x48 and 48x48"):
+            refuse(network, (40, 48))
+    with pytest.raises(SpecError, match="40x48"):
+        describe_network("it", network, (40, 48))
+    check_network(network, (4800, 6400))  # on the meta device, where that costs nothing

@@ -13,7 +13,7 @@ from depthkit.export.graph import Origin, build_graph
 from depthkit.runtime.ov import OpenVinoSession
 from depthkit.spec import Dim
 from depthkit.train.bundle import read_bundle
-from depthkit.train.fit import model_spec
+from depthkit.train.networks import compact, describe_network
 
 from .engines import STEM, Engine, build_engine, open_session
 
@@ -40,7 +40,7 @@ def sized(pristine_exports: Path, folder: Path) -> Callable[[tuple[int, int], in
     @cache
     def build(size: tuple[int, int], batch: int | Dim) -> Engine:
         bundle = read_bundle(pristine_exports)
-        spec = model_spec("compact", size).with_batch(batch)
+        spec = describe_network("compact", compact(), size).with_batch(batch)
         path = folder / "sized.fp32.onnx"
         onnx.save(build_graph(bundle.network, spec, "fp32", Origin(bundle.weights_sha256, "{}")), path)
         return build_engine(path, folder / f"sized-{size}-{batch}")
