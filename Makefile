@@ -10,13 +10,13 @@ INSTALLED := $(VENV)/.installed
 GPU_VENV := .venv-gpu
 GPU_INSTALLED := $(GPU_VENV)/.installed
 
-.PHONY: demo test check format docs perf gpu-check clean
+.PHONY: demo test check format docs paper perf gpu-check clean
 
 demo: $(INSTALLED)  ## the whole line on the built-in scenes, ending in demo/report.html
 	$(BIN)/depthkit demo --out demo
 
 test: check  ## linters, types, architecture, documentation, tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
 
 check: $(INSTALLED) build/mypy/depthkit
 	$(BIN)/ruff check .
@@ -32,8 +32,15 @@ format: $(INSTALLED)
 docs: $(INSTALLED)  ## write docs/cli.md from the commands
 	$(BIN)/python docs/reference.py
 
+# With RUNS="…" NYU=… the numbers are measured first: accuracy once for all weights, and speed anew.
+paper: $(INSTALLED)  ## write docs/results/paper.md from its committed numbers
+	$(if $(RUNS),$(BIN)/python docs/results/paper.py measure --data $(NYU) $(RUNS))
+	$(if $(RUNS),$(BIN)/python docs/results/paper.py time $(RUNS))
+	$(BIN)/python docs/results/paper.py render
+
 perf: $(INSTALLED)  ## speed, as ratios measured in one run
 	$(BIN)/python tests/perf.py
+	$(BIN)/python tests/perf_train.py
 
 gpu-check: build/mypy/depthkit $(if $(GPU_PYTHON),,$(GPU_INSTALLED))  ## on a machine with a GPU: its tests and its bench
 	PYTHONPATH=$(CURDIR)/build/mypy $(or $(GPU_PYTHON),$(GPU_VENV)/bin/python) tests/gpu_check.py

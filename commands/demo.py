@@ -51,7 +51,8 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     from ..bench.timing import Steady
     from ..export.graph import DTYPES
     from ..export.recipe import ExportOptions
-    from ..train.fit import TrainOptions, fit
+    from ..train.fit import fit
+    from ..train.options import TrainOptions
     from .bench import require_gate, run_and_show
     from .console import out as console
     from .export import EngineOptions, export_run

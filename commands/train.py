@@ -8,40 +8,47 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import SizeType, data_option, depth_units_option
+from .options import NetworkType, PositiveType, SizeType, data_option, depth_units_option
 
 if TYPE_CHECKING:
-    from ..train.module import EpochRecord
+    from ..train.history import EpochRecord
+    from ..train.options import LoggerName
 
 
 @click.command()
 @click.option(
     "--network",
     "networks",
-    type=click.Choice(["compact", "unet"]),
+    type=NetworkType(),
     multiple=True,
-    help="Network to train; may be repeated.  [default: both]",
+    help="Network to train: a built-in one, or your own, see docs/networks.md; may be repeated.  "
+    "[default: compact and unet]",
 )
-@data_option("Built-in scenes, or a data set: NYU as csv or .mat, or images/ beside depth/.", default="scenes")
+@data_option("Built-in scenes, or a data set, see docs/data.md.", default="scenes")
 @click.option(
     "--size",
     type=SizeType(),
     metavar="HxW",
     default="240x320",
     show_default=True,
-    help="Training size, divisible by 16.",
+    help="Training size; the built-in networks take what is divisible by 16.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=50, show_default=True, help="Passes over the data.")
-@click.option("--steps", type=click.IntRange(min=1), help="Stop after this many steps if that is sooner.")
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures a step and device.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.  [default: the preset's]")
+@click.option("--steps", type=click.IntRange(min=1), help="At most so many steps, if that is sooner, in equal epochs.")
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures a pass and device.")
+@click.option(
+    "--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Passes a step of the optimiser."
+)
+@click.option("--lr", type=PositiveType(), help="Learning rate.  [default: the preset's]")
 @click.option(
     "--preset",
     type=click.Choice(["paper", "best"]),
     default="paper",
     show_default=True,
-    help="paper: Adam at 1e-4; flips, rotation, light colour jitter. best: AdamW, one cycle, zoom, averaged weights.",
+    help="paper: Adam at 1e-4; flips, rotation, light colour jitter. best: on built-in scenes, then on the data "
+    "at half size, then at full size; AdamW, one cycle, zoom, blur, noise, averaged weights.",
 )
+@click.option("--init", type=click.Path(path_type=Path), help="Start from the weights of this run, or of `compact`.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs."
 )
@@ -62,6 +69,18 @@ if TYPE_CHECKING:
     show_default=True,
     help="Lightning's precision; auto: bf16-mixed on a GPU that has it, else FP32.",
 )
+@click.option("--compile", "compiled", is_flag=True, help="Train through torch.compile.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), help="Loading processes a device.  [default: the cores on a GPU, else 0]"
+)
+@click.option("--skip-bad", is_flag=True, help="Leave out, and name, pictures that cannot be read.")
+@click.option(
+    "--logger",
+    "loggers",
+    type=click.Choice(["csv", "tensorboard", "wandb"]),
+    multiple=True,
+    help="Lightning's logger, beside metrics.csv and curve.png; may be repeated.",
+)
 @depth_units_option
 def train(
     networks: tuple[str, ...],
@@ -70,14 +89,20 @@ def train(
     epochs: int,
     steps: int | None,
     batch: int,
+    accumulate: int,
     lr: float | None,
     preset: str,
+    init: Path | None,
     out: Path,
     resume: bool,
     seed: int,
     devices: str,
     num_nodes: int,
     precision: str,
+    compiled: bool,
+    workers: int | None,
+    skip_bad: bool,
+    loggers: tuple[LoggerName, ...],
     depth_units: float,
 ) -> None:
     """Train networks and leave a run bundle for each.
@@ -87,14 +112,25 @@ def train(
       depthkit train                          both networks on the built-in scenes
       depthkit train --network compact --data path/to/nyu --size 96x128 --preset best --epochs 30
       depthkit train --resume --network compact --data path/to/nyu ...
+      depthkit train --network mypackage.module:MyNet --data path/to/pairs
+      torchrun --nproc-per-node 8 -m depthkit train --devices 8 ...   see docs/training.md
     """
     from rich.markup import escape
 
-    from ..train.fit import TrainOptions, fit
+    from ..errors import UserError
+    from ..train.fit import fit
+    from ..train.networks import build_network
+    from ..train.options import TrainOptions
     from ..train.presets import PRESETS
     from .console import out as console
+    from .targets import locate
 
-    for network in networks or ("compact", "unet"):
+    chosen = networks or ("compact", "unet")
+    if init is not None and len(chosen) > 1:
+        raise UserError("--init has the weights of one network; name it by --network")
+    for network in chosen:  # before the first is trained for hours
+        build_network(network)
+    for network in chosen:
         options = TrainOptions(
             network=network,
             data=data,
@@ -102,14 +138,20 @@ def train(
             epochs=epochs,
             steps=steps,
             batch=batch,
+            accumulate=accumulate,
             learning_rate=lr,
             preset=next(name for name in PRESETS if name == preset),
+            init=None if init is None else locate(init),
             out=out,
             resume=resume,
             seed=seed,
             devices=devices,
             num_nodes=num_nodes,
             precision=precision,
+            compiled=compiled,
+            workers=workers,
+            skip_bad=skip_bad,
+            loggers=loggers,
             depth_units=depth_units,
             progress=console.is_terminal,
             on_epoch=None if console.is_terminal else epoch_line,
@@ -118,7 +160,22 @@ def train(
             console.print(f"[bold]{network}[/] on {escape(data)} at {size[0]}x{size[1]}, preset {preset}")
         folder = fit(options)
         if folder is not None:
+            _say_skipped(folder)
             console.print(f"[green]trained[/] {escape(str(folder))}  (curve.png and samples.png show how it went)")
+
+
+def _say_skipped(folder: Path) -> None:
+    """Name what `--skip-bad` left out."""
+    from rich.markup import escape
+
+    from ..train.document import MODEL, read_document
+    from .console import out as console
+
+    record = read_document(folder).training
+    if record is not None and record.skipped:
+        shown = ", ".join(record.skipped[:10])
+        rest = f" and {len(record.skipped) - 10} more, see {folder / MODEL}" if len(record.skipped) > 10 else ""
+        console.print(f"[yellow]left out[/] {len(record.skipped)} samples that cannot be read: {escape(shown + rest)}")
 
 
 def epoch_line(record: EpochRecord) -> None:
@@ -126,6 +183,7 @@ def epoch_line(record: EpochRecord) -> None:
     from .console import out as console
 
     console.print(
-        f"  epoch {record.epoch:3d}  loss {record.train_loss:.4f}  val loss {record.val_loss:.4f}  "
-        f"val AbsRel {record.val_abs_rel:.3f}  val δ1 {record.val_delta1:.3f}  {record.seconds:.1f} s"
+        f"  epoch {record.epoch:3d}  {record.stage}  loss {record.train_loss:.4f}  val loss {record.val_loss:.4f}  "
+        f"val AbsRel {record.val_abs_rel:.3f}  val δ1 {record.val_delta1:.3f}  "
+        f"{record.images_per_second:.1f} images/s, {record.seconds:.1f} s"
     )

@@ -15,7 +15,8 @@ from hypothesis import settings
 from depthkit.engines.backend import Availability
 from depthkit.engines.build import BACKENDS, BuildOptions, backend, build
 from depthkit.engines.store import Store
-from depthkit.train.fit import TrainOptions, fit
+from depthkit.train.fit import fit
+from depthkit.train.options import TrainOptions
 
 if os.environ.get("CI"):  # the same examples every time: what CI says must not depend on luck
     settings.register_profile("ci", derandomize=True)

@@ -27,7 +27,8 @@ from depthkit.runtime.null import NullSession
 from depthkit.session import Session
 from depthkit.spec import ModelSpec
 from depthkit.train.bundle import read_bundle
-from depthkit.train.fit import TrainOptions, fit
+from depthkit.train.fit import fit
+from depthkit.train.options import TrainOptions
 from depthkit.train.scenes import render_scenes
 from depthkit.train.session import TorchSession
 from depthkit.vendors import import_onnxruntime, import_openvino

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from ..files import atomic_write
 from ..metrics import VALID_DEPTH, valid_pixels
 from ..spec import ModelSpec
 from .camera import CameraReady
 from .datasets import RGBDDataset, evenly_spaced
-from .module import EpochRecord
-from .networks import DepthNetwork
+from .history import EpochRecord
 
 __all__ = ["plot_curve", "plot_samples"]
 
@@ -37,14 +38,26 @@ def plot_curve(path: Path, history: Sequence[EpochRecord]) -> None:
     right.plot(epochs, [record.val_abs_rel for record in history], marker=".", label="AbsRel (lower is better)")
     right.set(xlabel="epoch", ylabel="validation", ylim=(0, 1))
     right.legend()
+    begins = [record for before, record in pairwise(history) if record.stage != before.stage]
     for axes in (left, right):
         axes.grid(alpha=0.3)
+        for record in begins:
+            axes.axvline(record.epoch - 0.5, color="grey", linewidth=0.8)
+            axes.annotate(
+                record.stage,
+                (record.epoch - 0.5, 1),
+                (2, -9),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                color="grey",
+                fontsize=7,
+            )
         axes.xaxis.get_major_locator().set_params(integer=True)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
-def plot_samples(path: Path, network: DepthNetwork, spec: ModelSpec, data: RGBDDataset) -> None:
+def plot_samples(path: Path, network: nn.Module, spec: ModelSpec, data: RGBDDataset) -> None:
     """A PNG sheet of picture, truth, prediction and error for evenly spaced samples. Raises OutputError, DataError."""
     chosen = evenly_spaced(data, _ROWS)
     rows = len(chosen)

@@ -5,95 +5,49 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal
 
 import lightning as L  # noqa: N812 - Lightning's own convention
-import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.distributed import DistributedSampler
+from lightning.pytorch.callbacks import (
+    Callback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+    WeightAveraging,
+)
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ..errors import OutputError, TrainingError
+from ..errors import OutputError, TrainingError, UserError
 from ..files import is_refused_write, make_folder, remove
-from ..spec import ModelSpec, Preprocessing, camera_ready
-from .bundle import Frames, write_bundle, write_history
-from .datasets import RGBD, RGBDDataset, Scenes, evenly_spaced, open_dataset
-from .document import CHECKPOINT, MODEL, TrainingRecord
+from ..metrics import VALID_DEPTH, valid_pixels
+from .bundle import Bundle, Frames, read_bundle, write_bundle
+from .datasets import RGBDDataset, Scenes, SkipBad, evenly_spaced, open_dataset
+from .document import CHECKPOINT, MODEL, TrainingRecord, read_document
 from .figures import plot_curve, plot_samples
-from .module import DepthModule, EpochRecord
-from .networks import build_network, count_macs, count_parameters
-from .presets import PRESETS, PresetName
+from .history import write_history
+from .loading import Feed
+from .memory import is_out_of_memory, out_of_memory
+from .module import DepthModule
+from .networks import build_network, check_network, describe_network
+from .options import LoggerName, TrainOptions
 
-__all__ = ["TrainOptions", "fit", "model_spec"]
+__all__ = ["fit"]
 
-FRAMES: Final = 8
-"""Validation frames that a bundle keeps."""
+_SPLITS: Final[tuple[Literal["train", "val"], ...]] = ("train", "val")
 
-DEPTH_RANGE: Final = (0.1, 10.0)
-"""Metres that a network can answer; the upper end is the paper's scale."""
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What `depthkit train` was asked for.
-
-    Attributes:
-        data: `scenes` or a path, see `open_dataset`.
-        size: height and width that samples are resized to.
-        epochs, steps: whichever ends first; steps None: no limit. A run that steps cut short is divided into equal
-            epochs, so that each still ends with a validation and a checkpoint.
-        batch: pictures a step and process.
-        learning_rate: None: the preset's.
-        out: the run goes to `out/<network>`.
-        resume: go on from the run's `last.ckpt` where there is one.
-        devices, num_nodes, precision: handed to Lightning; precision `auto` is bf16-mixed on a GPU that has it, else
-            FP32.
-    """
-
-    network: str
-    data: str = "scenes"
-    size: tuple[int, int] = (240, 320)
-    epochs: int = 50
-    steps: int | None = None
-    batch: int = 8
-    learning_rate: float | None = None
-    preset: PresetName = "paper"
-    out: Path = Path("runs")
-    resume: bool = False
-    seed: int = 0
-    devices: str = "auto"
-    num_nodes: int = 1
-    precision: str = "auto"
-    depth_units: float = 1000.0
-    progress: bool = False
-    on_epoch: Callable[[EpochRecord], None] | None = field(default=None, compare=False)
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.out / self.network
-
-    @property
-    def rate(self) -> float:
-        """The learning rate that is used."""
-        return PRESETS[self.preset].learning_rate if self.learning_rate is None else self.learning_rate
-
-    def identity(self) -> dict[str, Any]:
-        """The options that a resumed run must share with the one that it continues."""
-        names = ("network", "depth_units", "size", "epochs", "steps", "batch", "preset", "seed", "precision")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "data": self.data if self.data == "scenes" else str(Path(self.data).resolve()),
-            "learning_rate": self.rate,
-            "processes": _processes(self),
-        }
+_LOOKED_AT: Final = 8
+"""Samples that are asked for a measured pixel before anything is trained."""
 
 
 def fit(options: TrainOptions) -> Path | None:
@@ -104,32 +58,54 @@ def fit(options: TrainOptions) -> Path | None:
         TrainingError: a loss that is not finite, too little data, or a resume with other options.
         KeyboardInterrupt: Ctrl-C; `last.ckpt` of the last whole epoch is there.
     """
-    train = open_dataset(options.data, "train", size=options.size, depth_units=options.depth_units)
-    val = open_dataset(options.data, "val", size=options.size, depth_units=options.depth_units)
+    train, val = (_open(options, split) for split in _SPLITS)
     _check_amount(options, len(train), len(val))
-    spec = model_spec(options.network, options.size)
-    checkpoint = _checkpoint(options)
+    _check_measured(train, val)
+    torch.manual_seed(options.seed)
+    network, init = _first_network(options)
+    spec = describe_network(options.network, network, options.size)
+    if init is not None:
+        spec = replace(spec, preprocessing=init.spec.preprocessing, depth_range=init.spec.depth_range)
+    for stage in options.recipe.stages:
+        check_network(network, stage.size(options.size))
+    _check_folder(options)
+    identity = options.identity(len(train), None if init is None else init.weights_sha256)
+    checkpoint = _checkpoint(options, identity)
+    trainer = _trainer(options, len(train), _Checkpoint(options, identity))
     folder = make_folder(options.folder)
     remove(folder / MODEL)  # from here on the folder is no finished run
-    torch.manual_seed(options.seed)
-    network = build_network(options.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    module = DepthModule(network, spec, PRESETS[options.preset], options.rate, options.seed, train)
-    trainer = _trainer(options, module, len(train))
-    loaders = _loader(train, options, trainer, shuffle=True), _loader(val, options, trainer, shuffle=False)
+    module = DepthModule(network, spec, options.recipe, options.rate, options.seed)
+    feed = Feed(options, train, val, options.schedule(len(train))[0])
     with _quiet():
-        _run(trainer, module, loaders, checkpoint, folder)
+        _run(trainer, module, feed, checkpoint, options)
     if not trainer.is_global_zero:
         return None
     # The checkpoint and not the module: where weights are averaged it holds the average, also after a resume that found
-    # nothing left to train, which Lightning ends without putting the average back.
+    # nothing left to train, which Lightning ends without putting the average back. And the module may be compiled.
     weights = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(weights)
-    record = TrainingRecord(
+    trained = build_network(options.network).eval()
+    trained.load_state_dict({name.removeprefix("network."): tensor for name, tensor in weights.items()})
+    native = open_dataset(options.data, "val", depth_units=options.depth_units)
+    record = _record(options, module, trainer, len(train), init)
+    write_bundle(folder, trained, spec, record, Frames.from_dataset(native))
+    plot_samples(folder / "samples.png", trained, spec, val)
+    return folder
+
+
+def _open(options: TrainOptions, split: Literal["train", "val"]) -> RGBDDataset:
+    data = open_dataset(options.data, split, size=options.size, depth_units=options.depth_units)
+    return SkipBad(data) if options.skip_bad and not isinstance(data, Scenes) else data
+
+
+def _record(
+    options: TrainOptions, module: DepthModule, trainer: L.Trainer, samples: int, init: Bundle | None
+) -> TrainingRecord:
+    return TrainingRecord(
         data=options.data,
         split="train",
-        samples=len(train),
+        samples=samples,
         size=options.size,
-        preset=options.preset,
+        preset=options.preset if isinstance(options.preset, str) else "custom",
         epochs=len(module.history),
         steps=trainer.global_step,
         batch=options.batch,
@@ -138,36 +114,33 @@ def fit(options: TrainOptions) -> Path | None:
         precision=str(trainer.precision),
         devices=trainer.world_size,
         seconds=round(sum(epoch.seconds for epoch in module.history), 1),
+        accumulate=options.accumulate,
+        stages=tuple((stage, len(list(epochs))) for stage, epochs in groupby(e.stage for e in module.history)),
+        init=None if init is None else init.weights_sha256,
+        skipped=tuple(sorted(module.skipped)),
         versions={name: version(name) for name in ("torch", "lightning", "kornia", "numpy")},
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-    network.cpu().float().eval()
-    frames = _keep_frames(options)
-    write_bundle(folder, network, spec, record, frames)
-    plot_samples(folder / "samples.png", network, spec, val)
-    return folder
 
 
-def model_spec(name: str, size: tuple[int, int]) -> ModelSpec:
-    """The ModelSpec of a built-in network at a size, batch 1. Raises SpecError for a size that does not fit."""
-    network = build_network(name)
-    image, depth = camera_ready(*size)
-    return ModelSpec(
-        network=name,
-        widths=network.widths,
-        input=image,
-        output=depth,
-        preprocessing=Preprocessing(),
-        depth_range=DEPTH_RANGE,
-        parameters=count_parameters(network),
-        macs=count_macs(network, size),
-    )
+def _first_network(options: TrainOptions) -> tuple[nn.Module, Bundle | None]:
+    """The network as training begins, with random weights or those of another run, and that run."""
+    network, init = build_network(options.network), None
+    if options.init is not None:
+        init = read_bundle(options.init)
+        if init.spec.network != options.network:
+            raise TrainingError(f"{options.init} is a run of {init.spec.network}, not of {options.network}")
+        network.load_state_dict(init.network.state_dict())
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if options.compiled:
+        network.compile()
+    return network, init
 
 
 class _Checkpoint(ModelCheckpoint):
     """`last.ckpt` after every epoch, with the options that made it, and the curve beside it."""
 
-    def __init__(self, options: TrainOptions) -> None:
+    def __init__(self, options: TrainOptions, identity: dict[str, Any]) -> None:
         super().__init__(
             dirpath=options.folder,
             filename=Path(CHECKPOINT).stem,
@@ -178,6 +151,7 @@ class _Checkpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self._options = options
+        self._identity = identity
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Lightning runs checkpoint callbacks after the module's own hook, so the curve is up to date here.
@@ -191,116 +165,158 @@ class _Checkpoint(ModelCheckpoint):
                 self._options.on_epoch(module.history[-1])
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["options"] = self._options.identity()
+        checkpoint["options"] = self._identity
 
 
-def _schedule(options: TrainOptions, samples: int, processes: int) -> tuple[int, int]:
-    """Epochs, and batches in each."""
-    batches = max(samples // (options.batch * processes), 1)
-    if options.steps is None or options.steps >= options.epochs * batches:
-        return options.epochs, batches
-    epochs = -(-options.steps // batches)
-    return epochs, options.steps // epochs
+class _MovingAverage(WeightAveraging):
+    """An exponential moving average of the weights with a time constant of `window` steps.
 
+    At first it is a quicker one, or the random weights of the beginning would be in it for a whole window; the ramp is
+    that of TensorFlow's `ExponentialMovingAverage(num_updates=...)`.
+    """
 
-def _processes(options: TrainOptions) -> int:
-    """Processes of a run: one for each device of each node."""
-    return options.num_nodes * _devices(options)
+    def __init__(self, window: float) -> None:
+        super().__init__(multi_avg_fn=self._average)
+        self._slowest = 1.0 - 1.0 / max(window, 1.0)
+        self._decay = 0.0
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # Lightning moves the module only after this hook, and would keep the average on the CPU.
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            # torch asks this counter in every update; on a GPU each answer would wait for all that is queued.
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
-def _devices(options: TrainOptions) -> int:
-    if options.devices == "auto":
-        return max(torch.cuda.device_count(), 1)
-    if not options.devices.isdigit() or int(options.devices) < 1:
-        raise TrainingError(f"{options.devices!r} is no number of devices; write 1, 2, … or auto")
-    return int(options.devices)
+    def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
+        self._decay = min(self._slowest, (1 + trainer.global_step) / (10 + trainer.global_step))
+        super().on_train_batch_end(trainer, *rest)
+
+    def _average(self, averaged: Any, current: Any, updates: Any) -> None:
+        get_ema_multi_avg_fn(self._decay)(averaged, current, updates)  # type: ignore[no-untyped-call]
 
 
 def _check_amount(options: TrainOptions, train: int, val: int) -> None:
-    """Raise TrainingError where a process would go without a batch to train on, or a sample to validate."""
-    processes = _processes(options)
-    if train < options.batch * processes:
+    """Raise TrainingError where there is no step to train on, or a process without a sample to validate."""
+    if train < options.pictures_a_step:
         raise TrainingError(
-            f"{options.data} has {train} training samples, less than a batch of {options.batch} for each of "
-            f"{processes} processes; lower --batch or --devices, or add samples"
+            f"{options.data} has {train} training samples, less than the {options.pictures_a_step} of one step "
+            f"({options.batch} a pass, {options.accumulate} passes, {options.processes} processes); "
+            "lower --batch, --accumulate or --devices, or add samples"
         )
-    if val < processes:
-        raise TrainingError(f"{options.data} has {val} validation samples for {processes} processes; lower --devices")
+    if val < options.processes:
+        raise TrainingError(
+            f"{options.data} has {val} validation samples for {options.processes} processes; lower --devices"
+        )
 
 
-def _trainer(options: TrainOptions, module: DepthModule, samples: int) -> L.Trainer:
-    callbacks: list[Callback] = [_Checkpoint(options)]
+def _check_folder(options: TrainOptions) -> None:
+    """Raise TrainingError where a run of another network, which goes by the same name, would be overwritten."""
+    try:
+        there = read_document(options.folder).model.network
+    except UserError:
+        return  # no finished run that could be lost
+    if there != options.network:
+        raise TrainingError(f"{options.folder} is a run of {there}; choose another --out for {options.network}")
+
+
+def _check_measured(*splits: RGBDDataset) -> None:
+    """Raise TrainingError where none of some samples has a measured pixel: such a run would learn nothing."""
+    for data in splits:
+        chosen = evenly_spaced(data, _LOOKED_AT)
+        if not any(valid_pixels(data[index].depth).any() for index in chosen):
+            low, high = VALID_DEPTH
+            raise TrainingError(
+                f"no pixel of {len(chosen)} samples (the first is {data.source(chosen[0])}) has a depth of {low} to "
+                f"{high:g} m; look at the files, or at --depth-units"
+            )
+
+
+def _trainer(options: TrainOptions, samples: int, checkpoint: _Checkpoint) -> L.Trainer:
+    callbacks: list[Callback] = [checkpoint]
     if options.progress:
         callbacks.append(RichProgressBar(leave=True))
-    epochs, batches = _schedule(options, samples, _processes(options))
-    if module.preset.average_share is not None:
-        window = max(module.preset.average_share * epochs * batches, 1.0)
-        callbacks.append(EMAWeightAveraging(decay=1.0 - 1.0 / window))
+    if options.loggers:
+        callbacks.append(LearningRateMonitor("step"))
+    epochs, steps = options.schedule(samples)
+    if options.recipe.average_share is not None:
+        callbacks.append(_MovingAverage(options.recipe.average_share * epochs * steps))
     with _quiet():
-        return L.Trainer(
+        trainer = L.Trainer(
             accelerator="auto",
-            devices=_devices(options),
+            devices=options.devices_a_node,
             num_nodes=options.num_nodes,
-            strategy="ddp" if _processes(options) > 1 else "auto",
-            precision=_precision(options.precision),  # type: ignore[arg-type]
+            strategy="ddp" if options.processes > 1 else "auto",
+            precision=options.used_precision,  # type: ignore[arg-type]
             max_epochs=epochs,
-            limit_train_batches=batches,
+            log_every_n_steps=min(50, steps),
+            limit_train_batches=steps * options.accumulate,
+            accumulate_grad_batches=options.accumulate,
+            reload_dataloaders_every_n_epochs=1,
             callbacks=callbacks,
-            logger=False,
+            logger=[_logger(name, options.folder) for name in options.loggers],
             enable_progress_bar=options.progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
+    if trainer.precision != options.used_precision:
+        raise TrainingError(
+            f"{options.used_precision} cannot be had here, {trainer.precision} can; choose it by --precision"
+        )
+    return trainer
 
 
-def _precision(asked: str) -> str:
-    if asked != "auto":
-        return asked
-    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
-
-
-def _loader(data: RGBDDataset, options: TrainOptions, trainer: L.Trainer, *, shuffle: bool) -> DataLoader[Any]:
-    # A DistributedSampler even for one process: its order depends on the seed and the epoch alone, so a resumed run
-    # sees the same batches as an unbroken one. Validation takes every n-th sample instead, because DistributedSampler
-    # would repeat some where the processes do not divide them evenly.
-    samples = cast("Dataset[RGBD]", data)  # torch asks for its own base class, and needs only indexing and length
-    sampler: Iterable[int] = range(trainer.global_rank, len(data), trainer.world_size)
-    if shuffle:
-        sampler = DistributedSampler(samples, trainer.world_size, trainer.global_rank, seed=options.seed)
-    on_gpu = torch.cuda.is_available()
-    workers = 4 if on_gpu and not isinstance(data, Scenes) else 0
-    return DataLoader(
-        samples,
-        batch_size=options.batch,
-        sampler=sampler,
-        drop_last=shuffle,
-        num_workers=workers,
-        pin_memory=on_gpu,
-        persistent_workers=workers > 0,
-    )
-
-
-def _run(
-    trainer: L.Trainer, module: DepthModule, loaders: tuple[Any, Any], checkpoint: Path | None, folder: Path
-) -> None:
-    handler = signal.getsignal(signal.SIGINT)
+def _logger(name: LoggerName, folder: Path) -> Logger:
+    """One of Lightning's loggers, writing below the run folder. Raises TrainingError where its package is missing."""
+    makers: dict[LoggerName, Callable[[], Logger]] = {
+        "csv": lambda: CSVLogger(folder, name="", version="csv"),
+        "tensorboard": lambda: TensorBoardLogger(folder, name="", version="tensorboard"),
+        "wandb": lambda: WandbLogger(name=folder.name, save_dir=folder, project="depthkit"),
+    }
     try:
-        trainer.fit(module, *loaders, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True)
-    except SystemExit as error:
+        return makers[name]()
+    except ModuleNotFoundError as error:
+        raise TrainingError(f"--logger {name} needs a package that is not here; pip install {name}") from error
+
+
+def _run(trainer: L.Trainer, module: DepthModule, feed: Feed, checkpoint: Path | None, options: TrainOptions) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    path = None if checkpoint is None else str(checkpoint)
+    try:
+        trainer.fit(module, datamodule=feed, ckpt_path=path, weights_only=True)
+    except BaseException as error:
+        if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
+            launcher.kill(signal.SIGKILL)  # the processes that this one started wait for it in a collective
         # Lightning answers Ctrl-C with exit(1), and leaves SIGINT ignored.
-        if trainer.interrupted:
+        if isinstance(error, SystemExit) and trainer.interrupted:
             raise KeyboardInterrupt from error
+        if said := _sentence(error, module, trainer, options):
+            raise said from error
         raise
-    except OSError as error:
-        if not is_refused_write(error):
-            raise
-        raise OutputError(f"cannot write to {folder}: {error}; `--resume` goes on from the last whole epoch") from error
     finally:
         signal.signal(signal.SIGINT, handler)
 
 
-def _checkpoint(options: TrainOptions) -> Path | None:
+def _sentence(
+    error: BaseException, module: DepthModule, trainer: L.Trainer, options: TrainOptions
+) -> OutputError | TrainingError | None:
+    """What ended a run, for its user; None where the error says so itself."""
+    if isinstance(error, OSError) and is_refused_write(error):
+        return OutputError(f"cannot write to {options.folder}: {error}; `--resume` goes on from the last whole epoch")
+    if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        return TrainingError(out_of_memory(module, options, trainer.strategy.root_device, error))
+    if isinstance(error, RuntimeError) and _is_of_another_process(error):
+        return TrainingError("another process of this run ended; what it said stands above, or in its log")
+    return None
+
+
+def _is_of_another_process(error: RuntimeError) -> bool:
+    """Whether a collective failed since its other end is gone; gloo has no error class of its own."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+
+
+def _checkpoint(options: TrainOptions, asked: dict[str, Any]) -> Path | None:
     """The checkpoint to go on from. Raises TrainingError when the options differ from those that made it."""
     path = options.folder / CHECKPOINT
     if not options.resume or not path.is_file():
@@ -309,20 +325,13 @@ def _checkpoint(options: TrainOptions) -> Path | None:
         made_with = torch.load(path, map_location="cpu", weights_only=True)["options"]
     except Exception as error:
         raise TrainingError(f"{path} cannot be read ({error}); train again without --resume") from error
-    asked = options.identity()
     changed = [f"{key} {made_with.get(key)} -> {asked[key]}" for key in asked if made_with.get(key) != asked[key]]
     if changed:
-        raise TrainingError(f"{path} was made with other options ({', '.join(changed)}); repeat them, or drop --resume")
+        raise TrainingError(
+            f"{path} was made with other options ({', '.join(changed)}); repeat them, or drop --resume. On another "
+            "number of devices --batch and --accumulate keep the pictures a step"
+        )
     return path
-
-
-def _keep_frames(options: TrainOptions) -> Frames:
-    """Evenly spaced validation frames at the camera's size."""
-    native = open_dataset(options.data, "val", depth_units=options.depth_units)
-    samples = [native[index] for index in evenly_spaced(native, FRAMES)]
-    shape = samples[0].image.shape
-    same = [sample for sample in samples if sample.image.shape == shape]
-    return Frames(np.stack([s.image for s in same]), np.stack([s.depth for s in same]))
 
 
 @contextmanager

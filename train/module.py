@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, astuple
 from functools import reduce
 from math import isfinite
 from operator import add
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning as L  # noqa: N812 - Lightning's own convention
 import numpy as np
@@ -19,47 +20,45 @@ from ..errors import TrainingError
 from ..metrics import VALID_DEPTH, PixelSums, pixel_sums, valid_pixels
 from ..spec import ModelSpec
 from .augment import Augmentation
-from .datasets import RGBD, RGBDDataset
+from .datasets import RGBD
+from .history import EpochRecord
+from .loading import Feed
 from .losses import DepthLoss
 from .presets import Preset
 
-__all__ = ["DepthModule", "EpochRecord"]
+__all__ = ["DepthModule"]
 
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of `metrics.csv`. Losses have no unit; `val_abs_rel` and `val_delta1` are pooled over valid pixels."""
-
-    epoch: int
-    step: int
-    learning_rate: float
-    train_loss: float
-    val_loss: float
-    val_abs_rel: float
-    val_delta1: float
-    seconds: float
+_Pair = tuple[Tensor, Tensor]
 
 
 class DepthModule(L.LightningModule):
-    """Trains `network` with the paper's loss; keeps the curve in the checkpoint, so that it survives a kill."""
+    """Trains `network`; keeps the curve in the checkpoint, so that it survives a kill.
 
-    def __init__(
-        self, network: nn.Module, spec: ModelSpec, preset: Preset, learning_rate: float, seed: int, data: RGBDDataset
-    ) -> None:
+    Args:
+        network: maps a normalised N x 3 x H x W to N x 1 x H x W.
+        spec: preprocessing and depth range.
+        preset: optimiser, loss and augmentation.
+        learning_rate: replaces the preset's.
+        seed: of the augmentation.
+    """
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, preset: Preset, learning_rate: float, seed: int) -> None:
         super().__init__()
         self.network = network
         self.spec = spec
         self.preset = preset
         self.learning_rate = learning_rate
         self.history: list[EpochRecord] = []
+        self.skipped: set[str] = set()
         self._seed = seed
-        self._data = data
-        self._loss = DepthLoss()
+        self._loss = DepthLoss(preset.loss)
         self._augment = Augmentation(preset.augmentation)
+        self._watch = _FiniteLoss()
         self._train_losses: list[Tensor] = []
         self._val_losses: list[Tensor] = []
         self._val_sums: list[PixelSums] = []
-        self._epoch_start = 0.0
+        self._epoch_start = self._train_seconds = 0.0
+        self._pictures = 0
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(1, 3, 1, 1), persistent=False)
@@ -80,29 +79,30 @@ class DepthModule(L.LightningModule):
         """Start the clock of an epoch."""
         self._epoch_start = perf_counter()
         self._train_losses.clear()
+        self._pictures = 0
 
-    def training_step(self, batch: RGBD, batch_index: int) -> Tensor:
+    def training_step(self, batch: RGBD | Tensor, batch_index: int) -> Tensor:
         """The loss of one batch. Raises TrainingError, naming the pictures, when it is not finite."""
-        image, depth = self._tensors(batch)
-        image, depth = self._augment(image, depth, self._batch_seed(batch_index))
+        image, depth = self._augment(*self._tensors("train", batch), self._batch_seed(batch_index))
         loss = self._batch_loss(image, depth)[0]
-        if not torch.isfinite(loss):
-            names = ", ".join(self._data.source(int(i)) for i in torch.as_tensor(batch.position))
-            raise TrainingError(
-                f"the loss is {loss.item()} in epoch {self.current_epoch + 1}, batch {batch_index + 1} ({names}); "
-                "look at these pictures, or lower --lr; `--resume` goes on from the last whole epoch"
-            )
+        where = f"in epoch {self.current_epoch + 1}, batch {batch_index + 1}"
+        self._watch.look(loss, where, lambda: self._sources("train", batch))
         self._train_losses.append(loss.detach())
+        self._pictures += len(image)
+        if self.trainer.loggers:
+            self.log("train_loss", loss.detach(), on_step=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
+        self._watch.settle()
+        self._train_seconds = perf_counter() - self._epoch_start
         self._val_losses.clear()
         self._val_sums.clear()
 
-    def validation_step(self, batch: RGBD, batch_index: int) -> None:
-        """Loss and depth errors of one validation batch at the training size."""
-        image, depth = self._tensors(batch)
+    def validation_step(self, batch: RGBD | Tensor, batch_index: int) -> None:
+        """Loss and depth errors of one validation batch at the stage's size."""
+        image, depth = self._tensors("val", batch)
         loss, prediction = self._batch_loss(image, depth)
         self._val_losses.append(loss)
         metres = (prediction * self.spec.depth_range[1]).clamp(*self.spec.depth_range)
@@ -113,20 +113,23 @@ class DepthModule(L.LightningModule):
         """Show this process's part on the progress bar; the curve gets the whole."""
         pooled = reduce(add, self._val_sums).scores()
         shown: dict[str, Tensor | float] = {"val_loss": torch.stack(self._val_losses).mean(), "val_δ1": pooled.delta1}
-        self.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True)
+        self.log_dict(shown, prog_bar=True, logger=bool(self.trainer.loggers), rank_zero_only=True)
 
     def on_train_epoch_end(self) -> None:
         """Add a line to the curve; every process of a distributed run computes the same one."""
+        self._share_skipped()
         sums = torch.tensor(astuple(reduce(add, self._val_sums)), dtype=torch.float64)
         pooled = PixelSums(*self._total(sums).tolist()).scores()
         record = EpochRecord(
             epoch=self.current_epoch + 1,
             step=self.global_step,
+            stage=self._feed.describe(),
             learning_rate=float(self.trainer.optimizers[0].param_groups[0]["lr"]),
             train_loss=self._mean(self._train_losses),
             val_loss=self._mean(self._val_losses),
             val_abs_rel=pooled.abs_rel,
             val_delta1=pooled.delta1,
+            images_per_second=self._pictures * self.trainer.world_size / self._train_seconds,
             seconds=perf_counter() - self._epoch_start,
         )
         if not isfinite(record.val_loss):
@@ -139,16 +142,37 @@ class DepthModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the curve so far."""
         checkpoint["history"] = [asdict(record) for record in self.history]
+        checkpoint["skipped"] = sorted(self.skipped)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the curve up again."""
         self.history = [EpochRecord(**record) for record in checkpoint["history"]]
+        self.skipped = set(checkpoint["skipped"])
+
+    def trial_step(self, batch: int, size: tuple[int, int]) -> None:
+        """Forward and backward of a random batch, for what memory it takes; nothing is learnt from it."""
+        image = torch.rand(batch, 3, *size, device=self.device)
+        with self.trainer.precision_plugin.forward_context():
+            self._batch_loss(image, torch.ones_like(image[:, :1]))[0].backward()  # type: ignore[no-untyped-call]
 
     # Pieces.
 
-    def _tensors(self, batch: RGBD) -> tuple[Tensor, Tensor]:
-        image = torch.as_tensor(batch.image).permute(0, 3, 1, 2).float() / 255
-        return image, torch.as_tensor(batch.depth)[:, None].float()
+    @property
+    def _feed(self) -> Feed:
+        return cast("Feed", self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def _tensors(self, split: Literal["train", "val"], batch: RGBD | Tensor) -> _Pair:
+        """A batch as N x 3 x H x W in 0..1 and N x 1 x H x W metres, on this module's device."""
+        if isinstance(batch, Tensor):
+            image, depth = self._feed.render(split, batch, self.device)
+        else:
+            image, depth = torch.as_tensor(batch.image), torch.as_tensor(batch.depth)
+            self.skipped.update(self._feed.source(split, ~int(i)) for i in torch.as_tensor(batch.position) if i < 0)
+        return image.permute(0, 3, 1, 2).float() / 255, depth[:, None].float()
+
+    def _sources(self, split: Literal["train", "val"], batch: RGBD | Tensor) -> str:
+        positions = batch if isinstance(batch, Tensor) else torch.as_tensor(batch.position)
+        return ", ".join(self._feed.source(split, int(i)) for i in positions if i >= 0)
 
     def _batch_loss(self, image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
         low, high = VALID_DEPTH
@@ -167,9 +191,45 @@ class DepthModule(L.LightningModule):
         summed = self._total(total)
         return float(summed[0] / summed[1])
 
+    def _share_skipped(self) -> None:
+        """Let every process of a distributed run know what any of them left out."""
+        if self.trainer.world_size > 1:
+            found: list[set[str]] = [set()] * self.trainer.world_size
+            torch.distributed.all_gather_object(found, self.skipped)
+            self.skipped = set().union(*found)
+
     def _total(self, values: Tensor) -> Tensor:
         """Sum over the processes of a distributed run."""
         if self.trainer.world_size == 1:
             return values
         gathered = cast("Tensor", self.all_gather(values.to(self.device)))
         return gathered.sum(dim=0).cpu()
+
+
+class _FiniteLoss:
+    """Ends a run whose loss is not finite, a step late: asking at once would make the CPU wait for every step."""
+
+    def __init__(self) -> None:
+        self._pending: tuple[Tensor, torch.cuda.Event | None, str, Callable[[], str]] | None = None
+
+    def look(self, loss: Tensor, where: str, pictures: Callable[[], str]) -> None:
+        """Raise TrainingError where the loss before this one was not finite."""
+        self.settle()
+        event = torch.cuda.Event() if loss.is_cuda else None  # type: ignore[no-untyped-call]
+        value = loss.detach().to("cpu", non_blocking=True)
+        if event is not None:
+            event.record()
+        self._pending = value, event, where, pictures
+
+    def settle(self) -> None:
+        """Raise TrainingError where the last loss was not finite."""
+        if self._pending is None:
+            return
+        (value, event, where, pictures), self._pending = self._pending, None
+        if event is not None:
+            event.synchronize()
+        if not torch.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value.item()} {where} ({pictures()}); "
+                "look at these pictures, or lower --lr; `--resume` goes on from the last whole epoch"
+            )

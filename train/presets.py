@@ -5,33 +5,90 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from ..spec import SIZE_MULTIPLE
 from .augment import Strength
+from .losses import LossWeights
 
-__all__ = ["PRESETS", "Preset", "PresetName"]
+__all__ = ["PRESETS", "Preset", "PresetName", "Stage", "stage_at"]
 
 PresetName = Literal["paper", "best"]
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of a run's epochs.
+
+    Attributes:
+        share: how much of the epochs.
+        scenes: on freshly rendered built-in scenes instead of the run's own data.
+        scale: of the run's height and width; a smaller picture costs less, and shows a convolution more of the room.
+    """
+
+    share: float
+    scenes: bool = False
+    scale: float = 1.0
+
+    def size(self, full: tuple[int, int]) -> tuple[int, int]:
+        """`full` (height, width) times `scale`, in multiples of 16, with the aspect kept as well as they allow.
+
+        >>> Stage(1.0, scale=0.5).size((96, 128)), Stage(1.0, scale=0.5).size((240, 320))
+        ((48, 64), (144, 192))
+        """
+        if self.scale == 1.0:
+            return full
+
+        def fit(length: float) -> int:
+            return max(round(length / SIZE_MULTIPLE), 1) * SIZE_MULTIPLE
+
+        goal, aspect = full[0] * self.scale, full[1] / full[0]
+        middle = fit(goal)
+        heights = (middle - SIZE_MULTIPLE, middle, middle + SIZE_MULTIPLE)
+        sizes = [(height, fit(height * aspect)) for height in heights if 0 < height < full[0]] or [full]
+        return min(sizes, key=lambda size: (round(abs(size[1] / size[0] - aspect), 2), abs(size[0] - goal)))
+
+
+@dataclass(frozen=True)
 class Preset:
-    """Optimiser, schedule, augmentation and averaging.
+    """Optimiser, schedule, loss, augmentation, averaging and stages.
 
     Attributes:
         optimizer: `adam` at a constant rate, or `adamw` (weight decay 0.01) under one cycle (Smith and Topin 2018: up
             over 15 % of the steps, then down along a cosine).
         learning_rate: the constant rate, or the peak of the cycle.
+        loss: weights of the loss's terms.
         augmentation: see `Augmentation`.
         average_share: time constant of the weights' exponential moving average, as a share of all steps, so that a
             short run averages over few; None: no averaging.
+        stages: in their order; the shares add up to 1.
     """
 
     optimizer: Literal["adam", "adamw"]
     learning_rate: float
+    loss: LossWeights
     augmentation: Strength
     average_share: float | None
+    stages: tuple[Stage, ...] = (Stage(1.0),)
 
 
 PRESETS: Final[dict[PresetName, Preset]] = {
-    "paper": Preset("adam", 1e-4, "paper", None),
-    "best": Preset("adamw", 2e-3, "strong", 0.1),
+    "paper": Preset("adam", 1e-4, LossWeights(), "paper", None),
+    "best": Preset(
+        "adamw",
+        2e-3,
+        LossWeights(scale_invariant=0.1, gradient=0.1),
+        "strong",
+        0.02,
+        (Stage(0.6, scenes=True, scale=0.5), Stage(0.25, scale=0.5), Stage(0.15)),
+    ),
 }
+
+
+def stage_at(stages: tuple[Stage, ...], epoch: int, epochs: int) -> Stage:
+    """The stage of an epoch (from 0) of so many; where epochs are few, the early stages are left out.
+
+    >>> early, late = Stage(0.5, scale=0.5), Stage(0.5)
+    >>> [stage_at((early, late), epoch, 3) is late for epoch in range(3)]
+    [False, True, True]
+    """
+    begins = [int(sum(stage.share for stage in stages[:index]) * epochs + 1e-9) for index in range(len(stages))]
+    return next(stage for stage, begin in reversed(list(zip(stages, begins, strict=True))) if begin <= epoch)

@@ -15,7 +15,8 @@ from depthkit.reference import reference_path, write_reference
 from depthkit.spec import Dim, ModelSpec
 from depthkit.tolerances import Precision
 from depthkit.train.bundle import Bundle, read_bundle
-from depthkit.train.fit import TrainOptions, fit
+from depthkit.train.fit import fit
+from depthkit.train.options import TrainOptions
 
 SIZE = (64, 96)
 BATCHES: dict[str, int | Dim] = {"static": 1, "dynamic": Dim("batch", 1, 2, 4)}

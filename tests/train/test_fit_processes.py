@@ -15,7 +15,8 @@ import pytest
 
 from depthkit.train.bundle import read_bundle
 from depthkit.train.datasets import open_dataset
-from depthkit.train.fit import TrainOptions, fit
+from depthkit.train.fit import fit
+from depthkit.train.options import TrainOptions
 from depthkit.train.session import TorchSession
 
 LIMIT = 240  # seconds after which a process is taken to hang
@@ -47,7 +48,10 @@ def _stop_after_the_first_epoch(process: subprocess.Popen[str], number: signal.S
 
 def _curve(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as stream:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
+        return [
+            {key: value for key, value in row.items() if key not in {"seconds", "images_per_second"}}
+            for row in csv.DictReader(stream)
+        ]
 
 
 def test_a_killed_process_is_resumed_as_if_nothing_had_happened(pairs: Path, tmp_path: Path) -> None:
@@ -101,6 +105,20 @@ def test_two_processes_share_the_work_and_leave_one_bundle(pairs: Path, tmp_path
     line = _curve(tmp_path / "compact")[0]
     # Both processes' validation samples, each once, though three do not divide by two.
     assert float(line["val_abs_rel"]) == pytest.approx(sum(errors_of) / sum(measured), rel=1e-3)
+
+
+def test_one_process_is_resumed_by_two(pairs: Path, tmp_path: Path) -> None:
+    """Four pictures a step before and after: one pass of four, then two processes with two each."""
+    process = _start(pairs, tmp_path, "--epochs", "3", "--batch", "4", "--preset", "best")
+    _stop_after_the_first_epoch(process, signal.SIGKILL)
+    done = len(_curve(tmp_path / "compact"))
+    process = _start(pairs, tmp_path, "--epochs", "3", "--batch", "2", "--preset", "best", "--devices", "2", "--resume")
+    output, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, errors
+    assert output.count("epoch") == 3 - done
+    record = json.loads((tmp_path / "compact" / "model.json").read_text(encoding="utf-8"))["training"]
+    assert (record["devices"], record["batch"], record["steps"]) == (2, 2, 6)
+    assert [int(line["step"]) for line in _curve(tmp_path / "compact")] == [2, 4, 6]
 
 
 def test_two_processes_need_a_whole_batch_each(pairs: Path, tmp_path: Path) -> None:
