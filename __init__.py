@@ -10,18 +10,33 @@ if TYPE_CHECKING:
     from .runtime.load import load
     from .session import Session
     from .spec import ModelSpec
+    from .train.hub import DepthModel, pretrained
 
 __version__ = "0.1.0"
-__all__ = ["DepthkitError", "ModelSpec", "Session", "__version__", "load"]
+__all__ = ["DepthModel", "DepthkitError", "ModelSpec", "Session", "__version__", "load", "pretrained"]
 
-_HOME = {"DepthkitError": ".errors", "ModelSpec": ".spec", "Session": ".session", "load": ".runtime.load"}
+_HOME = {
+    "DepthModel": ".train.hub",
+    "DepthkitError": ".errors",
+    "ModelSpec": ".spec",
+    "Session": ".session",
+    "load": ".runtime.load",
+    "pretrained": ".train.hub",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562), so that `import depthkit` stays cheap."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name], __name__), name)
+    try:
+        return getattr(import_module(_HOME[name], __name__), name)
+    except ModuleNotFoundError as error:
+        from .errors import UserError
+
+        raise UserError(
+            f"depthkit.{name} needs {error.name}, which is not installed; pip install 'depthkit[train]'"
+        ) from error
 
 
 def __dir__() -> list[str]:

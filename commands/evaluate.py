@@ -19,13 +19,15 @@ from .options import data_option, depth_units_option, json_option
 def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_units: float, as_json: bool) -> None:
     """Score runs, ONNX files or engines against measured depth.
 
+    TARGET may also be the name of weights that come with depthkit: compact.
+
     Depth is metric: nothing is aligned to the truth. Predictions are resized to the truth's own size. MSE and SSIM are
     the paper's, on depth / 10 m over the whole frame; the others count valid pixels, on NYU inside the Eigen crop.
     "pooled" counts every pixel of the set alike, "per image" every picture. NaN or infinite depth exits 3.
 
     \b
     Examples:
-      depthkit evaluate runs/compact --data path/to/nyu
+      depthkit evaluate compact --data path/to/nyu
       depthkit evaluate runs/compact runs/compact/*.ort.onnx --data path/to/nyu --frames 100
     """
     from math import isfinite

@@ -6,10 +6,17 @@ from pathlib import Path
 
 import click
 
+DEFAULT = "compact"
+"""Weights that come with depthkit, for pictures without an engine."""
+
 
 @click.command()
-@click.argument("engine", type=click.Path(path_type=Path))
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("arguments", nargs=-1, required=True, metavar="[ENGINE] INPUT...", type=click.Path(path_type=Path))
+@click.option(
+    "--engine",
+    type=click.Path(path_type=Path),
+    help="The engine, where it does not stand first; every argument is then an INPUT.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -17,10 +24,14 @@ import click
     show_default=True,
     help="Folder for the results.",
 )
-def predict(engine: Path, inputs: tuple[Path, ...], out: Path) -> None:
+def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None:
     """Write the depth of pictures, at each picture's own size.
 
-    ENGINE is an engine, an ONNX file of ours or a run. INPUTS are images, or folders of images. For each picture x:
+    INPUTS are images, or folders of images. ENGINE is an engine, an ONNX file of ours, a run, or the name of weights
+    that come with depthkit: compact. The first argument is the ENGINE, unless it is named as an image or is a folder
+    that is no run; then it is an INPUT, and compact answers.
+
+    For each picture x:
 
     \b
       x_depth.png   colours, near blue to far red, for eyes
@@ -29,8 +40,9 @@ def predict(engine: Path, inputs: tuple[Path, ...], out: Path) -> None:
 
     \b
     Examples:
+      depthkit predict photo.jpg
       depthkit predict runs/compact/compact-96x128.fp16.ort.onnx photo.jpg
-      depthkit predict runs/compact photos/ --out depth
+      depthkit predict photos/ --engine runs/compact --out depth
     """
     import numpy as np
 
@@ -41,9 +53,10 @@ def predict(engine: Path, inputs: tuple[Path, ...], out: Path) -> None:
     from .console import progress
     from .targets import open_target
 
+    target, inputs = (engine, arguments) if engine else _split(arguments)
     pictures = _pictures(inputs)
     names = _names(pictures)
-    with open_target(engine) as session, progress() as bar:
+    with open_target(target) as session, progress() as bar:
         # Every picture is read before the first result is written: a broken one must not leave half of a folder.
         for picture in pictures:
             read_image(picture)
@@ -60,14 +73,40 @@ def predict(engine: Path, inputs: tuple[Path, ...], out: Path) -> None:
             )
 
 
+def _split(arguments: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
+    """The engine and the inputs. Raises UserError for an engine alone."""
+    from ..errors import UserError
+    from ..images import IMAGE_SUFFIXES
+    from ..train.shipped import shipped_run
+    from .console import err
+    from .targets import is_run
+
+    first, *rest = arguments
+    if first.suffix.lower() in IMAGE_SUFFIXES or (first.is_dir() and not is_run(first)):
+        err.print(f"by {DEFAULT}, weights that come with depthkit; --engine names another")
+        return shipped_run(DEFAULT), arguments
+    if not rest:
+        raise UserError(
+            f"{first} is no picture and no folder of pictures; name some, after an engine if one is to answer: "
+            "`depthkit predict [ENGINE] INPUT...`"
+        )
+    return first, tuple(rest)
+
+
 def _pictures(inputs: tuple[Path, ...]) -> list[Path]:
     """Files as they are, folders as the pictures in them. Raises DataError, naming everything that is missing."""
     from ..errors import DataError
     from ..images import IMAGE_SUFFIXES
+    from .targets import is_run
 
     missing = [str(path) for path in inputs if not path.exists()]
     if missing:
         raise DataError(f"there is no file or folder {', '.join(missing)}")
+    # A run holds pictures of its own, which nobody means.
+    if runs := [str(path) for path in inputs if is_run(path)]:
+        raise DataError(
+            f"{', '.join(runs)} is a run, not a folder of pictures; the engine stands first, or in --engine"
+        )
     found: list[Path] = []
     for path in inputs:
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]

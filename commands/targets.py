@@ -1,7 +1,8 @@
-"""From what a user names (a run, an ONNX file, an engine) to sessions and contenders."""
+"""From what a user names (a run, an ONNX file, an engine, shipped weights) to sessions and contenders."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -17,15 +18,86 @@ if TYPE_CHECKING:
     from ..session import Session
     from ..train.datasets import RGBDDataset
 
-__all__ = ["contenders", "find_engines", "find_runs", "open_target", "open_torch", "sample_set"]
+__all__ = [
+    "contenders",
+    "find_engines",
+    "find_runs",
+    "is_run",
+    "locate",
+    "open_target",
+    "open_torch",
+    "resolve_run",
+    "sample_set",
+]
 
 
 def find_runs(folder: Path) -> list[Path]:
     """Run folders below `folder`. Raises UserError when there is none."""
+    from ..train.shipped import shipped_names
+
     runs = sorted(path.parent for path in folder.glob("*/model.json"))
     if not runs:
-        raise UserError(f"there is no finished run in {folder}/; train one with `depthkit train --out {folder}`")
+        raise UserError(
+            f"there is no finished run in {folder}/; train one with `depthkit train --out {folder}`, or name weights "
+            f"that come with depthkit ({', '.join(shipped_names())})"
+        )
     return runs
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is the folder of a run, finished or not."""
+    from ..train.document import CHECKPOINT, MODEL, WEIGHTS
+
+    return any((path / name).is_file() for name in (MODEL, WEIGHTS, CHECKPOINT))
+
+
+def resolve_run(target: Path, runs: Path) -> Path:
+    """A path that exists as it is; the name of shipped weights as a run folder in `runs`, which may be written to.
+
+    The shipped run is copied to `<runs>/<name>-pretrained`, unless it lies there already, and the console says so.
+    Raises UserError for anything else.
+    """
+    from rich.markup import escape
+
+    from ..files import sha256
+    from ..train.document import MODEL
+    from .console import out
+
+    found = locate(target)
+    if found == target:
+        return target
+    goal = runs / f"{target}-pretrained"
+    here = (goal / MODEL).is_file() and sha256(goal / MODEL) == sha256(found / MODEL)
+    if not here:
+        _copy_run(found, goal)
+    said = "are in" if here else "were copied to"
+    out.print(f"[bold]{target}[/]: the weights that come with depthkit {said} {escape(str(goal))}")
+    return goal
+
+
+def locate(target: Path) -> Path:
+    """A path that exists as it is, the name of shipped weights as their folder. Raises UserError for anything else."""
+    from ..train.shipped import shipped_names, shipped_run
+
+    if target.exists():
+        return target
+    names = shipped_names()
+    if str(target) in names:
+        return shipped_run(str(target))
+    raise UserError(
+        f"there is no run, ONNX file or engine {target}; make one with `depthkit train` and `depthkit export`, or name "
+        f"weights that come with depthkit ({', '.join(names)})"
+    )
+
+
+def _copy_run(source: Path, goal: Path) -> None:
+    """Copy a run's files, last the one that makes a folder a run. Raises OutputError."""
+    from ..files import atomic_write
+    from ..train.document import MODEL
+
+    for path in sorted(source.iterdir(), key=lambda path: path.name == MODEL):
+        with atomic_write(goal / path.name) as temporary:
+            shutil.copyfile(path, temporary)
 
 
 def find_engines(folder: Path) -> list[Path]:
@@ -62,8 +134,9 @@ def _with_manifest(folder: Path) -> list[Path]:
     return sorted(path.with_suffix("") for path in folder.glob("*/*.json") if path.stem.endswith(kinds))
 
 
-def open_target(path: Path) -> Session:
-    """A run folder by torch; an ONNX file or engine by the runtime. Raises UserError kinds."""
+def open_target(target: Path) -> Session:
+    """A run folder or shipped weights by torch; an ONNX file or engine by the runtime. Raises UserError kinds."""
+    path = locate(target)
     if path.is_dir():
         return open_torch(path, None)
     from ..runtime.load import load
@@ -123,8 +196,11 @@ def _contender(path: Path) -> Contender:
     from ..reference import read_reference, reference_path
     from ..runtime.load import is_onnx_file, load
 
-    if path.is_dir():
-        raise EngineError(f"{path} is a run; give the engines in it, or no --engine to bench every one")
+    if locate(path).is_dir():
+        raise EngineError(
+            f"{path} is a run; build its engines with `depthkit export {path}`, and give these, or no --engine to "
+            "bench every one"
+        )
     faults = []
     if is_onnx_file(path):
         description = describe_onnx(path)

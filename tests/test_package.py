@@ -18,7 +18,7 @@ import depthkit
 from depthkit.cli import COMMANDS
 
 ROOT = Path(depthkit.__file__).resolve().parent
-TRAINING = ("torch", "lightning", "kornia", "polygraphy", "onnxscript", "safetensors", "h5py")
+TRAINING = ("torch", "lightning", "kornia", "polygraphy", "onnxscript", "safetensors", "huggingface_hub", "h5py")
 VENDORS = ("onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda")
 HEAVY = (*TRAINING, *VENDORS, "scipy", "skimage", "matplotlib", "torchmetrics", "psutil")
 DATA_FILES = {"depthkit/py.typed", "depthkit/bench/report.html.j2", "depthkit/train/nyu_test_frames.txt"}
@@ -56,7 +56,8 @@ def _shipped(files: list[Path]) -> set[str]:
     code = {
         f"depthkit/{path}" for path in files if path.suffix == ".py" and path.parts[0] not in {"tests", "docs", ".ci"}
     }
-    return code | DATA_FILES
+    weights = {f"depthkit/{path}" for path in files if path.parts[0] == "weights"}
+    return code | weights | DATA_FILES
 
 
 def test_import_loads_no_vendor_library() -> None:
@@ -191,7 +192,10 @@ assert depthkit.__file__.startswith(sys.argv[1]), depthkit.__file__
 from importlib.resources import files
 from depthkit.cli import run
 from depthkit.train.datasets import official_test_frames
+from depthkit.train.document import read_document
+from depthkit.train.shipped import shipped_run
 assert len(official_test_frames()) == 654
+assert read_document(shipped_run("compact")).model.network == "compact"
 assert "<html" in files("depthkit.bench").joinpath("report.html.j2").read_text()
 sys.exit(run(["--version"]))
 """
