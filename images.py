@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import DataError
 from .files import atomic_write
@@ -21,7 +21,6 @@ __all__ = [
     "read_image",
     "resize_depth",
     "resize_image",
-    "upright_size",
     "write_depth_png",
     "write_image",
 ]
@@ -40,13 +39,6 @@ def read_image(path: Path) -> np.ndarray:
     """
     with _decoded(path) as picture:
         return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-
-
-def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """Width and height of a picture that was opened, once it is turned as its EXIF says; nothing is decoded."""
-    width, height = picture.size
-    sideways = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return (height, width) if sideways else (width, height)
 
 
 def read_depth(path: Path) -> np.ndarray:
