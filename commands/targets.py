@@ -33,9 +33,10 @@ __all__ = [
 
 def find_runs(folder: Path) -> list[Path]:
     """Run folders below `folder`. Raises UserError when there is none."""
+    from ..train.document import MODEL
     from ..train.shipped import shipped_names
 
-    runs = sorted(path.parent for path in folder.glob("*/model.json"))
+    runs = sorted(path.parent for path in folder.glob(f"*/{MODEL}"))
     if not runs:
         raise UserError(
             f"there is no finished run in {folder}/; train one with `depthkit train --out {folder}`, or name weights "
@@ -168,7 +169,9 @@ def contenders(paths: list[Path], *, with_torch: bool) -> list[Contender]:
 
 
 def _can_run_torch(folder: Path) -> bool:
-    return find_spec("torch") is not None and (folder / "model.json").is_file() and _weights(folder).is_file()
+    from ..train.document import MODEL
+
+    return find_spec("torch") is not None and (folder / MODEL).is_file() and _weights(folder).is_file()
 
 
 def _torch_contender(folder: Path, beside: Contender) -> Contender:
@@ -184,7 +187,9 @@ def _torch_contender(folder: Path, beside: Contender) -> Contender:
 
 
 def _weights(folder: Path) -> Path:
-    return folder / "model.safetensors"
+    from ..train.document import WEIGHTS
+
+    return folder / WEIGHTS
 
 
 def _contender(path: Path) -> Contender:
