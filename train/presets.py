@@ -22,19 +22,23 @@ class Stage:
         share: how much of the epochs.
         scenes: on freshly rendered built-in scenes instead of the run's own data.
         scale: of the run's height and width; a smaller picture costs less, and shows a convolution more of the room.
+        least_rows: a picture that has no more rows than this is not made smaller, and none is made smaller than this.
     """
 
     share: float
     scenes: bool = False
     scale: float = 1.0
+    least_rows: int = SIZE_MULTIPLE
 
     def size(self, full: tuple[int, int]) -> tuple[int, int]:
         """`full` (height, width) times `scale`, in multiples of 16, with the aspect kept as well as they allow.
 
         >>> Stage(1.0, scale=0.5).size((96, 128)), Stage(1.0, scale=0.5).size((240, 320))
         ((48, 64), (144, 192))
+        >>> Stage(1.0, scale=0.5, least_rows=48).size((64, 96)), Stage(1.0, scale=0.5, least_rows=48).size((48, 64))
+        ((48, 64), (48, 64))
         """
-        if self.scale == 1.0:
+        if self.scale == 1.0 or full[0] <= self.least_rows:
             return full
 
         def fit(length: float) -> int:
@@ -43,8 +47,8 @@ class Stage:
         goal, aspect = full[0] * self.scale, full[1] / full[0]
         middle = fit(goal)
         heights = (middle - SIZE_MULTIPLE, middle, middle + SIZE_MULTIPLE)
-        sizes = [(height, fit(height * aspect)) for height in heights if 0 < height < full[0]] or [full]
-        return min(sizes, key=lambda size: (round(abs(size[1] / size[0] - aspect), 2), abs(size[0] - goal)))
+        sizes = [(height, fit(height * aspect)) for height in heights if self.least_rows <= height < full[0]]
+        return min(sizes or [full], key=lambda size: (round(abs(size[1] / size[0] - aspect), 2), abs(size[0] - goal)))
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ PRESETS: Final[dict[PresetName, Preset]] = {
         LossWeights(scale_invariant=0.1, gradient=0.1),
         "strong",
         0.02,
-        (Stage(0.6, scenes=True, scale=0.5), Stage(0.25, scale=0.5), Stage(0.15)),
+        # Under 48 rows the built-in networks' coarsest level, 1/16, has nothing left to see.
+        (Stage(0.5, scenes=True, scale=0.5, least_rows=48), Stage(0.1, scale=0.5, least_rows=48), Stage(0.4)),
     ),
 }
 

@@ -18,6 +18,7 @@ from typing import Final
 
 import click
 
+from depthkit.commands.options import SizeType
 from depthkit.train.fit import fit
 from depthkit.train.losses import LossWeights
 from depthkit.train.options import TrainOptions
@@ -26,8 +27,8 @@ from depthkit.train.presets import PRESETS, Preset, Stage
 BEST: Final = PRESETS["best"]
 VARIANTS: Final[dict[str, Preset]] = {
     "best": BEST,
-    "without scenes": replace(BEST, stages=(Stage(0.6, scale=0.5), Stage(0.4))),
-    "without half size": replace(BEST, stages=(Stage(0.3, scenes=True), Stage(0.7))),
+    "without scenes": replace(BEST, stages=(Stage(1.0),)),
+    "scenes at two thirds of the size": replace(BEST, stages=(Stage(0.5, scenes=True, scale=2 / 3), Stage(0.5))),
     "without terms on log depth": replace(BEST, loss=LossWeights()),
     "without strong augmentation": replace(BEST, augmentation="paper"),
     "without averaging": replace(BEST, average_share=None),
@@ -39,10 +40,11 @@ VARIANTS: Final[dict[str, Preset]] = {
 @click.command()
 @click.option("--data", required=True, help="Data set whose training split is used.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/ablation"), show_default=True)
-@click.option("--epochs", default=24, show_default=True)
+@click.option("--size", type=SizeType(), metavar="HxW", default="48x64", show_default=True)
+@click.option("--epochs", default=30, show_default=True)
 @click.option("--precision", default="auto", show_default=True)
 @click.argument("variants", nargs=-1)
-def main(data: str, out: Path, epochs: int, precision: str, variants: tuple[str, ...]) -> None:
+def main(data: str, out: Path, size: tuple[int, int], epochs: int, precision: str, variants: tuple[str, ...]) -> None:
     """Train VARIANTS (all of them where none is named), and print the command that measures them."""
     rows = []
     for name in variants or VARIANTS:
@@ -54,7 +56,7 @@ def main(data: str, out: Path, epochs: int, precision: str, variants: tuple[str,
                 TrainOptions(
                     "compact",
                     data,
-                    (96, 128),
+                    size,
                     epochs=epochs,
                     preset=VARIANTS[name],
                     precision=precision,

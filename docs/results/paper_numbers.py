@@ -69,7 +69,8 @@ class Run:
 
     Attributes:
         name: the last two parts of its path.
-        samples, size, epochs, batch, learning_rate, precision, seed, seconds: how it was trained.
+        samples, size, epochs, batch, accumulate, learning_rate, precision, seed, seconds, init, stages: how it was
+            trained, as its bundle says.
         scores: as `depthkit evaluate` gives them.
         flipped: of the mean of a frame's depth and its mirrored picture's depth, mirrored back.
         worst: the frames of the largest RMSE, worst first.
@@ -84,9 +85,12 @@ class Run:
     size: tuple[int, int]
     epochs: int
     batch: int
+    accumulate: int
     learning_rate: float
     precision: str
     seconds: float
+    init: str | None
+    stages: tuple[tuple[str, int], ...]
     weights_sha256: str
     scores: DepthScores
     flipped: DepthScores
@@ -217,7 +221,8 @@ def group(runs: Sequence[Run]) -> list[Group]:
 
 
 def _training(run: Run) -> tuple[object, ...]:
-    return run.preset, run.size, run.samples, run.epochs, run.batch, run.learning_rate, run.precision
+    how = run.preset, run.size, run.samples, run.epochs, run.batch, run.accumulate, run.learning_rate, run.precision
+    return *how, run.init or "", run.stages
 
 
 def _rank(run: Run) -> tuple[object, ...]:

@@ -41,7 +41,13 @@ def render_page(numbers: Numbers, folder: Path) -> str:
         UserError: the comparison lacks a network, or a failure its sentence.
     """
     groups = group(numbers.runs)
-    unet, compact = _pair(groups)
+    pairs = _pairs(groups)
+    paper = next((pair for pair in pairs if pair[0].first.preset == "paper"), None)
+    if paper is None:
+        raise UserError(
+            "the comparison needs a run of unet and one of compact with --preset paper and the same other options; "
+            "measure them with `python docs/results/paper.py measure`"
+        )
     test = numbers.test
     assert test is not None, "there are runs"
     templates = Templates(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # noqa: S701 - Markdown
@@ -56,11 +62,9 @@ def render_page(numbers: Numbers, folder: Path) -> str:
         machines=_machines(numbers),
         constant=test.constant,
         paper_rms_m=(10 * PAPER["compact"]["mse"] ** 0.5, 10 * test.constant.mse**0.5),
-        table1=_table1(unet, compact),
-        verdicts=[
-            _verdict("MSE", unet, compact, lambda run: run.scores.mse, 5, higher_is_better=False),
-            _verdict("SSIM", unet, compact, lambda run: run.scores.ssim, 4, higher_is_better=True),
-        ],
+        table1=_table1(*paper),
+        verdicts=_verdicts(paper),
+        others=[(pair[1].first.preset, pair[1].first.epochs, _verdicts(pair)) for pair in pairs if pair is not paper],
         pooled=_accuracy(groups, lambda run: run.scores, lambda s: s.pooled, test.constant),
         per_image=_accuracy(groups, lambda run: run.scores, lambda s: s.per_image, test.constant),
         flipped=_accuracy(groups, lambda run: run.flipped, lambda s: s.pooled, None),
@@ -73,17 +77,14 @@ def render_page(numbers: Numbers, folder: Path) -> str:
     )
 
 
-def _pair(groups: Sequence[Group]) -> tuple[Group, Group]:
-    """The baseline and compact, trained alike by the paper's preset. Raises UserError."""
-    for unet in groups:
-        for compact in groups:
-            networks = unet.first.network, compact.first.network
-            if networks == ("unet", "compact") and unet.training == compact.training and unet.first.preset == "paper":
-                return unet, compact
-    raise UserError(
-        "the comparison needs a run of unet and one of compact with --preset paper and the same other options; "
-        "measure them with `python docs/results/paper.py measure`"
-    )
+def _pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
+    """The baseline and compact, for every way in which both were trained."""
+    return [
+        (unet, compact)
+        for unet in groups
+        for compact in groups
+        if (unet.first.network, compact.first.network) == ("unet", "compact") and unet.training == compact.training
+    ]
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
@@ -97,10 +98,12 @@ def _size(size: tuple[int, int]) -> str:
 
 
 def _training(run: Run, data: str) -> str:
+    accumulate = f" --accumulate {run.accumulate}" if run.accumulate > 1 else ""
+    init = f" --init {run.init[:12]}" if run.init else ""
     return (
         f"depthkit train --network {run.network} --data {data} --size {_size(run.size)} --epochs {run.epochs} "
-        f"--batch {run.batch} --lr {run.learning_rate:g} --preset {run.preset} --precision {run.precision} "
-        f"--seed {run.seed} --out {run.name.partition('/')[0]}"
+        f"--batch {run.batch}{accumulate} --lr {run.learning_rate:g} --preset {run.preset} "
+        f"--precision {run.precision} --seed {run.seed}{init} --out {run.name.partition('/')[0]}"
     )
 
 
@@ -139,6 +142,14 @@ def _table1(unet: Group, compact: Group) -> str:
         for name, members in (("baseline", unet), ("proposed", compact))
     ]
     return _table(("network", "MSE, paper", "MSE, here", "SSIM, paper", "SSIM, here", "seeds"), rows)
+
+
+def _verdicts(pair: tuple[Group, Group]) -> list[str]:
+    """Who is better in what the paper's Table 1 compares."""
+    return [
+        _verdict("MSE", *pair, lambda run: run.scores.mse, 5, higher_is_better=False),
+        _verdict("SSIM", *pair, lambda run: run.scores.ssim, 4, higher_is_better=True),
+    ]
 
 
 def _verdict(
@@ -189,6 +200,7 @@ def _each(groups: Sequence[Group]) -> str:
             members.label,
             f"`{run.weights_sha256[:12]}`",
             f"{run.seconds / 60:.0f}",
+            ", ".join(f"{count} {stage}" for stage, count in run.stages),
             str(run.seed),
             f"{run.scores.mse:.5f}",
             f"{run.scores.ssim:.4f}",
@@ -197,7 +209,9 @@ def _each(groups: Sequence[Group]) -> str:
         for members in groups
         for run in members.runs
     ]
-    return _table(("run", "network, preset", "weights", "trained min", "seed", "MSE", "SSIM", *_HEADINGS), rows, 3)
+    return _table(
+        ("run", "network, preset", "weights", "trained min", "epochs", "seed", "MSE", "SSIM", *_HEADINGS), rows, 3
+    )
 
 
 def _goals(groups: Sequence[Group]) -> str:
@@ -209,7 +223,8 @@ def _goals(groups: Sequence[Group]) -> str:
             reached = found.mean >= wanted if relation == "≥" else found.mean <= wanted
             cells.append(f"{found.text(3)}, {'reached' if reached else 'not reached'}")
         rows.append([name, f"{relation} {wanted:.2f}", *cells])
-    return _table(("", "goal", *(members.label for members in groups)), rows)
+    headings = [f"{members.label}, {members.first.epochs} epochs" for members in groups]
+    return _table(("", "goal", *headings), rows)
 
 
 def _table2(speed: Speed) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import resource
 import shutil
@@ -25,42 +24,21 @@ from depthkit.train.history import EpochRecord
 from depthkit.train.options import TrainOptions
 from depthkit.train.presets import PresetName
 
+from .runs import KilledError, curve_of, fitted, weights_of
+
 PRESETS: tuple[PresetName, ...] = ("paper", "best")
 EPOCHS, STEPS_AN_EPOCH = 2, 2  # ten pictures in batches of four, the last two left out
-
-
-class _KilledError(Exception):
-    """What ends a training from outside."""
 
 
 def _options(pairs: Path, out: Path, **changes: Any) -> TrainOptions:
     return replace(TrainOptions("compact", str(pairs), (32, 48), epochs=EPOCHS, batch=4, out=out), **changes)
 
 
-def _fit(options: TrainOptions) -> Path:
-    folder = fit(options)
-    assert folder == options.folder
-    return folder
-
-
-def _curve(folder: Path) -> list[dict[str, str]]:
-    """The lines of `metrics.csv` without what depends on the clock."""
-    with (folder / "metrics.csv").open(newline="") as stream:
-        return [
-            {key: value for key, value in row.items() if key not in {"seconds", "images_per_second"}}
-            for row in csv.DictReader(stream)
-        ]
-
-
-def _weights(folder: Path) -> dict[str, list[float]]:
-    return {name: tensor.flatten().tolist() for name, tensor in read_bundle(folder).network.state_dict().items()}
-
-
 @pytest.fixture(scope="module", params=PRESETS)
 def whole(request: pytest.FixtureRequest, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
     """The options of a run that was trained in one go, for each preset. Read only."""
     options = _options(pairs, tmp_path_factory.mktemp(request.param), preset=request.param)
-    _fit(options)
+    fitted(options)
     return options
 
 
@@ -68,13 +46,13 @@ def whole(request: pytest.FixtureRequest, pairs: Path, tmp_path_factory: pytest.
 def cut(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
     """The options of a run of one epoch that was cut short: `last.ckpt` is there, a bundle is not. Read only."""
     options = _options(pairs, tmp_path_factory.mktemp("cut"), on_epoch=_kill)
-    with pytest.raises(_KilledError):
+    with pytest.raises(KilledError):
         fit(options)
     return replace(options, on_epoch=None)
 
 
 def _kill(_: EpochRecord) -> None:
-    raise _KilledError
+    raise KilledError
 
 
 @contextmanager
@@ -119,7 +97,7 @@ def test_a_bundle_keeps_validation_frames_at_the_cameras_size(whole: TrainOption
 
 
 def test_the_curve_has_a_line_an_epoch(whole: TrainOptions) -> None:
-    lines = _curve(whole.folder)
+    lines = curve_of(whole.folder)
     assert [int(line["epoch"]) for line in lines] == [1, 2]
     assert [int(line["step"]) for line in lines] == [STEPS_AN_EPOCH, 2 * STEPS_AN_EPOCH]
     for line in lines:
@@ -138,31 +116,31 @@ def test_the_validation_columns_are_those_of_the_weights(whole: TrainOptions, pa
         for image, depth, _ in (data[index] for index in range(len(data))):
             measured = (depth > 1e-3) & (depth <= 10)
             errors.append((np.abs(session(image) - depth) / np.where(measured, depth, 1))[measured])
-    assert float(_curve(whole.folder)[-1]["val_abs_rel"]) == pytest.approx(np.concatenate(errors).mean(), rel=1e-3)
+    assert float(curve_of(whole.folder)[-1]["val_abs_rel"]) == pytest.approx(np.concatenate(errors).mean(), rel=1e-3)
 
 
 def test_a_seed_gives_the_same_weights_twice(whole: TrainOptions, tmp_path: Path) -> None:
-    again = _fit(replace(whole, out=tmp_path))
-    assert _weights(again) == _weights(whole.folder)
-    assert _curve(again) == _curve(whole.folder)
+    again = fitted(replace(whole, out=tmp_path))
+    assert weights_of(again) == weights_of(whole.folder)
+    assert curve_of(again) == curve_of(whole.folder)
 
 
 @pytest.mark.parametrize("whole", ["paper"], indirect=True)
 def test_another_seed_gives_other_weights(whole: TrainOptions, tmp_path: Path) -> None:
-    assert _weights(_fit(replace(whole, out=tmp_path, seed=1))) != _weights(whole.folder)
+    assert weights_of(fitted(replace(whole, out=tmp_path, seed=1))) != weights_of(whole.folder)
 
 
 def test_a_run_that_was_cut_and_resumed_is_the_run_that_was_not(whole: TrainOptions, tmp_path: Path) -> None:
     cut = replace(whole, out=tmp_path, on_epoch=_kill)
-    with pytest.raises(_KilledError):
+    with pytest.raises(KilledError):
         fit(cut)
-    assert len(_curve(cut.folder)) == 1
+    assert len(curve_of(cut.folder)) == 1
     assert not (cut.folder / "model.json").exists()
     lines: list[EpochRecord] = []
-    resumed = _fit(replace(cut, resume=True, on_epoch=lines.append))
+    resumed = fitted(replace(cut, resume=True, on_epoch=lines.append))
     assert [line.epoch for line in lines] == [2]
-    assert _curve(resumed) == _curve(whole.folder)
-    assert _weights(resumed) == _weights(whole.folder)
+    assert curve_of(resumed) == curve_of(whole.folder)
+    assert weights_of(resumed) == weights_of(whole.folder)
 
 
 def test_resuming_a_run_that_was_cut_after_its_last_epoch_finishes_it(whole: TrainOptions, tmp_path: Path) -> None:
@@ -170,26 +148,26 @@ def test_resuming_a_run_that_was_cut_after_its_last_epoch_finishes_it(whole: Tra
 
     def kill_at_the_end(record: EpochRecord) -> None:
         if record.epoch == EPOCHS:
-            raise _KilledError
+            raise KilledError
 
     cut = replace(whole, out=tmp_path, on_epoch=kill_at_the_end)
-    with pytest.raises(_KilledError):
+    with pytest.raises(KilledError):
         fit(cut)
     assert not (cut.folder / "model.json").exists()
-    resumed = _fit(replace(cut, resume=True))
-    assert _curve(resumed) == _curve(whole.folder)
-    assert _weights(resumed) == _weights(whole.folder)
+    resumed = fitted(replace(cut, resume=True))
+    assert curve_of(resumed) == curve_of(whole.folder)
+    assert weights_of(resumed) == weights_of(whole.folder)
 
 
 def test_resuming_a_finished_run_changes_nothing(whole: TrainOptions, tmp_path: Path) -> None:
     """Averaged weights stay averaged: Lightning alone would leave the raw ones, since nothing is left to train."""
     shutil.copytree(whole.folder, tmp_path / "compact")
-    assert _weights(_fit(replace(whole, out=tmp_path, resume=True))) == _weights(whole.folder)
+    assert weights_of(fitted(replace(whole, out=tmp_path, resume=True))) == weights_of(whole.folder)
 
 
 @pytest.mark.parametrize("whole", ["paper"], indirect=True)
 def test_resume_without_a_checkpoint_starts_anew(whole: TrainOptions, tmp_path: Path) -> None:
-    assert _weights(_fit(replace(whole, out=tmp_path, resume=True))) == _weights(whole.folder)
+    assert weights_of(fitted(replace(whole, out=tmp_path, resume=True))) == weights_of(whole.folder)
 
 
 def test_resume_with_other_options_names_them(cut: TrainOptions) -> None:
@@ -245,10 +223,10 @@ def test_training_needs_a_whole_batch(pairs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("steps", "taken", "epochs"), [(1, 1, 1), (3, 2, 2), (100, 4, 2)])
 def test_steps_end_a_run(pairs: Path, tmp_path: Path, steps: int, taken: int, epochs: int) -> None:
     """Never more than asked for, and in equal epochs: three steps in two epochs are one each."""
-    folder = _fit(_options(pairs, tmp_path, steps=steps))
+    folder = fitted(_options(pairs, tmp_path, steps=steps))
     document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     assert document["training"]["steps"] == taken
-    assert document["training"]["epochs"] == len(_curve(folder)) == epochs
+    assert document["training"]["epochs"] == len(curve_of(folder)) == epochs
 
 
 def test_a_full_disk_names_the_run_folder(pairs: Path, tmp_path: Path) -> None:
@@ -290,8 +268,8 @@ def _unmeasured(root: Path, *, measured: int) -> Path:
 
 def test_batches_without_a_measured_pixel_are_survived(tmp_path: Path) -> None:
     """They neither stop a run nor spoil its weights."""
-    folder = _fit(_options(_unmeasured(tmp_path, measured=1), tmp_path / "runs", epochs=1))
-    assert all(np.isfinite(values).all() for values in _weights(folder).values())
+    folder = fitted(_options(_unmeasured(tmp_path, measured=1), tmp_path / "runs", epochs=1))
+    assert all(np.isfinite(values).all() for values in weights_of(folder).values())
 
 
 def test_a_set_without_a_measured_pixel_is_refused(tmp_path: Path) -> None:

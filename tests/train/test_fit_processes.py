@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -18,6 +17,8 @@ from depthkit.train.datasets import open_dataset
 from depthkit.train.fit import fit
 from depthkit.train.options import TrainOptions
 from depthkit.train.session import TorchSession
+
+from .runs import curve_of
 
 LIMIT = 240  # seconds after which a process is taken to hang
 
@@ -46,27 +47,19 @@ def _stop_after_the_first_epoch(process: subprocess.Popen[str], number: signal.S
     return process.returncode, errors
 
 
-def _curve(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as stream:
-        return [
-            {key: value for key, value in row.items() if key not in {"seconds", "images_per_second"}}
-            for row in csv.DictReader(stream)
-        ]
-
-
 def test_a_killed_process_is_resumed_as_if_nothing_had_happened(pairs: Path, tmp_path: Path) -> None:
     options = TrainOptions("compact", str(pairs), (32, 48), epochs=3, batch=4, preset="best", out=tmp_path / "whole")
     process = _start(pairs, tmp_path / "cut", "--epochs", "3", "--batch", "4", "--preset", "best")
     status, _ = _stop_after_the_first_epoch(process, signal.SIGKILL)
     assert status == -signal.SIGKILL
     cut = tmp_path / "cut" / "compact"
-    assert 1 <= len(_curve(cut)) < 3
+    assert 1 <= len(curve_of(cut)) < 3
     assert not (cut / "model.json").exists()
     whole = fit(options)
     again = fit(TrainOptions(**{**options.__dict__, "out": tmp_path / "cut", "resume": True}))
     assert whole is not None
     assert again == cut
-    assert _curve(cut) == _curve(whole)
+    assert curve_of(cut) == curve_of(whole)
     expected, found = (read_bundle(folder).network.state_dict() for folder in (whole, cut))
     assert all(tensor.equal(found[name]) for name, tensor in expected.items())
     assert not list(cut.glob(".*"))
@@ -80,7 +73,7 @@ def test_ctrl_c_keeps_the_last_checkpoint(pairs: Path, tmp_path: Path) -> None:
     assert "Traceback" not in errors
     folder = tmp_path / "compact"
     assert (folder / "last.ckpt").is_file()
-    assert len(_curve(folder)) >= 1
+    assert len(curve_of(folder)) >= 1
     assert not (folder / "model.json").exists()
     assert not list(folder.glob(".*"))
 
@@ -102,7 +95,7 @@ def test_two_processes_share_the_work_and_leave_one_bundle(pairs: Path, tmp_path
             valid = (depth > 1e-3) & (depth <= 10)
             measured.append(valid.sum())
             errors_of.append((np.abs(session(image) - depth) / np.where(valid, depth, 1))[valid].sum())
-    line = _curve(tmp_path / "compact")[0]
+    line = curve_of(tmp_path / "compact")[0]
     # Both processes' validation samples, each once, though three do not divide by two.
     assert float(line["val_abs_rel"]) == pytest.approx(sum(errors_of) / sum(measured), rel=1e-3)
 
@@ -111,14 +104,14 @@ def test_one_process_is_resumed_by_two(pairs: Path, tmp_path: Path) -> None:
     """Four pictures a step before and after: one pass of four, then two processes with two each."""
     process = _start(pairs, tmp_path, "--epochs", "3", "--batch", "4", "--preset", "best")
     _stop_after_the_first_epoch(process, signal.SIGKILL)
-    done = len(_curve(tmp_path / "compact"))
+    done = len(curve_of(tmp_path / "compact"))
     process = _start(pairs, tmp_path, "--epochs", "3", "--batch", "2", "--preset", "best", "--devices", "2", "--resume")
     output, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, errors
     assert output.count("epoch") == 3 - done
     record = json.loads((tmp_path / "compact" / "model.json").read_text(encoding="utf-8"))["training"]
     assert (record["devices"], record["batch"], record["steps"]) == (2, 2, 6)
-    assert [int(line["step"]) for line in _curve(tmp_path / "compact")] == [2, 4, 6]
+    assert [int(line["step"]) for line in curve_of(tmp_path / "compact")] == [2, 4, 6]
 
 
 def test_two_processes_need_a_whole_batch_each(pairs: Path, tmp_path: Path) -> None:

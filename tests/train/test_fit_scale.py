@@ -23,6 +23,8 @@ from depthkit.train.options import TrainOptions
 from depthkit.train.presets import Preset, Stage
 from depthkit.train.scenes import render_scenes
 
+from .runs import KilledError, curve_of, fitted, weights_of
+
 STAGES = (Stage(0.4, scenes=True, scale=0.5), Stage(0.2, scale=0.5), Stage(0.4))
 STAGED = Preset("adamw", 1e-3, LossWeights(scale_invariant=0.1, gradient=0.1), "strong", 0.1, STAGES)
 
@@ -31,45 +33,23 @@ def _options(data: Path, out: Path, **changes: Any) -> TrainOptions:
     return replace(TrainOptions("compact", str(data), (32, 48), epochs=5, batch=4, out=out), **changes)
 
 
-def _fit(options: TrainOptions) -> Path:
-    folder = fit(options)
-    assert folder == options.folder
-    return folder
-
-
-def _curve(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as stream:
-        return [
-            {key: value for key, value in row.items() if key not in {"seconds", "images_per_second"}}
-            for row in csv.DictReader(stream)
-        ]
-
-
-def _weights(folder: Path) -> dict[str, list[float]]:
-    return {name: tensor.flatten().tolist() for name, tensor in read_bundle(folder).network.state_dict().items()}
-
-
-class _KilledError(Exception):
-    """What ends a training from outside."""
-
-
 def test_stages_follow_each_other_and_a_cut_in_any_of_them_changes_nothing(pairs: Path, tmp_path: Path) -> None:
     options = _options(pairs, tmp_path / "whole", preset=STAGED)
-    whole = _fit(options)
-    stages = [line["stage"] for line in _curve(whole)]
+    whole = fitted(options)
+    stages = [line["stage"] for line in curve_of(whole)]
     assert stages == ["scenes 16x32", "scenes 16x32", "data 16x32", "data 32x48", "data 32x48"]
     for end in (1, 3):
         cut = replace(options, out=tmp_path / f"cut{end}")
 
         def kill(record: Any, end: int = end) -> None:
             if record.epoch == end:
-                raise _KilledError
+                raise KilledError
 
-        with pytest.raises(_KilledError):
+        with pytest.raises(KilledError):
             fit(replace(cut, on_epoch=kill))
-        resumed = _fit(replace(cut, resume=True))
-        assert _curve(resumed) == _curve(whole)
-        assert _weights(resumed) == _weights(whole)
+        resumed = fitted(replace(cut, resume=True))
+        assert curve_of(resumed) == curve_of(whole)
+        assert weights_of(resumed) == weights_of(whole)
 
 
 def test_every_epoch_on_scenes_has_rooms_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,36 +61,36 @@ def test_every_epoch_on_scenes_has_rooms_of_its_own(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("depthkit.train.loading.render_scenes", watch)
     data = Path("scenes")
-    _fit(_options(data, tmp_path, epochs=2, steps=4))
+    fitted(_options(data, tmp_path, epochs=2, steps=4))
     first = {seed for seed in seen[32, 48] if seed % 3 == 0}  # see scene_seed
     assert len(first) == 2 * 2 * 4
-    _fit(_options(data, tmp_path, size=(32, 48), epochs=2, steps=4, seed=1))
+    fitted(_options(data, tmp_path, size=(32, 48), epochs=2, steps=4, seed=1))
     assert len({seed for seed in seen[32, 48] if seed % 3 == 0}) == 2 * 2 * 2 * 4, "another seed, other rooms"
 
 
 def test_accumulated_passes_make_one_step(pairs: Path, tmp_path: Path) -> None:
-    record = read_bundle(_fit(_options(pairs, tmp_path, epochs=1, batch=2, accumulate=2))).training
+    record = read_bundle(fitted(_options(pairs, tmp_path, epochs=1, batch=2, accumulate=2))).training
     assert record is not None
     assert (record.steps, record.batch, record.accumulate) == (2, 2, 2)  # of ten pictures, the last two left out
 
 
 def test_a_resumed_run_may_spread_its_steps_otherwise(pairs: Path, tmp_path: Path) -> None:
     def kill(_: Any) -> None:
-        raise _KilledError
+        raise KilledError
 
     options = _options(pairs, tmp_path, epochs=2, batch=4, preset="best")
-    with pytest.raises(_KilledError):
+    with pytest.raises(KilledError):
         fit(replace(options, on_epoch=kill))
-    folder = _fit(replace(options, batch=2, accumulate=2, resume=True))
+    folder = fitted(replace(options, batch=2, accumulate=2, resume=True))
     record = read_bundle(folder).training
     assert record is not None
     assert (record.steps, record.batch, record.accumulate) == (4, 2, 2)
-    assert len(_curve(folder)) == 2
+    assert len(curve_of(folder)) == 2
 
 
 def test_a_run_starts_from_the_weights_of_another(pairs: Path, tmp_path: Path) -> None:
-    first = _fit(_options(pairs, tmp_path / "first", epochs=1))
-    still = _fit(_options(pairs, tmp_path / "still", epochs=1, steps=1, learning_rate=1e-12, init=first))
+    first = fitted(_options(pairs, tmp_path / "first", epochs=1))
+    still = fitted(_options(pairs, tmp_path / "still", epochs=1, steps=1, learning_rate=1e-12, init=first))
     start, end = (read_bundle(folder).network for folder in (first, still))
     for before, after in zip(start.parameters(), end.parameters(), strict=True):
         torch.testing.assert_close(before, after, atol=1e-9, rtol=0)
@@ -126,14 +106,14 @@ def test_a_corrupt_picture_ends_a_run_unless_it_may_be_skipped(pairs: Path, tmp_
     options = _options(data, tmp_path / "runs", epochs=2)
     with pytest.raises(Exception, match=broken.name):
         fit(options)
-    folder = _fit(replace(options, skip_bad=True))
+    folder = fitted(replace(options, skip_bad=True))
     record = read_bundle(folder).training
     assert record is not None
     assert record.skipped == (str(broken),)
-    assert all(np.isfinite(values).all() for values in _weights(folder).values())
+    assert all(np.isfinite(values).all() for values in weights_of(folder).values())
     seen = sorted((data / "images" / "val").iterdir())[0]
     seen.write_bytes(b"")
-    folder = _fit(replace(options, out=tmp_path / "both", skip_bad=True))
+    folder = fitted(replace(options, out=tmp_path / "both", skip_bad=True))
     bundle = read_bundle(folder)
     assert bundle.training is not None
     assert bundle.training.skipped == (str(broken), str(seen))
@@ -161,7 +141,7 @@ def test_a_data_set_that_grew_is_another_run(pairs: Path, tmp_path: Path) -> Non
     data = tmp_path / "data"
     shutil.copytree(pairs, data)
     options = _options(data, tmp_path / "runs", epochs=1)
-    _fit(options)
+    fitted(options)
     for folder, suffix in (("images", "*"), ("depth", "*")):
         first = sorted((data / folder / "train").glob(suffix))[0]
         shutil.copyfile(first, first.with_stem("another"))
@@ -170,12 +150,12 @@ def test_a_data_set_that_grew_is_another_run(pairs: Path, tmp_path: Path) -> Non
 
 
 def test_a_start_keeps_range_and_preprocessing(pairs: Path, tmp_path: Path) -> None:
-    first = _fit(_options(pairs, tmp_path / "first", epochs=1))
+    first = fitted(_options(pairs, tmp_path / "first", epochs=1))
     weights, normal = first / "model.safetensors", Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     val = open_dataset(pairs, "val")
     here = tmp_path / "imported"
     import_weights(here, "compact", weights, (32, 48), val, preprocessing=normal, depth_range=(0.5, 20.0))
-    spec = read_bundle(_fit(_options(pairs, tmp_path / "second", epochs=1, init=here))).spec
+    spec = read_bundle(fitted(_options(pairs, tmp_path / "second", epochs=1, init=here))).spec
     assert (spec.preprocessing, spec.depth_range) == (normal, (0.5, 20.0))
 
 
@@ -183,17 +163,17 @@ def test_workers_load_the_same_samples_also_after_a_cut(pairs: Path, tmp_path: P
     """A worker begins to load before Lightning tells a resumed epoch's number."""
 
     def kill(_: Any) -> None:
-        raise _KilledError
+        raise KilledError
 
     options = _options(pairs, tmp_path / "none", epochs=2)
     one = replace(options, out=tmp_path / "one", workers=1)
-    with pytest.raises(_KilledError):
+    with pytest.raises(KilledError):
         fit(replace(one, on_epoch=kill))
-    assert _weights(_fit(replace(one, resume=True))) == _weights(_fit(options))
+    assert weights_of(fitted(replace(one, resume=True))) == weights_of(fitted(options))
 
 
 def test_lightnings_csv_logger_is_told_of_steps_and_epochs(pairs: Path, tmp_path: Path) -> None:
-    folder = _fit(_options(pairs, tmp_path, epochs=2, loggers=("csv",)))
+    folder = fitted(_options(pairs, tmp_path, epochs=2, loggers=("csv",)))
     with next((folder / "csv").rglob("metrics.csv")).open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {"train_loss", "val_loss", "val_δ1"} <= set(rows[0]), rows[0]
