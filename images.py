@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import DataError
+from .errors import DataError, FrameError
 from .files import atomic_write
 
 __all__ = [
@@ -50,7 +50,13 @@ def read_depth(path: Path) -> np.ndarray:
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """H x W x 3 uint8 to `size` (height, width), bilinear with antialiasing; the same array where it already fits."""
+    """H x W x 3 uint8 to `size` (height, width), bilinear with antialiasing; the same array where it already fits.
+
+    Raises:
+        FrameError: an array that is no uint8 picture.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise FrameError(f"a picture must be H x W x 3 uint8, not {image.shape} {image.dtype}")
     if image.shape[:2] == size:
         return image
     return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))

@@ -7,7 +7,6 @@ from itertools import islice
 
 import numpy as np
 
-from ..errors import FrameError
 from ..images import resize_depth, resize_image
 from ..session import Session
 from ..spec import Dim
@@ -28,9 +27,6 @@ def predict_frames(session: Session, images: Iterable[np.ndarray]) -> Iterator[n
     least, most = (batch.min, batch.opt) if isinstance(batch, Dim) else (batch, batch)
     pending = iter(images)
     while group := list(islice(pending, most)):
-        for image in group:
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-                raise FrameError(f"a picture must be H x W x 3 uint8, not {image.shape} {image.dtype}")
         resized = [resize_image(image, session.spec.size) for image in group]
         filled = resized + resized[:1] * (least - len(group))
         depths = session(np.stack(filled))

@@ -20,7 +20,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor
 from typing_extensions import Self
 
-from ..errors import BundleError, FrameError
+from ..errors import BundleError
 from ..files import write_text
 from ..images import resize_depth, resize_image
 from ..spec import is_import_path, to_json
@@ -93,8 +93,6 @@ class DepthModel(
         Raises:
             FrameError: no such picture.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise FrameError(f"a picture must be H x W x 3 uint8, not {image.shape} {image.dtype}")
         frame = torch.from_numpy(resize_image(image, self.spec.size).copy())
         depth: Tensor = self(frame[None].to(self.gain.device))
         return resize_depth(depth[0].cpu().numpy(), (image.shape[0], image.shape[1]), smooth=True)
