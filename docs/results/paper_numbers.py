@@ -203,6 +203,11 @@ class Group:
         return f"{self.first.network}, {self.first.preset}"
 
     @property
+    def name(self) -> str:
+        """Network, preset and size."""
+        return f"{self.label}, {self.first.size[0]}x{self.first.size[1]}"
+
+    @property
     def training(self) -> tuple[object, ...]:
         """How the runs were trained."""
         return _training(self.first)

@@ -55,7 +55,7 @@ def render_page(numbers: Numbers, folder: Path) -> str:
     return template.render(
         test=test,
         paper=PAPER,
-        sizes=sorted({run.size for run in numbers.runs}),
+        sizes=sorted({run.size for run in numbers.runs if run.preset == "paper"}),
         epochs=sorted({run.epochs for run in numbers.runs if run.preset == "paper"}),
         trainings=[_training(run, test.data) for members in groups for run in members.runs],
         commands=_commands(numbers),
@@ -123,7 +123,7 @@ def _machines(numbers: Numbers) -> list[str]:
 def _machine(e: Environment) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in e.packages.items())
     return (
-        f"{e.gpu + ', ' if e.gpu else ''}{e.cpu.name}, {e.cores} cores, {e.memory_gib} GiB, "
+        f"{e.gpu + ', ' if e.gpu else ''}{e.cpu.name}, {e.cores} core{'s' * (e.cores != 1)}, {e.memory_gib} GiB, "
         f"OMP_NUM_THREADS {e.omp_num_threads or 'not set'}; "
         f"{e.system}; Python {e.python}, {packages}; depthkit {e.depthkit} {e.commit}"
     )
@@ -223,7 +223,7 @@ def _goals(groups: Sequence[Group]) -> str:
             reached = found.mean >= wanted if relation == "≥" else found.mean <= wanted
             cells.append(f"{found.text(3)}, {'reached' if reached else 'not reached'}")
         rows.append([name, f"{relation} {wanted:.2f}", *cells])
-    headings = [f"{members.label}, {members.first.epochs} epochs" for members in groups]
+    headings = [f"{members.name}, {members.first.epochs} epochs" for members in groups]
     return _table(("", "goal", *headings), rows)
 
 

@@ -131,7 +131,7 @@ def _line(axes: Axes, members: Group, values: Sequence[Sequence[float]], style: 
     table = np.array([line[:length] for line in values])
     epochs = [epoch.epoch for epoch in members.first.curve[:length]]
     seeds = f" ({len(values)} seeds)" if len(values) > 1 else ""
-    label = ", ".join(filter(None, (members.label, what))) + seeds
+    label = ", ".join(filter(None, (members.name, what))) + seeds
     axes.plot(epochs, table.mean(0), style, marker=".", markersize=4, label=label)
     axes.fill_between(epochs, table.min(0), table.max(0), color=style.removesuffix("--"), alpha=0.15, linewidth=0)
 
