@@ -124,8 +124,16 @@ def ablate_runs(folder: Path, rows: Sequence[tuple[str, Path]], data: str) -> No
         with TorchSession(run) as session:
             scores = measure_accuracy(session, _pairs(validation, range(len(validation)), str(run)), validation.crop)
         found.append(
-            Ablated(label, _name(run), training.seed, document.weights_sha256, _finite(scores, run))
-        )  # fmt: skip
+            Ablated(
+                label=label,
+                run=_name(run),
+                size=training.size,
+                epochs=training.epochs,
+                seed=training.seed,
+                weights_sha256=document.weights_sha256,
+                scores=_finite(scores, run),
+            )
+        )
     write_numbers(folder, replace(numbers, ablation=tuple(found)))
 
 

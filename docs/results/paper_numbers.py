@@ -127,6 +127,8 @@ class Ablated:
 
     label: str
     run: str
+    size: tuple[int, int]
+    epochs: int
     seed: int
     weights_sha256: str
     scores: DepthScores

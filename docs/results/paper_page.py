@@ -273,8 +273,10 @@ def _ablation(numbers: Numbers) -> str:
     for label in labels:
         of = [row for row in numbers.ablation if row.label == label]
         figures = [spread([getattr(row.scores.pooled, f) for row in of]).text(3) for f in ("delta1", "abs_rel", "rmse")]
-        rows.append([label, str(len(of)), *figures])
-    return _table(("trained with", "seeds", "δ1", "AbsRel", "RMSE m"), rows)
+        epochs = ", ".join(str(count) for count in dict.fromkeys(row.epochs for row in of))
+        sizes = ", ".join(dict.fromkeys(_size(row.size) for row in of))
+        rows.append([label, sizes, epochs, str(len(of)), *figures])
+    return _table(("trained with", "size", "epochs", "seeds", "δ1", "AbsRel", "RMSE m"), rows)
 
 
 def _sheets(numbers: Numbers, folder: Path) -> dict[str, object]:
