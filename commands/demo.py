@@ -7,7 +7,7 @@ from time import perf_counter
 
 import click
 
-from .options import SizeType, command_line
+from .options import command_line, size_option
 
 
 @click.command()
@@ -18,9 +18,7 @@ from .options import SizeType, command_line
     show_default=True,
     help="Folder for everything.",
 )
-@click.option(
-    "--size", type=SizeType(), metavar="HxW", default="96x128", show_default=True, help="Size of frames and engines."
-)
+@size_option("Size of frames and engines.", default="96x128")
 @click.option(
     "--steps",
     type=click.IntRange(min=8),

@@ -20,6 +20,7 @@ __all__ = [
     "depth_units_option",
     "json_option",
     "runs_option",
+    "size_option",
 ]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -92,6 +93,11 @@ class NumbersType(click.ParamType["tuple[float, ...]"]):
         if len(numbers) != len(self.name.split(",")) or not all(map(isfinite, numbers)):
             self.fail(f"{value!r} is not {self.name}; write numbers with commas between them", param, ctx)
         return numbers
+
+
+def size_option(help_text: str, *, default: str) -> Callable[[_Command], _Command]:
+    """`--size`, where it has a default that is known before a run is."""
+    return click.option("--size", type=SizeType(), metavar="HxW", default=default, show_default=True, help=help_text)
 
 
 def data_option(help_text: str, *, default: str | None = None) -> Callable[[_Command], _Command]:

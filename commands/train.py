@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import NetworkType, PositiveType, SizeType, data_option, depth_units_option
+from .options import NetworkType, PositiveType, data_option, depth_units_option, size_option
 
 if TYPE_CHECKING:
     from ..train.history import EpochRecord
@@ -25,14 +25,7 @@ if TYPE_CHECKING:
     "[default: compact and unet]",
 )
 @data_option("Built-in scenes, or a data set, see docs/data.md.", default="scenes")
-@click.option(
-    "--size",
-    type=SizeType(),
-    metavar="HxW",
-    default="240x320",
-    show_default=True,
-    help="Training size; the built-in networks take what is divisible by 16.",
-)
+@size_option("Training size; the built-in networks take what is divisible by 16.", default="240x320")
 @click.option("--epochs", type=click.IntRange(min=1), default=50, show_default=True, help="Passes over the data.")
 @click.option("--steps", type=click.IntRange(min=1), help="At most so many steps, if that is sooner, in equal epochs.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures a pass and device.")

@@ -18,7 +18,7 @@ from typing import Final
 
 import click
 
-from depthkit.commands.options import SizeType
+from depthkit.commands.options import size_option
 from depthkit.train.fit import fit
 from depthkit.train.losses import LossWeights
 from depthkit.train.options import TrainOptions
@@ -40,7 +40,7 @@ VARIANTS: Final[dict[str, Preset]] = {
 @click.command()
 @click.option("--data", required=True, help="Data set whose training split is used.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/ablation"), show_default=True)
-@click.option("--size", type=SizeType(), metavar="HxW", default="48x64", show_default=True)
+@size_option("Training size.", default="48x64")
 @click.option("--epochs", default=30, show_default=True)
 @click.option("--precision", default="auto", show_default=True)
 @click.argument("variants", nargs=-1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from depthkit.commands.options import SizeType, data_option
+from depthkit.commands.options import data_option, size_option
 from depthkit.errors import DepthkitError
 
 FOLDER = Path(__file__).with_name("paper")
@@ -49,9 +49,7 @@ def measure(folder: Path, runs: tuple[Path, ...], data: str, frames: int | None,
 
 @cli.command()
 @click.argument("targets", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--size", type=SizeType(), metavar="HxW", default="480x640", show_default=True, help="Of runs, beside their own."
-)
+@size_option("Of runs, beside their own.", default="480x640")
 @click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="Steady: for each row.")
 @click.pass_obj
 def time(folder: Path, targets: tuple[Path, ...], size: tuple[int, int], seconds: float) -> None:
