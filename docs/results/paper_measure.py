@@ -22,6 +22,7 @@ from paper_numbers import (
     TestSet,
     Timing,
     group,
+    in_words,
     read_numbers,
     write_numbers,
 )
@@ -235,7 +236,7 @@ def _draw_sheets(folder: Path, numbers: Numbers, at_hand: Mapping[str, Path], te
         err.print("the sheets of pictures stay as they are: they are drawn of runs of both networks")
         return numbers.sheets
     shown = [run for run in firsts if run is not compacts[-1]] + compacts[-1:]
-    names = [f"{run.network}, {run.preset}\n{run.size[0]}x{run.size[1]}, {run.epochs} epochs" for run in shown]
+    names = [f"{run.network}, {run.preset}\n{in_words(run.size)}, {run.epochs} epochs" for run in shown]
     positions = evenly_spaced(test, _SHOWN)
     with ExitStack() as stack:
         sessions = [stack.enter_context(TorchSession(at_hand[run.weights_sha256])) for run in shown]

@@ -17,7 +17,7 @@ from depthkit.spec import STRICT, from_json, to_json
 
 __all__ = [
     "Ablated", "Epoch", "Frame", "Group", "Numbers", "Run", "Sheets", "Speed", "Spread", "TestSet", "Timing", "group",
-    "read_numbers", "spread", "write_numbers",
+    "in_words", "read_numbers", "spread", "write_numbers",
 ]  # fmt: skip
 
 
@@ -207,7 +207,7 @@ class Group:
     @property
     def name(self) -> str:
         """Network, preset and size."""
-        return f"{self.label}, {self.first.size[0]}x{self.first.size[1]}"
+        return f"{self.label}, {in_words(self.first.size)}"
 
     @property
     def training(self) -> tuple[object, ...]:
@@ -217,6 +217,11 @@ class Group:
     def spread(self, figure: Callable[[Run], float]) -> Spread:
         """Of a figure of the runs."""
         return spread([figure(run) for run in self.runs])
+
+
+def in_words(size: tuple[int, int]) -> str:
+    """Height and width as `--size` takes them."""
+    return f"{size[0]}x{size[1]}"
 
 
 def group(runs: Sequence[Run]) -> list[Group]:

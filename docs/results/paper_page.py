@@ -11,7 +11,7 @@ from typing import Final
 
 from jinja2 import Environment as Templates
 from jinja2 import StrictUndefined
-from paper_numbers import Frame, Group, Numbers, Run, Speed, Spread, Timing, group, spread
+from paper_numbers import Frame, Group, Numbers, Run, Speed, Spread, Timing, group, in_words, spread
 
 from depthkit.bench.environment import Environment
 from depthkit.errors import UserError
@@ -93,15 +93,11 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 
     return "\n".join("| " + " | ".join(row) + " |" for row in (headings, marks, *rows))
 
 
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
-
-
 def _training(run: Run, data: str) -> str:
     accumulate = f" --accumulate {run.accumulate}" if run.accumulate > 1 else ""
     init = f" --init {run.init[:12]}" if run.init else ""
     return (
-        f"depthkit train --network {run.network} --data {data} --size {_size(run.size)} --epochs {run.epochs} "
+        f"depthkit train --network {run.network} --data {data} --size {in_words(run.size)} --epochs {run.epochs} "
         f"--batch {run.batch}{accumulate} --lr {run.learning_rate:g} --preset {run.preset} "
         f"--precision {run.precision} --seed {run.seed}{init} --out {run.name.partition('/')[0]}"
     )
@@ -181,7 +177,7 @@ def _accuracy(
     rows = [
         [
             members.label,
-            _size(members.first.size),
+            in_words(members.first.size),
             str(members.first.epochs),
             str(len(members.runs)),
             *cells(spread([figure(scores(run)) for run in members.runs]) for figure in figures),
@@ -238,7 +234,7 @@ def _table2(speed: Speed) -> str:
             row.network,
             row.engine,
             row.precision,
-            _size(row.size),
+            in_words(row.size),
             f"{mean(row.paper_ms):.2f}",
             f"{1000 / mean(row.paper_ms):.1f}",
             f"{median(row.steady_ms):.2f}",
@@ -260,7 +256,7 @@ def _faster(speed: Speed) -> list[str]:
     for row in speed.rows:
         timed.setdefault((row.size, row.engine, row.precision), {})[row.network] = row
     return [
-        f"{mean(pair['unet'].paper_ms) / mean(pair['compact'].paper_ms):.1f} times at {_size(pair['unet'].size)} "
+        f"{mean(pair['unet'].paper_ms) / mean(pair['compact'].paper_ms):.1f} times at {in_words(pair['unet'].size)} "
         f"({pair['unet'].engine}, {pair['unet'].precision})"
         for pair in timed.values()
         if {"unet", "compact"} <= set(pair)
@@ -274,7 +270,7 @@ def _ablation(numbers: Numbers) -> str:
         of = [row for row in numbers.ablation if row.label == label]
         figures = [spread([getattr(row.scores.pooled, f) for row in of]).text(3) for f in ("delta1", "abs_rel", "rmse")]
         epochs = ", ".join(str(count) for count in dict.fromkeys(row.epochs for row in of))
-        sizes = ", ".join(dict.fromkeys(_size(row.size) for row in of))
+        sizes = ", ".join(dict.fromkeys(in_words(row.size) for row in of))
         rows.append([label, sizes, epochs, str(len(of)), *figures])
     return _table(("trained with", "size", "epochs", "seeds", "δ1", "AbsRel", "RMSE m"), rows)
 
