@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, Final, cast
 
 from .errors import EngineError
 from .spec import METADATA, ModelSpec, from_json, graph_sha256
 from .tolerances import TOLERANCES, Precision
 
-__all__ = ["OnnxDescription", "describe_onnx"]
+__all__ = ["CONVOLUTIONS", "Convolution", "OnnxDescription", "convolutions", "describe_onnx"]
+
+CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
+"""ONNX's operators that convolve."""
+
+_FUSED: Final = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "QuantizeLinear", "DequantizeLinear"})
+"""What a backend may compute together with the convolution before it, and then name them by."""
+
+_TYPES: Final = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8"}
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution of an ONNX graph.
+
+    Attributes:
+        name: its node's.
+        aliases: by which an engine may know it: node and output, and those of the activation that only it feeds.
+        precision: what its weights are stored in.
+        macs: multiply-accumulates for one frame.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    precision: str
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -23,6 +49,7 @@ class OnnxDescription:
         weights_sha256: of the run's weights.
         recipe: whatever else it was made from; see `export.recipe`.
         intact: its nodes and weights are those that were exported.
+        convolutions: in the order of the graph.
     """
 
     model: ModelSpec
@@ -30,6 +57,7 @@ class OnnxDescription:
     weights_sha256: str
     recipe: str
     intact: bool
+    convolutions: tuple[Convolution, ...] = ()
 
 
 def describe_onnx(path: Path) -> OnnxDescription:
@@ -56,4 +84,37 @@ def describe_onnx(path: Path) -> OnnxDescription:
         entries[METADATA.weights_sha256],
         entries[METADATA.recipe],
         intact=entries[METADATA.graph_sha256] == graph_sha256(model),
+        convolutions=tuple(convolutions(model)),
     )
+
+
+def convolutions(model: Any) -> Iterator[Convolution]:
+    """The convolutions of an `onnx.ModelProto` whose weights are in it, also where they are dequantised first."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    sizes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for tensor in node.input:
+            readers.setdefault(tensor, []).append(node)
+    dequantised = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    for node in graph.node:
+        kernel = weights.get(dequantised.get(node.input[1], node.input[1])) if node.op_type in CONVOLUTIONS else None
+        if kernel is None:
+            continue
+        aliases, after = [node.name, node.output[0]], readers.get(node.output[0], [])
+        while len(after) == 1 and after[0].op_type in _FUSED:
+            aliases += [after[0].name, after[0].output[0]]
+            after = readers.get(after[0].output[0], [])
+        # Every weight is used once for each pixel of the larger side, within its group.
+        height, width = sizes[node.output[0] if node.op_type == "Conv" else node.input[0]][2:4]
+        kind = onnx.TensorProto.DataType.Name(kernel.data_type)
+        macs = height * width
+        for dim in kernel.dims:
+            macs *= dim
+        yield Convolution(node.name, tuple(aliases), _TYPES.get(kind, kind.lower()), macs)

@@ -5,14 +5,26 @@ from __future__ import annotations
 import errno
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .errors import OutputError
 
-__all__ = ["atomic_write", "is_refused_write", "make_folder", "remove", "sha256", "sha256_text", "write_text"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "atomic_write",
+    "is_refused_write",
+    "make_folder",
+    "remove",
+    "sha256",
+    "sha256_arrays",
+    "sha256_text",
+    "write_text",
+]
 
 
 _REFUSALS: Final = frozenset({
@@ -86,6 +98,15 @@ def sha256(path: Path) -> str:
 def sha256_text(text: str) -> str:
     """The SHA-256 of a text as UTF-8, as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_arrays(arrays: Iterable[np.ndarray]) -> str:
+    """The SHA-256 of shapes, types and numbers, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype.str}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def is_refused_write(error: OSError) -> bool:

@@ -17,6 +17,7 @@ from .files import atomic_write
 __all__ = [
     "IMAGE_SUFFIXES",
     "colour",
+    "find_images",
     "read_depth",
     "read_image",
     "resize_depth",
@@ -29,6 +30,14 @@ IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".ti
 
 _DEPTH_MODES: Final = frozenset({"L", "I", "I;16", "I;16B"})
 _MILLIMETRES: Final = 1000
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The image files in a folder, by name; not those in folders within it. Raises DataError where there is none."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise DataError(f"{folder} holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return found
 
 
 def read_image(path: Path) -> np.ndarray:

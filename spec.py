@@ -33,6 +33,7 @@ __all__ = [
     "from_json",
     "graph_sha256",
     "is_import_path",
+    "smaller_size",
     "to_json",
 ]
 
@@ -281,3 +282,26 @@ def _missing(whole: Any, found: Any, path: str = "") -> Iterator[str]:
     elif isinstance(whole, list):
         for index, (value, other) in enumerate(zip(whole, found, strict=True)):
             yield from _missing(value, other, f"{path}{index}.")
+
+
+def smaller_size(full: tuple[int, int], scale: float, least_rows: int = SIZE_MULTIPLE) -> tuple[int, int]:
+    """`full` (height, width) times `scale`, in multiples of 16, with the aspect kept as well as they allow.
+
+    What has no more than `least_rows` is not made smaller, and nothing is made smaller than that.
+
+    >>> smaller_size((96, 128), 0.5), smaller_size((240, 320), 0.5), smaller_size((48, 64), 1)
+    ((48, 64), (144, 192), (48, 64))
+    >>> smaller_size((64, 96), 0.5, least_rows=48), smaller_size((48, 64), 0.5, least_rows=48)
+    ((48, 64), (48, 64))
+    """
+    if scale == 1 or full[0] <= least_rows:
+        return full
+
+    def fit(length: float) -> int:
+        return max(round(length / SIZE_MULTIPLE), 1) * SIZE_MULTIPLE
+
+    goal, aspect = full[0] * scale, full[1] / full[0]
+    middle = fit(goal)
+    heights = (middle - SIZE_MULTIPLE, middle, middle + SIZE_MULTIPLE)
+    sizes = [(height, fit(height * aspect)) for height in heights if least_rows <= height < full[0]]
+    return min(sizes or [full], key=lambda size: (round(abs(size[1] / size[0] - aspect), 2), abs(size[0] - goal)))

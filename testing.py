@@ -15,7 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import reference as _reference
-from .bench.parity import Parity, gate_faults, measure_parity
+from .bench.parity import measure_parity
+from .parity import Parity, gate_faults
 from .reference import Reference
 from .session import Session
 from .tolerances import TOLERANCES, Precision
@@ -52,6 +53,8 @@ def _message(session: Session, parity: Parity, precision: Precision, faults: lis
         ("metric", "limit", "observed", "worst frame"),
         ("max |Δ| mm", _limit("≤", limits.max_abs_mm), f"{parity.max_abs_mm:.4g}", str(parity.max_abs_frame)),
         ("SSIM", _limit("≥", limits.min_ssim), f"{parity.worst_ssim:.5f}", str(parity.worst_ssim_frame)),
+        ("AbsRel worse", _limit("≤", limits.max_abs_rel_loss), _found(parity.abs_rel_loss), ""),
+        ("δ1 worse", _limit("≤", limits.max_delta1_loss), _found(parity.delta1_loss), ""),
         ("finite", "everywhere", "yes" if parity.finite else "no", ""),
     ]
     table = "\n".join("  " + "".join(cell.ljust(14) for cell in row).rstrip() for row in rows)
@@ -60,6 +63,10 @@ def _message(session: Session, parity: Parity, precision: Precision, faults: lis
         f"{spec.network} {height}x{width} on {session.provider} is not the network that was trained, by the limits of "
         f"{precision}: {'; '.join(faults)}\n{table}\n  on {parity.frames} reference frames, against torch FP32"
     )
+
+
+def _found(loss: float | None) -> str:
+    return "not measured" if loss is None else f"{loss:.5f}"
 
 
 def _limit(relation: str, limit: float | None) -> str:

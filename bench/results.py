@@ -9,9 +9,9 @@ from pydantic import Field, computed_field
 from pydantic.dataclasses import dataclass
 
 from ..metrics import DepthScores
+from ..parity import Parity
 from ..spec import STRICT
 from .environment import Environment
-from .parity import Parity
 
 __all__ = ["Accuracy", "BenchResult", "Row"]
 
@@ -39,6 +39,7 @@ class Row:
         file_bytes: size of the engine on disk.
         peak_memory_bytes: see `bench.memory`; None: not measured.
         wall_ms: host time of each run that counted, in order.
+        macs_share: how much of the convolutions' work runs in the precision that was asked for; None: not told.
         parity: against torch FP32 on the reference frames.
         accuracy: against measured depth; None: no data were given.
         faults: why the gate fails; empty: it passes.
@@ -56,6 +57,7 @@ class Row:
     macs: int
     file_bytes: int
     peak_memory_bytes: int | None
+    macs_share: float | None
     wall_ms: Annotated[tuple[float, ...], Field(min_length=1)]
     parity: Parity
     accuracy: Accuracy | None
@@ -109,7 +111,7 @@ class BenchResult:
     environment: Environment
     protocol: Literal["steady", "paper"]
     rows: tuple[Row, ...]
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
 
     @property
     def failed(self) -> list[Row]:

@@ -11,13 +11,14 @@ from typing import Literal, Protocol
 import numpy as np
 
 from ..errors import UserError
+from ..parity import Parity, gate_faults
 from ..reference import Reference
 from ..session import Session
 from ..tolerances import Precision
 from .accuracy import measure_accuracy
 from .environment import environment
 from .memory import peak_memory
-from .parity import Parity, gate_faults, measure_parity
+from .parity import measure_parity
 from .results import Accuracy, BenchResult, Row
 from .timing import Steady, time_paper, time_steady
 
@@ -37,6 +38,7 @@ class Contender:
         file_bytes: size on disk.
         faults: what is wrong with it before it is opened.
         batch: frames a run; of a dynamic batch the optimum.
+        macs_share: see `Row`.
     """
 
     target: str
@@ -47,6 +49,7 @@ class Contender:
     file_bytes: int
     faults: tuple[str, ...] = ()
     batch: int = 1
+    macs_share: float | None = None
 
 
 class Samples(Protocol):
@@ -190,6 +193,7 @@ def _row(
         macs=spec.macs,
         file_bytes=contender.file_bytes,
         peak_memory_bytes=memory,
+        macs_share=contender.macs_share,
         wall_ms=tuple(wall),
         parity=parity,
         accuracy=accuracy,

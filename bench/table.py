@@ -109,7 +109,11 @@ TABLES: Final = (
     ),
     Table(
         "What ran",
-        (*_HEAD, Column("provider", lambda row: row.provider, number=False)),
+        (
+            *_HEAD,
+            Column("of the MACs", lambda row: "" if row.macs_share is None else f"{row.macs_share:.1%}"),
+            Column("provider", lambda row: row.provider, number=False),
+        ),
     ),
     Table(
         "Parity with torch FP32 on the reference frames: worst frame's SSIM, worst pixel",
@@ -118,6 +122,8 @@ TABLES: Final = (
             Column("max |Δ| mm", lambda row: f"{row.parity.max_abs_mm:.3g}"),
             Column("MSE", lambda row: f"{row.parity.mse:.1e}"),
             Column("SSIM", lambda row: f"{row.parity.worst_ssim:.5f}"),
+            Column("AbsRel", lambda row: "" if row.parity.abs_rel_loss is None else f"{row.parity.abs_rel_loss:+.4f}"),
+            Column("δ1", lambda row: "" if row.parity.delta1_loss is None else f"{0 - row.parity.delta1_loss:+.4f}"),
             Column("gate", verdict, number=False),
         ),
     ),

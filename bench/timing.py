@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Final
 
 import numpy as np
@@ -18,19 +18,24 @@ __all__ = ["PAPER_RUNS", "PAPER_WARM_UPS", "Steady", "allocate", "time_paper", "
 PAPER_WARM_UPS: Final = 100
 PAPER_RUNS: Final = 10
 _SLICE: Final = 0.3  # seconds that one session runs before the next has its turn
+_REST: Final = (
+    0.1  # seconds between turns: ONNX Runtime's threads keep the cores busy for 40 ms after a run (docs/log.md)
+)
 
 
 @dataclass(frozen=True)
 class Steady:
     """The steady protocol, after trtexec's defaults: warm up, then run for a while, and at least a few times.
 
-    `max_runs` ends it for what is so fast that more samples would say nothing new.
+    `max_runs` ends it for what is so fast that more samples would say nothing new. Where several sessions take turns,
+    each turn begins with a rest: the threads of ONNX Runtime keep the cores busy for 40 ms after a run (docs/log.md).
     """
 
     warm_up_s: float = 0.2
     duration_s: float = 3.0
     min_runs: int = 10
     max_runs: int = 10_000
+    rest_s: float = 0.1
 
 
 def time_paper(session: Session, seed: int = 0) -> list[float]:
@@ -52,8 +57,9 @@ def time_steady(
 ) -> list[list[float]]:
     """Time several sessions in turns, so that a noisy machine hits all alike; milliseconds of every run of each.
 
-    In rounds of shuffled order each session runs for about 0.3 s; the first run of a turn finds caches and threads as
-    the session before it left them, and does not count. It ends when every session has run long and often enough.
+    In rounds of shuffled order each session runs for about 0.3 s, after a rest that lets the threads of the one before
+    it come to an end; the first run of a turn finds caches as that one left them, and does not count. It ends when
+    every session has run long and often enough.
 
     Args:
         sessions: open sessions; they are bound here.
@@ -70,6 +76,8 @@ def time_steady(
     order = random.Random(seed)  # noqa: S311 - an order, not a secret
     while unfinished := [turn for turn in turns if turn.share(protocol) < 1]:
         for turn in order.sample(unfinished, len(unfinished)):
+            if len(turns) > 1:
+                sleep(protocol.rest_s)
             turn.run_for(min(_SLICE, protocol.duration_s), protocol.max_runs)
         if on_progress is not None:
             on_progress(sum(turn.share(protocol) for turn in turns) / len(turns))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from ..description import Convolution
 from ..errors import BackendError
-from ..tolerances import Precision
+from ..tolerances import LEAST_SHARE, Precision
 from .fingerprint import Fingerprint
-from .manifest import Layer
+from .manifest import Layer, Manifest, computes
 
-__all__ = ["Availability", "Backend", "Built", "found_precision"]
+__all__ = ["Availability", "Backend", "Built", "attribute", "built_from", "found_precision"]
 
 OptionsT = TypeVar("OptionsT")
 
@@ -118,23 +120,71 @@ class Backend(ABC, Generic[OptionsT]):
         return asdict(options)  # type: ignore[call-overload,no-any-return]
 
 
+def attribute(layers: tuple[Layer, ...], convolutions: Sequence[Convolution]) -> tuple[Layer, ...]:
+    """The layers, of which the convolutions know their work and what the ONNX file stores them in.
+
+    Backends name a fused layer after the node, its output or what is fused with it, and add something of their own.
+    Where names do not tell, and there are as many, their order does.
+
+    >>> first, second = Convolution("conv", ("conv", "relu"), "int8", 10), Convolution("conv_1", ("conv_1",), "fp32", 1)
+    >>> layers = Layer("relu_nchwc", "FusedConv", "int8"), Layer("conv_1/WithoutBiases", "Convolution", "fp32")
+    >>> [(layer.macs, layer.stored) for layer in attribute(layers, [first, second])]
+    [(10, 'int8'), (1, 'fp32')]
+    """
+    by_name = {alias: each for each in convolutions for alias in each.aliases}
+    found = [layer for layer in layers if layer.convolves]
+    origins = [_origin(layer.name, by_name) for layer in found]
+    if None in origins or len(set(origins)) != len(origins):
+        origins = list(convolutions) if len(found) == len(convolutions) else [None] * len(found)
+    of = dict(zip(map(id, found), origins, strict=True))
+    return tuple(
+        layer if (origin := of.get(id(layer))) is None else replace(layer, macs=origin.macs, stored=origin.precision)
+        for layer in layers
+    )
+
+
+def built_from(manifest: Manifest) -> list[Convolution]:
+    """The convolutions of an engine's ONNX file as its manifest knows them, to attribute what is opened."""
+    return [Convolution(layer.name, (layer.name,), layer.stored, layer.macs) for layer in manifest.layers if layer.macs]
+
+
+def _origin(name: str, by_name: Mapping[str, Convolution]) -> Convolution | None:
+    """The convolution whose longest alias begins `name` as a word of its own."""
+    aliases = [alias for alias in by_name if re.match(rf"{re.escape(alias)}(?![a-zA-Z0-9])", name)]
+    return by_name[max(aliases, key=len)] if aliases else None
+
+
 def found_precision(layers: tuple[Layer, ...], asked: Precision, *, widens: bool = False) -> str:
     """What the convolutions of a built engine compute in.
 
     Args:
-        layers: read back from the engine.
+        layers: read back from the engine, and attributed.
         asked: what was asked for.
         widens: whether FP16 may have become FP32, as on CPUs without FP16 arithmetic; then it is called "fp16→fp32".
 
     Raises:
-        BackendError: the convolutions are of several types, or of one that was not asked for.
+        BackendError: less than 95 % of the work runs in what was asked for; it names what fell back. Convolutions that
+            the ONNX file stores in FP32 among others were kept so on purpose, and are not counted.
 
     >>> found_precision((Layer("a", "FusedConv", "fp32"),), "fp16", widens=True)
     'fp16→fp32'
+    >>> most = Layer("a", "Conv", "int8", macs=96, stored="int8")
+    >>> found_precision((most, Layer("b", "Conv", "fp32", macs=4, stored="int8")), "int8")
+    'int8'
     """
-    found = {layer.precision for layer in layers if "conv" in layer.operator.lower()}
-    if found == {asked}:
+    convolutions = [layer for layer in layers if layer.convolves]
+    counted = [layer for layer in convolutions if layer.stored not in {"", "fp32"}] or convolutions
+    fallen = [layer for layer in counted if not computes(layer, asked)]
+    known = all(layer.macs for layer in counted)
+    work = sum(layer.macs if known else 1 for layer in counted)
+    share = 1 - sum(layer.macs if known else 1 for layer in fallen) / work if work else 0.0
+    if share >= LEAST_SHARE:
         return asked
-    if widens and asked == "fp16" and found == {"fp32"}:
+    if widens and asked == "fp16" and all(layer.precision == "fp32" for layer in counted) and counted:
         return "fp16→fp32"
-    raise BackendError(f"{asked} was asked for, and the engine's convolutions compute in {sorted(found) or 'nothing'}")
+    of = "work" if known else "number"
+    names = ", ".join(f"{layer.name} ({layer.precision})" for layer in fallen)
+    raise BackendError(
+        f"{asked} was asked for, and {share:.0%} of the convolutions, by their {of}, compute in it"
+        + (f"; these do not: {names}" if names else "")
+    )

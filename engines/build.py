@@ -19,7 +19,7 @@ from ..files import atomic_write, remove, sha256, sha256_text
 from ..reference import reference_path
 from ..spec import to_json
 from ..tolerances import Precision
-from .backend import Backend
+from .backend import Backend, attribute
 from .manifest import Manifest, manifest_path, read_manifest, write_manifest
 from .store import Entry, Store
 
@@ -212,14 +212,15 @@ class _Recipe:
         """Write the engine and its manifest."""
         started = perf_counter()
         built = self.maker.build(self.onnx, engine, self.asked, self.settings)
+        layers = attribute(built.layers, self.description.convolutions)
         manifest = Manifest(
             model=self.description.model,
             backend=self.maker.name,
             backend_version=self.version,
             device=self.maker.target(self.settings),
             precision_asked=self.asked,
-            precision_found=self.maker.found_precision(built.layers, self.asked),
-            layers=built.layers,
+            precision_found=self.maker.found_precision(layers, self.asked),
+            layers=layers,
             layers_from=built.layers_from,
             engine_sha256=sha256(engine),
             onnx_sha256=self.onnx_sha256,

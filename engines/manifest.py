@@ -18,7 +18,7 @@ from ..spec import STRICT, ModelSpec, from_json, to_json
 from ..tolerances import Precision
 from .fingerprint import Fingerprint
 
-__all__ = ["Layer", "Manifest", "manifest_path", "read_manifest", "verify_file", "write_manifest"]
+__all__ = ["Layer", "Manifest", "computes", "manifest_path", "read_manifest", "verify_file", "write_manifest"]
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -31,12 +31,21 @@ class Layer:
         name, operator: the vendor's; operators that convolve have "conv" in them, in any case.
         precision: the type that it computes in: "fp32", "fp16", "bf16", "int8", …; "unknown" where it cannot be told.
         tactic: which of the vendor's kernels runs; empty where that is not told.
+        macs, stored: of a convolution that the ONNX file has: its multiply-accumulates for one frame, and the type that
+            the file stores it in.
     """
 
     name: str
     operator: str
     precision: str
     tactic: str = ""
+    macs: int = 0
+    stored: str = ""
+
+    @property
+    def convolves(self) -> bool:
+        """Whether it is a convolution, by its operator."""
+        return "conv" in self.operator.lower()
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -77,12 +86,27 @@ class Manifest:
     build_seconds: float
     created: str
     seal: str = ""
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
+
+    @property
+    def share(self) -> float | None:
+        """How much of the convolutions' work runs in the precision that was asked for; None: that cannot be told.
+
+        In FP32 runs what was kept in it on purpose, too.
+        """
+        work = sum(layer.macs for layer in self.layers)
+        done = sum(layer.macs for layer in self.layers if computes(layer, self.precision_asked))
+        return done / work if work else None
 
     def sealed(self) -> Manifest:
         """The same manifest with the seal that belongs to it."""
         blank = replace(self, seal="")
         return replace(blank, seal=sha256_text(to_json(blank)))
+
+
+def computes(layer: Layer, precision: Precision) -> bool:
+    """Whether a layer computes in a precision; INT8 after a ReLU may be unsigned."""
+    return layer.precision == precision or (precision, layer.precision) == ("int8", "uint8")
 
 
 def manifest_path(engine: Path) -> Path:

@@ -28,6 +28,7 @@ from .fingerprint import Fingerprint, cpu_fingerprint, usable_cores
 from .gpu import find_gpu, gpu_fingerprint
 from .manifest import Layer
 from .store import timing_cache_path
+from .unsigned import read_unsigned
 
 __all__ = [
     "CPU",
@@ -105,7 +106,8 @@ class OnnxRuntime(Backend[OptionsT]):
         settings.optimized_model_filepath = str(engine)
         try:
             with translated(f"cannot build {onnx}"):
-                create(onnx, settings, self.providers(options, asked))
+                source = read_unsigned(onnx) if asked == "int8" and self is CPU else onnx
+                create(source, settings, self.providers(options, asked))
         except BackendError as error:
             if "serialization failed" in str(error):  # its words for a file that cannot be written
                 raise OutputError(f"ONNX Runtime cannot write {engine}; there is most likely no space left") from error
@@ -128,6 +130,13 @@ class _Cpu(OnnxRuntime[CpuOptions]):
 
     def threads(self, options: CpuOptions) -> int:
         return options.threads or usable_cores()
+
+    def asked(self, stored: Precision, options: CpuOptions) -> Precision:
+        if stored == "bf16":
+            raise BackendError(
+                "ONNX Runtime has no BF16 kernels for a CPU; build this file by OpenVINO or TensorRT, or export FP32"
+            )
+        return stored
 
     def providers(self, options: CpuOptions, asked: Precision) -> list[_Provider]:
         return [(self.provider, {})]
@@ -262,7 +271,10 @@ def _load_tensorrt() -> None:
 
 
 def read_layers(path: Path) -> tuple[Layer, ...]:
-    """Every node of a saved graph with its type: that of the first tensor it reads whose type the file tells."""
+    """Every node of a saved graph with its type: that of the first tensor it reads whose type the file tells.
+
+    QLinearConv and its like also read scales, which are FP32 and do not count.
+    """
     import onnx
 
     graph = onnx.load(path).graph
@@ -274,6 +286,8 @@ def read_layers(path: Path) -> tuple[Layer, ...]:
         # A Cast computes in what it makes; every other operator in what it reads.
         tensors = node.output if node.op_type == "Cast" else (*node.input, *node.output)
         found = [_TYPES.get(name_of(types[name]), name_of(types[name]).lower()) for name in tensors if name in types]
+        if node.op_type.startswith("QLinear"):
+            found = [each for each in found if each != "fp32"]
         return found[0] if found else "unknown"
 
     return tuple(Layer(node.name or node.output[0], node.op_type, precision(node)) for node in graph.node)

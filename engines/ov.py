@@ -18,6 +18,7 @@ from ..vendors import import_openvino
 from .backend import Availability, Backend, Built, found_precision
 from .fingerprint import Fingerprint, cpu_fingerprint, usable_cores
 from .manifest import Layer
+from .unsigned import read_unsigned
 
 __all__ = [
     "DEVICE",
@@ -32,8 +33,9 @@ __all__ = [
 ]
 
 DEVICE: Final = "CPU"
-_HINTS: Final[dict[Precision, str]] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-_ASKED: Final = {hint: precision for precision, hint in _HINTS.items()}
+# The float type that the plugin computes in; INT8 it computes where the ONNX file has quantised, and FP32 elsewhere.
+_HINTS: Final[dict[Precision, str]] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
+_ASKED: Final[dict[str, Precision]] = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 _TYPES: Final = {**_ASKED, "i8": "int8", "u8": "uint8", "i32": "int32", "i64": "int64"}
 _IDLE: Final = frozenset({"Input", "Const", "Output"})  # what the executed graph has besides what computes
 
@@ -79,6 +81,10 @@ class OpenVino(Backend[OpenVinoOptions]):
 
     def asked(self, stored: Precision, options: OpenVinoOptions) -> Precision:
         """See `Backend.asked`. Raises BackendError where FP16 weights are to pass for an FP32 engine."""
+        if stored == "int8" and options.inference_precision:
+            raise BackendError(
+                "inference_precision means nothing for a file that stores INT8, which decides layer by layer"
+            )
         if (stored, options.inference_precision) == ("fp16", "f32"):
             raise BackendError(
                 "inference_precision=f32 was asked for of a file that stores FP16; build the FP32 file, "
@@ -89,7 +95,8 @@ class OpenVino(Backend[OpenVinoOptions]):
     def build(self, onnx: Path, engine: Path, asked: Precision, options: OpenVinoOptions) -> Built:
         """See `Backend.build`."""
         with translated(f"cannot build {onnx}"):
-            compiled = core().compile_model(core().read_model(onnx), DEVICE, settings(asked, options))
+            source: Path | bytes = read_unsigned(onnx) if asked == "int8" else onnx
+            compiled = core().compile_model(core().read_model(source), DEVICE, settings(asked, options))
             engine.write_bytes(compiled.export_model().getbuffer())
             return Built(read_layers(compiled))
 

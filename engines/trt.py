@@ -23,7 +23,7 @@ from ..errors import BackendError, OutputError
 from ..files import atomic_write
 from ..spec import STRICT, Dim, TensorSpec
 from ..tolerances import Precision
-from .backend import Availability, Backend, Built
+from .backend import Availability, Backend, Built, attribute
 from .fingerprint import Fingerprint
 from .gpu import find_gpu, gpu_fingerprint
 from .manifest import Layer
@@ -239,7 +239,8 @@ class TensorRT(Vendor, Backend[_O]):
     def build(self, onnx: Path, engine: Path, asked: Precision, options: _O) -> Built:
         """See `Backend.build`."""
         trt = self.vendor()
-        spec = describe_onnx(onnx).model.input
+        description = describe_onnx(onnx)
+        spec = description.model.input
         with self.listening(f"cannot build {onnx}") as said:
             builder = trt.Builder(self.logger())
             network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -247,7 +248,7 @@ class TensorRT(Vendor, Backend[_O]):
             if not parser.parse_from_file(str(onnx)):
                 raise BackendError(f"{self.name} cannot build {onnx}: {_parser_errors(parser)}")
             layers = network_layers(trt, network)
-            self.found_precision(layers, asked)  # before minutes are spent
+            self.found_precision(attribute(layers, description.convolutions), asked)  # before minutes are spent
             config = builder.create_builder_config()
             options.configure(trt, config)
             if isinstance(spec.shape[0], Dim):

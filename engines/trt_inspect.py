@@ -26,19 +26,33 @@ _TYPE_KEYS: Final = ("Datatype", "DataType", "Format/Datatype")  # TensorRT 11 s
 def network_layers(trt: Any, network: Any) -> tuple[Layer, ...]:
     """Every layer of a strongly typed network with the types that it reads: of a convolution, input and kernel.
 
+    What a convolution reads is dequantised first where the ONNX file stores INT8, and TensorRT computes both as one: it
+    counts as what is dequantised.
+
     Args:
         trt: the vendor's module.
         network: an `INetworkDefinition`, parsed.
     """
-    return tuple(_network_layer(trt, network.get_layer(index)) for index in range(network.num_layers))
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    dequantised = {
+        layer.get_output(0).name: layer.get_input(0).dtype.name
+        for layer in layers
+        if layer.type == trt.LayerType.DEQUANTIZE
+    }
+    return tuple(_network_layer(trt, layer, dequantised) for layer in layers)
 
 
-def _network_layer(trt: Any, layer: Any) -> Layer:
+def _network_layer(trt: Any, layer: Any, dequantised: Mapping[str, str]) -> Layer:
     operator = layer.type.name
+    convolves = layer.type == trt.LayerType.CONVOLUTION
     read = [layer.get_input(index) for index in range(layer.num_inputs)]
-    types = [_type(tensor.dtype.name) for tensor in read if tensor is not None]
+    types = [
+        _type(dequantised.get(tensor.name, tensor.dtype.name) if convolves else tensor.dtype.name)
+        for tensor in read
+        if tensor is not None
+    ]
     made = [_type(layer.get_output(index).dtype.name) for index in range(layer.num_outputs)]
-    if layer.type == trt.LayerType.CONVOLUTION:
+    if convolves and len(types) == 1:  # the kernel is no tensor
         layer.__class__ = trt.IConvolutionLayer  # the bindings hand out its base class, which does not know the kernel
         kernel = layer.kernel  # a NumPy array where NumPy has its type
         types.append(_type((kernel if isinstance(kernel, trt.Weights) else trt.Weights(kernel)).dtype.name))
@@ -82,8 +96,8 @@ def read_layers(text: str, network: tuple[Layer, ...] = ()) -> Built:
     ...     "Outputs": [{"Name": "y", "Dimensions": [1, 24, 32, 48], "Datatype": "Half"}],
     ...     "Metadata": "[ONNX Layer: node_conv2d]\\u001f[ONNX Layer: node_relu]"}]}'''
     >>> built = read_layers(text, (Layer("node_conv2d", "CONVOLUTION", "fp16"),))
-    >>> built.layers_from, built.layers
-    ('engine', (Layer(name='node_conv2d_myl0_2', operator='correlation (conv)', precision='fp16', tactic='sm80_xmma'),))
+    >>> built.layers_from, [(layer.name, layer.operator, layer.precision, layer.tactic) for layer in built.layers]
+    ('engine', [('node_conv2d_myl0_2', 'correlation (conv)', 'fp16', 'sm80_xmma')])
     """
     rows = [{"Name": row} if isinstance(row, str) else row for row in json.loads(text).get("Layers", ())]
     types = {layer.name: layer.precision for layer in network}

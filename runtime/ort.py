@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..description import describe_onnx
+from ..engines.backend import attribute
 from ..engines.build import backend
 from ..engines.gpu import Gpu, find_gpu
 from ..engines.manifest import Manifest
@@ -173,10 +174,12 @@ def open_onnx(path: Path, run: RunOptions) -> OnnxRuntimeSession:
     run.require_cpu("an ONNX file")
     description = describe_onnx(path)
     options = CPU.parse_options({})
+    asked = CPU.asked(description.precision, options)
     settings = session_options(CPU.threads(options))
     with TemporaryDirectory(prefix="depthkit-") as scratch, translated(f"cannot open {path}"):
         optimised = Path(scratch) / "optimised.onnx"
         settings.optimized_model_filepath = str(optimised)
-        session = create(path, settings, CPU.providers(options, description.precision))
-        precision = CPU.found_precision(read_layers(optimised), description.precision)
+        session = create(path, settings, CPU.providers(options, asked))
+        layers = attribute(read_layers(optimised), description.convolutions)
+        precision = CPU.found_precision(layers, asked)
     return OnnxRuntimeSession(session, description.model, precision)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engines.backend import attribute, built_from
 from ..engines.manifest import Manifest
 from ..engines.ov import DEVICE, OPENVINO, core, read_layers, settings, translated
 from ..errors import BackendError, EngineError, FrameError
@@ -119,7 +120,7 @@ def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> OpenVinoSess
     if ends != expected:
         raise EngineError(f"{path} has the ends {ends}, and its manifest says {expected}; build it again")
     try:
-        found = OPENVINO.found_precision(layers, manifest.precision_asked)
+        found = OPENVINO.found_precision(attribute(layers, built_from(manifest)), manifest.precision_asked)
     except BackendError as error:
         raise EngineError(f"cannot open {path}: {error}; build it again") from error
     return OpenVinoSession(compiled, manifest.model, found)

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthkit.bench.parity import Parity, gate_faults, measure_parity
+from depthkit.bench.parity import measure_parity
 from depthkit.errors import EngineError
 from depthkit.metrics import scaled_ssim
+from depthkit.parity import Parity, gate_faults
 from depthkit.reference import Reference
 from depthkit.spec import Dim
 from depthkit.tolerances import TOLERANCES, Precision
@@ -19,8 +20,8 @@ from depthkit.tolerances import TOLERANCES, Precision
 ANY = st.floats(allow_nan=True, allow_infinity=True)
 
 
-def _parity(max_abs_mm: float = 0.0, worst_ssim: float = 1.0, *, finite: bool = True) -> Parity:
-    return Parity(0.0, worst_ssim, worst_ssim, max_abs_mm, 0, 0, finite, 8)
+def _parity(max_abs_mm: float = 0.0, worst_ssim: float = 1.0, *, finite: bool = True, **losses: float) -> Parity:
+    return Parity(0.0, worst_ssim, worst_ssim, max_abs_mm, 0, 0, finite, 8, **losses)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, Dim("batch", 1, 2, 4), Dim("batch", 2, 2, 4)])
@@ -74,8 +75,17 @@ def test_reference_that_is_not_finite_passes_no_gate(recorded: type, reference: 
         (_parity(max_abs_mm=1.0), "fp32", None),
         (_parity(max_abs_mm=1.01), "fp32", "1.01 mm > 1 mm"),
         (_parity(max_abs_mm=300.0), "fp16", None),
-        (_parity(worst_ssim=0.99), "fp16", None),
-        (_parity(worst_ssim=0.9899), "fp16", "SSIM 0.9899 < 0.99"),
+        (_parity(worst_ssim=0.995), "fp16", None),
+        (_parity(worst_ssim=0.9949), "fp16", "SSIM 0.9949 < 0.995"),
+        (_parity(worst_ssim=0.9949), "bf16", "SSIM 0.9949 < 0.995"),
+        (_parity(worst_ssim=0.98), "int8", None),
+        (_parity(worst_ssim=0.9799), "int8", "SSIM 0.9799 < 0.98"),
+        (_parity(abs_rel_loss=0.002), "fp16", None),
+        (_parity(abs_rel_loss=-0.5, delta1_loss=-0.5), "int8", None),
+        (_parity(abs_rel_loss=0.0021), "bf16", "AbsRel is 0.0021 worse than torch's, more than 0.002"),
+        (_parity(abs_rel_loss=0.0051), "int8", "AbsRel is 0.0051 worse than torch's, more than 0.005"),
+        (_parity(delta1_loss=0.011), "int8", "δ1 is 0.0110 worse than torch's, more than 0.01"),
+        (_parity(abs_rel_loss=math.nan), "int8", "AbsRel is nan worse than torch's, more than 0.005"),
         (_parity(worst_ssim=0.5), "fp32", None),
     ],
 )

@@ -24,7 +24,7 @@ from depthkit.errors import UserError
 from depthkit.reference import Reference
 from depthkit.spec import to_json
 
-QUICK = SuiteOptions(steady=Steady(0.0, 0.0, 2), memory=False)
+QUICK = SuiteOptions(steady=Steady(0.0, 0.0, 2, rest_s=0.0), memory=False)
 Benched = tuple[BenchResult, list[np.ndarray]]
 
 
@@ -64,7 +64,7 @@ def test_engines_pass_and_an_engine_that_knows_nothing_fails(benched: Benched) -
 
 def test_json_has_raw_samples_and_the_figures_that_follow_from_them(benched: Benched) -> None:
     document = _document(benched[0])
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     assert document["protocol"] == "steady"
     assert document["environment"]["command"] == "depthkit bench <all>"
     for row in document["rows"]:
@@ -76,7 +76,7 @@ def test_json_has_raw_samples_and_the_figures_that_follow_from_them(benched: Ben
         assert row["fps"] == pytest.approx(1000 / np.mean(samples))
         assert row["passed"] == (not row["faults"])
         figures = {"mse", "ssim", "worst_ssim", "max_abs_mm", "worst_ssim_frame", "max_abs_frame", "finite", "frames"}
-        assert row["parity"].keys() == figures
+        assert row["parity"].keys() == figures | {"abs_rel_loss", "delta1_loss"}
 
 
 def test_frames_a_second_counts_the_batch(benched: Benched) -> None:

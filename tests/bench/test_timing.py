@@ -14,7 +14,7 @@ from depthkit.bench.timing import PAPER_RUNS, PAPER_WARM_UPS, Steady, allocate, 
 from depthkit.spec import Dim
 
 FRAMES = np.zeros((5, 16, 32, 3), np.uint8) + np.arange(5, dtype=np.uint8)[:, None, None, None]
-BRIEF = Steady(warm_up_s=0.0, duration_s=0.0, min_runs=12)
+BRIEF = Steady(warm_up_s=0.0, duration_s=0.0, min_runs=12, rest_s=0.0)
 """Turns of two runs: one that does not count and one that does."""
 
 
@@ -79,7 +79,7 @@ def test_first_run_of_a_turn_does_not_count(recorded: type) -> None:
 
 @given(runs=st.integers(1, 30))
 def test_every_session_runs_often_enough(recorded: type, runs: int) -> None:
-    samples = time_steady([recorded([]), recorded([])], [FRAMES] * 2, Steady(0.0, 0.0, runs))
+    samples = time_steady([recorded([]), recorded([])], [FRAMES] * 2, Steady(0.0, 0.0, runs, rest_s=0.0))
     assert [len(times) for times in samples] == [runs, runs]
 
 

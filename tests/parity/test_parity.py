@@ -109,7 +109,7 @@ def test_fp16_parity_is_judged_by_structure(networks: Exports) -> None:
         # Each pixel is off by at most 10 cm, which a distance of metres would forgive: the structure is not the same.
         waves = reference.depths.copy()
         waves[2, ::2] += np.float32(0.1)
-        with pytest.raises(AssertionError, match=r"SSIM 0\.\d+ < 0\.99[^0-9]"):
+        with pytest.raises(AssertionError, match=r"SSIM 0\.\d+ < 0\.995"):
             assert_parity(session, Reference(reference.images, waves, reference.truths), precision="fp16")
 
 
