@@ -86,8 +86,8 @@ def bench(
     """Measure latency, parity and accuracy of engines, side by side.
 
     Parity: every engine answers the reference frames that travel with its model, and must agree with what torch
-    answered in FP32: FP32 engines to 1 mm, FP16 engines to SSIM 0.99. A row that does not, or an ONNX file that is not
-    the one its engine was built from, fails its gate, and the command exits 3.
+    answered in FP32, as closely as its precision allows (docs/precision.md). A row that does not, or an ONNX file that
+    is not the one its engine was built from, fails its gate, and the command exits 3.
 
     \b
     Examples:

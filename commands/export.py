@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from .options import NumbersType, SizeType, data_option, depth_units_option, runs_option
+from .precision import PrecisionOptions, explain_layers, precision_options
 
 if TYPE_CHECKING:
     from ..engines.build import BuiltEngine
     from ..export.checks import Check
     from ..export.recipe import ExportOptions
     from ..spec import Dim
+    from ..tolerances import Precision
 
 BACKENDS = (
     "tensorrt",
@@ -120,7 +122,8 @@ class ForeignWeights:
 
 @click.command()
 @click.argument("run", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--fp16", is_flag=True, help="Weights and layers in FP16; input, output and range stay as they are.")
+@precision_options
+@click.option("--explain", is_flag=True, help="With --int8: rank the layers by what each costs alone, and stop.")
 @click.option(
     "--size",
     type=SizeType(),
@@ -165,6 +168,11 @@ class ForeignWeights:
 def export(
     run: tuple[Path, ...],
     fp16: bool,
+    bf16: bool,
+    int8: bool,
+    calibrate: str | None,
+    keep: int | Literal["auto"] | None,
+    explain: bool,
     size: tuple[int, int] | None,
     batch: int | Dim,
     backends: tuple[str, ...],
@@ -193,6 +201,8 @@ def export(
     Examples:
       depthkit export                               every run in runs/, FP32
       depthkit export --fp16 runs/compact           one run, FP16
+      depthkit export --int8 --keep auto            INT8, calibrated on what each run was trained on
+      depthkit export --int8 --explain runs/compact which layers suffer from INT8
       depthkit export --size 480x640 --batch 1,4,8  another size, dynamic batch
       depthkit export --backend openvino -o inference_precision=bf16
       depthkit export compact-96x128.fp16.onnx      only the engine, on the machine that will run it
@@ -202,7 +212,11 @@ def export(
     from .console import out as console
     from .targets import find_runs
 
-    engines = EngineOptions(() if onnx_only else backends, dict(settings), rebuild)
+    precision = PrecisionOptions(fp16, bf16, int8, calibrate, keep)
+    asked = precision.precision
+    if explain and asked != "int8":
+        raise click.UsageError("--explain is for --int8")
+    engines = EngineOptions(() if onnx_only or explain else backends, dict(settings), rebuild)
     foreign = ForeignWeights(weights, data, depth_units, depth_range, mean, std)
     foreign.check(run)
     for name, _ in _chosen(engines.backends):  # before minutes are spent on the ONNX file
@@ -211,13 +225,18 @@ def export(
     for target in run or find_runs(runs):
         console.print(str(target), style="bold", markup=False)
         if target.suffix == ".onnx":
-            _require_exported_so(target, fp16, size, batch, onnx_only)
+            _require_exported_so(target, asked, size, batch, onnx_only)
             build_engines(target, engines)
         else:
             from ..export.recipe import ExportOptions
+            from ..train.document import read_document
 
             folder = _run_folder(target, runs, size, foreign)
-            export_run(folder, ExportOptions("fp16" if fp16 else "fp32", size, batch), engines)
+            if explain:
+                explain_layers(folder, size, precision)
+                continue
+            calibration = precision.calibration(read_document(folder), size)
+            export_run(folder, ExportOptions(asked, size, batch, calibration, keep), engines)
 
 
 def _run_folder(target: Path, runs: Path, size: tuple[int, int] | None, foreign: ForeignWeights) -> Path:
@@ -245,7 +264,7 @@ def _run_folder(target: Path, runs: Path, size: tuple[int, int] | None, foreign:
 
 
 def _require_exported_so(
-    onnx: Path, fp16: bool, size: tuple[int, int] | None, batch: int | Dim, onnx_only: bool
+    onnx: Path, precision: Precision, size: tuple[int, int] | None, batch: int | Dim, onnx_only: bool
 ) -> None:
     """Raise UserError where an ONNX file is not what the options ask for: they are for runs."""
     from ..description import describe_onnx
@@ -253,7 +272,7 @@ def _require_exported_so(
 
     found = describe_onnx(onnx)
     asked = {
-        "--fp16": fp16 and found.precision != "fp16",
+        f"--{precision}": precision not in {"fp32", found.precision},
         "--size": size not in {None, found.model.size},
         "--batch": batch not in (1, found.model.batch),
         "--onnx-only": onnx_only,
@@ -290,11 +309,24 @@ def export_run(folder: Path, options: ExportOptions, engines: EngineOptions) -> 
 
 def build_engines(onnx: Path, options: EngineOptions) -> list[Path]:
     """Build the engines of an ONNX file, and print what was built; needs no torch."""
-    from ..engines.build import BuildOptions, build
+    from rich.markup import escape
+
+    from ..description import describe_onnx
+    from ..engines.build import BuildOptions, backend, build
+    from ..errors import BackendError
     from .console import out as console
 
     built = []
+    stored = describe_onnx(onnx).precision
     for name, said in _chosen(options.backends):
+        maker = backend(name)
+        try:
+            maker.asked(stored, maker.parse_options(options.vendor))
+        except BackendError as error:
+            if name in options.backends or "all" not in options.backends:
+                raise
+            console.print(f"  [yellow]left out[/] {name}: {escape(str(error))}")
+            continue
 
         def waiting(name: str = name) -> None:
             console.print(f"  [yellow]waits[/] for another process that is building this engine by {name}")

@@ -96,7 +96,7 @@ def _split(arguments: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
 def _pictures(inputs: tuple[Path, ...]) -> list[Path]:
     """Files as they are, folders as the pictures in them. Raises DataError, naming everything that is missing."""
     from ..errors import DataError
-    from ..images import IMAGE_SUFFIXES
+    from ..images import find_images
     from .targets import is_run
 
     missing = [str(path) for path in inputs if not path.exists()]
@@ -109,10 +109,7 @@ def _pictures(inputs: tuple[Path, ...]) -> list[Path]:
         )
     found: list[Path] = []
     for path in inputs:
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
-        if not inside:
-            raise DataError(f"{path} holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        found += inside
+        found += find_images(path) if path.is_dir() else [path]
     return list(dict.fromkeys(found))
 
 

@@ -183,6 +183,7 @@ def _torch_contender(folder: Path, beside: Contender) -> Contender:
         precision="fp32",
         file_bytes=_weights(folder).stat().st_size,
         faults=(),
+        macs_share=None,
     )
 
 
@@ -210,13 +211,13 @@ def _contender(path: Path) -> Contender:
     if is_onnx_file(path):
         description = describe_onnx(path)
         model, precision, weights_sha256 = description.model, description.precision, description.weights_sha256
-        backend, reference = "ONNX file", reference_path(path)
+        backend, reference, share = "ONNX file", reference_path(path), None
         if not description.intact:
             faults.append(f"{path.name} was changed since its export")
     else:
         manifest = read_manifest(path)
         model, precision, weights_sha256 = manifest.model, manifest.precision_asked, manifest.weights_sha256
-        backend, reference = manifest.backend, path.with_name(manifest.reference)
+        backend, reference, share = manifest.backend, path.with_name(manifest.reference), manifest.share
         onnx = path.with_name(manifest.onnx)
         if onnx.is_file() and sha256(onnx) != manifest.onnx_sha256:
             faults.append(f"{onnx.name} is not the file that this engine was built from")
@@ -235,6 +236,7 @@ def _contender(path: Path) -> Contender:
         batch=model.opt_batch,
         file_bytes=path.stat().st_size,
         faults=tuple(faults),
+        macs_share=share,
     )
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final, TypeGuard, TypeVar
+from typing import Final, TypeGuard, TypeVar, cast
 
 import onnx
 import torch
+from onnx_graphsurgeon.logger import G_LOGGER as SURGEON_LOGGER
 from polygraphy.backend.onnx import fold_constants
 from polygraphy.logger import G_LOGGER
 from torch import Tensor, nn
@@ -22,14 +24,13 @@ from torch.nn.utils import fuse_conv_bn_eval
 from ..errors import BackendError
 from ..spec import METADATA, Dim, ModelSpec, graph_sha256, to_json
 from ..tolerances import Precision
-from ..train.camera import CameraReady
+from ..train.camera import DTYPES, CameraReady
 
-__all__ = ["DTYPES", "OPSET", "Origin", "build_graph", "fold", "fold_batch_norm"]
+__all__ = ["OPSETS", "Origin", "build_graph", "fold", "fold_batch_norm", "prepare", "sign"]
 
-OPSET: Final = 20
-"""18 to 20 are what ONNX Runtime, OpenVINO and TensorRT 10 and 11 all read."""
-
-DTYPES: Final[dict[Precision, torch.dtype]] = {"fp32": torch.float32, "fp16": torch.float16}
+OPSETS: Final[dict[Precision, int]] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
+"""18 to 20 are what ONNX Runtime, OpenVINO and TensorRT 10 and 11 all read. BF16 convolutions came with 22, which
+ONNX Runtime has no kernels for on a CPU, and the others read."""
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -42,20 +43,39 @@ class Origin:
     recipe: str
 
 
-def build_graph(network: nn.Module, spec: ModelSpec, precision: Precision, origin: Origin) -> onnx.ModelProto:
+def build_graph(
+    network: nn.Module, spec: ModelSpec, precision: Precision, origin: Origin, kept: Collection[str] = ()
+) -> onnx.ModelProto:
     """The camera-ready graph of `network` with the spec in its metadata.
 
     Args:
         network: in evaluation mode; left as it is.
         spec: size, batch (a `Dim` makes the batch dynamic), preprocessing, range.
-        precision: what the network computes in; input, output and depth range stay as the spec says.
+        precision: what the network computes in; input, output and depth range stay as the spec says. For "int8" it is
+            FP32, for `export.quantize`.
         origin: kept in the metadata.
+        kept: names of modules that stay in FP32.
 
     Raises:
         BackendError: torch cannot write this network as ONNX.
     """
-    camera = CameraReady(fold_batch_norm(network), spec, DTYPES[precision]).eval()
-    model = fold(_export(camera, spec))
+    model = fold(_export(prepare(network, spec, precision, kept), spec, OPSETS[precision]))
+    return sign(model, spec, precision, origin)
+
+
+def prepare(network: nn.Module, spec: ModelSpec, precision: Precision, kept: Collection[str] = ()) -> CameraReady:
+    """What `build_graph` exports, as a torch module that computes in that precision."""
+    camera = CameraReady(fold_batch_norm(network), spec, DTYPES["fp32" if precision == "int8" else precision]).eval()
+    if kept:
+        for name, module in list(camera.network.named_modules()):
+            if not any(module.children()) and any(True for _ in module.parameters()):
+                dtype = torch.float32 if name in kept else camera.dtype
+                camera.network.set_submodule(name, _Reading(dtype, module.to(dtype)))
+    return camera
+
+
+def sign(model: onnx.ModelProto, spec: ModelSpec, precision: Precision, origin: Origin) -> onnx.ModelProto:
+    """Write into a graph's metadata what depthkit needs to know of it; the same graph."""
     entries = {
         METADATA.spec: to_json(spec),
         METADATA.precision: precision,
@@ -66,6 +86,18 @@ def build_graph(network: nn.Module, spec: ModelSpec, precision: Precision, origi
     onnx.helper.set_model_props(model, entries)
     model.producer_name = "depthkit"
     return model
+
+
+class _Reading(nn.Module):
+    """A layer that computes in a type of its own, whatever it reads."""
+
+    def __init__(self, dtype: torch.dtype, layer: nn.Module) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.layer = layer
+
+    def forward(self, features: Tensor) -> Tensor:
+        return cast("Tensor", self.layer(features.to(self.dtype)))
 
 
 def fold_batch_norm(network: _Network) -> _Network:
@@ -111,7 +143,7 @@ class _Affine(nn.Module):
         return features * self.scale + self.shift
 
 
-def _export(camera: CameraReady, spec: ModelSpec) -> onnx.ModelProto:
+def _export(camera: CameraReady, spec: ModelSpec, opset: int) -> onnx.ModelProto:
     batch, (height, width) = spec.batch, spec.size
     # torch.export takes a size of 1 for a constant, so a dynamic batch is traced with another number.
     frames = max(batch.opt, 2) if isinstance(batch, Dim) else batch
@@ -127,7 +159,7 @@ def _export(camera: CameraReady, spec: ModelSpec) -> onnx.ModelProto:
                 camera,
                 (example,),
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=[spec.input.name],
                 output_names=[spec.output.name],
                 dynamic_shapes=shapes,
@@ -148,6 +180,7 @@ def _export(camera: CameraReady, spec: ModelSpec) -> onnx.ModelProto:
 
 def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` with its constants folded by Polygraphy."""
+    SURGEON_LOGGER.severity = SURGEON_LOGGER.CRITICAL  # NumPy has no BF16, it would say
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         folded: onnx.ModelProto = fold_constants(model, error_ok=False)
     return folded

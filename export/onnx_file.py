@@ -5,23 +5,26 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from ..errors import GateError, OutputError
+from ..description import CONVOLUTIONS, convolutions
+from ..errors import GateError, OutputError, UserError
 from ..files import is_refused_write, make_folder, remove
 from ..images import resize_depth, resize_image
+from ..parity import Parity
 from ..reference import Reference, reference_path, write_reference
 from ..train.bundle import Bundle
 from ..train.session import TorchSession
-from .checks import Check, Subject, run_checks
-from .graph import Origin, build_graph
-from .recipe import ExportOptions, onnx_path, recipe
+from .checks import Check, Subject, find_overflows, run_checks
+from .graph import Origin, build_graph, sign
+from .quantize import METHODS, calibrate, place, plan, rank_layers
+from .recipe import Calibration, ExportOptions, onnx_path, recipe
 
-__all__ = ["OnnxFile", "export_onnx"]
+__all__ = ["OnnxFile", "RankedLayer", "export_onnx", "rank_run"]
 
 
 @dataclass(frozen=True)
@@ -55,18 +58,100 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
     with _scratch(goal.parent) as scratch:
         candidate = scratch / goal.name
         origin = Origin(bundle.weights_sha256, recipe(bundle.folder, options))
-        onnx.save(build_graph(bundle.network, spec, options.precision, origin), candidate)
+        subject = Subject(candidate, bundle.network, spec, options.precision, reference)
+        tell = on_check or (lambda _check: None)
         checks = []
-        for check in run_checks(Subject(candidate, bundle.network, spec, options.precision, reference)):
+        for check in _made(subject, options, origin):
             checks.append(check)
-            if on_check is not None:
-                on_check(check)
+            tell(check)
             if not check.passed:
-                raise GateError(f"{goal.name} was not written: {check.name} failed: {check.detail}")
+                raise GateError(f"{goal.name} was not written: {check.name} failed: {check.detail}{_remedy(options)}")
         path = reference_path(goal)
         write_reference(path, reference)
         candidate.replace(goal)
     return OnnxFile(goal, path, tuple(checks))
+
+
+def _remedy(options: ExportOptions) -> str:
+    if options.precision != "int8":
+        return ""
+    return "; calibrate on frames of the camera by --calibrate" + (
+        "" if options.keep == "auto" else ", or leave what suffers most in FP32 by --keep auto"
+    )
+
+
+@dataclass(frozen=True)
+class RankedLayer:
+    """A convolution and what it costs to quantise it alone.
+
+    Attributes:
+        layer, module: its node in the ONNX file, and the module of the network.
+        share: of the network's multiply-accumulates.
+        parity: of the network with only this convolution in INT8.
+    """
+
+    layer: str
+    module: str
+    share: float
+    parity: Parity
+
+
+def rank_run(bundle: Bundle, size: tuple[int, int] | None, calibration: Calibration) -> list[RankedLayer]:
+    """The convolutions of a run, the one that suffers most from INT8 first; ranges by minimum and maximum.
+
+    Raises:
+        DataError: too few calibration frames, or empty ones.
+        SpecError: a size that the network does not take.
+    """
+    spec = bundle.spec_at(size)
+    model = build_graph(bundle.network, spec, "int8", Origin(bundle.weights_sha256, ""))
+    work = {each.name: each.macs for each in convolutions(model)}
+    modules = {node.name: _module(node) for node in model.graph.node if node.op_type in CONVOLUTIONS}
+    ranges = calibrate(model, calibration.images, "minmax")
+    return [
+        RankedLayer(each.layer, modules[each.layer], work[each.layer] / sum(work.values()), each.parity)
+        for each in rank_layers(model, ranges, make_reference(bundle, spec.size))
+    ]
+
+
+def _module(node: onnx.NodeProto) -> str:
+    """The name of the torch module that a convolution was exported from: its weight is called after it."""
+    return str(node.input[1]).removeprefix("network.").rpartition(".")[0]
+
+
+def _made(subject: Subject, options: ExportOptions, origin: Origin) -> Iterator[Check]:
+    """Write the file, saying what was decided on the way, and check it."""
+    kept: tuple[str, ...] = ()
+    if options.precision == "int8":
+        model, decided = _quantized(subject, options, origin)
+        yield decided
+    else:
+        if options.keep == "auto":
+            kept = find_overflows(subject)
+            yield Check("FP16 range", passed=True, detail=_left_in_fp32(kept))
+        model = build_graph(subject.network, subject.spec, options.precision, origin, kept)
+    onnx.save(model, subject.path)
+    yield from run_checks(replace(subject, kept=kept))
+
+
+def _quantized(subject: Subject, options: ExportOptions, origin: Origin) -> tuple[onnx.ModelProto, Check]:
+    """The INT8 graph, and how it was calibrated."""
+    calibration = options.calibration
+    if calibration is None:
+        raise UserError("INT8 needs frames to calibrate on")
+    plain = build_graph(subject.network, subject.spec, "int8", origin)
+    how = plan(plain, calibration.images, subject.reference, options.keep)
+    tried = ", ".join(f"{method} {how.tried[method].ssim:.4f}" for method in METHODS)
+    frames = f"{len(calibration.images)} frames of {calibration.source}"
+    if all(image.min() == image.max() for image in calibration.images):
+        frames += ", each of one colour"
+    detail = f"{how.method} is the best (SSIM: {tried}) on {frames}; {_left_in_fp32(how.kept)}"
+    model = sign(place(plain, how.ranges, how.kept), subject.spec, "int8", origin)
+    return model, Check("INT8 calibration", passed=True, detail=detail)
+
+
+def _left_in_fp32(layers: tuple[str, ...]) -> str:
+    return f"left in FP32: {', '.join(layers)}" if layers else "no layer is left in FP32"
 
 
 @contextmanager

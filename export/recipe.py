@@ -6,29 +6,61 @@ import json
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+
+import numpy as np
 
 from .. import __version__
 from ..description import describe_onnx
 from ..errors import UserError
-from ..files import sha256
+from ..files import sha256, sha256_arrays
 from ..reference import read_reference, reference_path
 from ..spec import Dim, file_name
 from ..tolerances import Precision
 from ..train.document import FRAMES, BundleDocument
 
-__all__ = ["ExportOptions", "find_current", "onnx_path", "recipe"]
+__all__ = ["Calibration", "ExportOptions", "find_current", "onnx_path", "recipe"]
 
 _MAKERS: Final = ("torch", "onnx", "onnxscript", "polygraphy", "onnxruntime", "onnxruntime-gpu")
 
 
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Real frames, by which INT8 finds the ranges of a network's activations.
+
+    Attributes:
+        source: where they are from, as a user writes it.
+        images: H x W x 3 uint8, of any size.
+    """
+
+    source: str
+    images: tuple[np.ndarray, ...]
+
+    @property
+    def digest(self) -> str:
+        """What tells these frames from others."""
+        return sha256_arrays(self.images)
+
+
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `depthkit export` was asked for; size None: what the run was trained at."""
+    """What `depthkit export` was asked for.
+
+    Attributes:
+        precision: of the network; its input and output stay as they are.
+        size: height and width; None: what the run was trained at.
+        batch: frames a run.
+        calibration: for "int8", and only for it.
+        keep: so many of the layers that suffer most stay in FP32; "auto": as many as it takes; None: none.
+        out: folder of the file; None: the run's.
+    """
 
     precision: Precision = "fp32"
     size: tuple[int, int] | None = None
     batch: int | Dim = 1
+    calibration: Calibration | None = None
+    keep: int | Literal["auto"] | None = None
+    out: Path | None = None
 
 
 def stem(network: str, size: tuple[int, int], batch: int | Dim) -> str:
@@ -44,15 +76,20 @@ def stem(network: str, size: tuple[int, int], batch: int | Dim) -> str:
 def onnx_path(folder: Path, document: BundleDocument, options: ExportOptions) -> Path:
     """Where the ONNX file of a run with these options goes."""
     name = stem(document.model.network, options.size or document.model.size, options.batch)
-    return folder / f"{name}.{options.precision}.onnx"
+    return (options.out or folder) / f"{name}.{options.precision}.onnx"
 
 
 def recipe(folder: Path, options: ExportOptions) -> str:
-    """What beside weights and ModelSpec an export depends on, as JSON: frames, batch, versions."""
+    """What beside weights and ModelSpec an export depends on, as JSON: frames, batch, calibration, versions."""
     batch = options.batch
     range_ = [batch.min, batch.opt, batch.max] if isinstance(batch, Dim) else [batch]
     versions = {"depthkit": __version__} | {name: _version(name) for name in _MAKERS}
-    return json.dumps({"frames_sha256": sha256(folder / FRAMES), "batch": range_, "versions": versions})
+    made: dict[str, object] = {"frames_sha256": sha256(folder / FRAMES), "batch": range_, "versions": versions}
+    if options.calibration is not None:
+        made["calibration"] = [options.calibration.source, len(options.calibration.images), options.calibration.digest]
+    if options.keep is not None:
+        made["keep"] = options.keep
+    return json.dumps(made)
 
 
 def find_current(folder: Path, document: BundleDocument, options: ExportOptions) -> Path | None:

@@ -183,6 +183,7 @@ def test_the_demo_ends_with_a_report(
     assert depthkit(["demo", "--out", str(out), "--size", "32x48", "--steps", "8", "--seconds", "0.05"]) == 0
     assert "report.html" in capsys.readouterr().out
     rows = json.loads((out / "bench.json").read_text())["rows"]
-    of_each = ["torch", "openvino", "openvino"]  # in FP32 and in FP16
+    of_each = ["torch", "openvino", "openvino", "openvino"]  # in FP32, FP16, INT8
     assert [row["backend"] for row in rows] == of_each * 2
+    assert (out / "compact" / "best").is_dir()
     assert (out / "report.html").read_text().count("<img") == 4 * len(rows)

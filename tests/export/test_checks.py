@@ -18,7 +18,7 @@ from depthkit.export.checks import (
     Subject,
     check_folding,
     check_graph,
-    check_half_range,
+    check_half,
     check_lint,
     check_onnx,
     check_parity,
@@ -100,7 +100,7 @@ def test_every_check_passes_on_a_good_export_and_says_what_it_saw(subject: Calla
         "Polygraphy constant folding",
         "Polygraphy lint",
         "ONNX Runtime vs torch",
-        "FP16 range",
+        "torch FP16 vs FP32",
     ]
     assert all(check.detail for check in checks)
 
@@ -109,7 +109,7 @@ def test_full_precision_is_held_to_a_millimetre_and_not_to_fp16s_range(subject: 
     checks = run_checks(subject("fp32"))
     names = {check.name: check for check in checks}
     assert all(check.passed for check in names.values())
-    assert "FP16 range" not in names
+    assert "torch FP16 vs FP32" not in names
     assert "1 mm" in names["ONNX Runtime vs torch"].detail
     assert "8 frames" in names["ONNX Runtime vs torch"].detail
 
@@ -189,7 +189,7 @@ def test_half_range_names_the_layer_that_overflows(overflowing: Bundle, tmp_path
     """Torch in real half precision, not an emulation: the weights all fit, and only what they make does not."""
     spec = describe_network("compact", compact(), SIZE)
     reference = make_reference(overflowing, SIZE)
-    found = check_half_range(Subject(tmp_path / "unused", overflowing.network, spec, "fp16", reference))
+    found = check_half(Subject(tmp_path / "unused", overflowing.network, spec, "fp16", reference))
     assert not found.passed
     assert "stem.3" in found.detail
     assert "65504" in found.detail
@@ -209,7 +209,7 @@ class _Constant(nn.Module):
 def test_half_range_says_what_torch_does_not_compute(pristine_exports: Path, tmp_path: Path) -> None:
     network, reference = _Constant(), read_reference(pristine_exports / "compact-32x48.reference.npz")
     spec = describe_network("a.b:Constant", network, SIZE)
-    found = check_half_range(Subject(tmp_path / "unused", network, spec, "fp16", reference))
+    found = check_half(Subject(tmp_path / "unused", network, spec, "fp16", reference))
     assert not found.passed
     assert "keep it in FP32" in found.detail
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from depthkit.errors import BackendError
 from depthkit.export.checks import Subject, run_checks
-from depthkit.export.graph import OPSET, Origin, build_graph, fold_batch_norm
+from depthkit.export.graph import OPSETS, Origin, build_graph, fold_batch_norm
 from depthkit.files import sha256
 from depthkit.images import resize_image
 from depthkit.reference import Reference, read_reference
@@ -152,10 +152,10 @@ def test_ends_are_the_cameras_bytes_and_metres(pristine_exports: Path, precision
 
 
 @PRECISIONS
-def test_operator_set_is_one_that_every_runtime_reads(pristine_exports: Path, precision: str) -> None:
+def test_operator_set_is_one_that_every_runtime_reads(pristine_exports: Path, precision: Precision) -> None:
     model = _model(pristine_exports, precision)
     (opset,) = model.opset_import
-    assert (opset.domain, opset.version) == ("", OPSET)
+    assert (opset.domain, opset.version) == ("", OPSETS[precision])
     assert 18 <= opset.version <= 20
     onnx.checker.check_model(model, full_check=True)
 

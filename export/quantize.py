@@ -1,0 +1,271 @@
+"""INT8: quantise and dequantise nodes (QDQ) around a graph's convolutions, calibrated on real frames.
+
+What ONNX Runtime, OpenVINO and TensorRT's parser all read: symmetric INT8 activations, weights by channel, biases left
+in FP32. ONNX Runtime's quantiser places the nodes; three things are decided here, by measurement
+(docs/results/quantise.md):
+
+* A convolution's output that goes to a ReLU gets the range that the ReLU leaves. Its own range would spend steps on
+  negative numbers that nobody reads, and be rounded twice.
+* The convolution that answers depth reads INT8 and answers FP32: a step of its answer would be a 127th of the largest
+  depth.
+* How ranges are found, since no method is the best for every network: all are tried, and the best is kept.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import onnx
+
+from ..description import CONVOLUTIONS
+from ..errors import DataError, GateError
+from ..images import resize_image
+from ..parity import Parity, compare, gate_faults
+from ..reference import Reference
+from ..vendors import import_onnxruntime
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "Plan",
+    "Sensitivity",
+    "calibrate",
+    "frames_wanted",
+    "judge",
+    "last_convolutions",
+    "place",
+    "plan",
+    "rank_layers",
+]
+
+Method = Literal["minmax", "percentile", "entropy"]
+Ranges = Mapping[str, float]
+"""By tensor: the largest magnitude that INT8 has to hold."""
+
+METHODS: Final[dict[Method, tuple[str, dict[str, Any]]]] = {
+    "minmax": ("MinMax", {}),
+    "percentile": ("Percentile", {"symmetric": True, "percentile": 99.99}),
+    "entropy": ("Entropy", {"symmetric": True}),
+}
+"""How ranges are found -> ONNX Runtime's name of it, and what it is told."""
+
+LEAST_FRAMES: Final = 8
+MOST_FRAMES: Final = 64
+PIXELS: Final = 2_500_000
+"""Calibration keeps statistics of every activation: of so many pixels in all, within the two numbers of frames."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What quantising one convolution alone costs.
+
+    Attributes:
+        layer: its node's name.
+        parity: of the network with only it in INT8.
+    """
+
+    layer: str
+    parity: Parity
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How to quantise a graph: what `place` needs to be told.
+
+    Attributes:
+        method: how its ranges were found.
+        ranges: what it found.
+        tried: every method with what came out of it.
+        kept: names of the convolutions that were left in FP32.
+    """
+
+    method: Method
+    ranges: Ranges
+    tried: dict[Method, Parity]
+    kept: tuple[str, ...]
+
+
+def frames_wanted(size: tuple[int, int]) -> int:
+    """How many frames to calibrate on, at this height and width.
+
+    >>> frames_wanted((96, 128)), frames_wanted((240, 320)), frames_wanted((480, 640))
+    (64, 32, 8)
+    """
+    return int(np.clip(PIXELS // (size[0] * size[1]), LEAST_FRAMES, MOST_FRAMES))
+
+
+def calibrate(model: onnx.ModelProto, images: Sequence[np.ndarray], method: Method) -> Ranges:
+    """Run frames through an FP32 graph and find the range of everything that a convolution reads or answers.
+
+    Args:
+        model: camera-ready.
+        images: H x W x 3 uint8 of any size, resized to the graph's.
+        method: how.
+
+    Raises:
+        DataError: too few frames.
+    """
+    if len(images) < LEAST_FRAMES:
+        raise DataError(f"INT8 is calibrated on at least {LEAST_FRAMES} frames, and there are {len(images)}")
+    import_onnxruntime()
+    from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
+
+    class One(CalibrationDataReader):  # type: ignore[misc]
+        """One frame. Given all at once, ONNX Runtime would keep every activation of all of them in memory."""
+
+        def __init__(self, image: np.ndarray) -> None:
+            self._feeds = iter([_feed(model, image)])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._feeds, None)
+
+    vendor_name, options = METHODS[method]
+    with tempfile.TemporaryDirectory(prefix="depthkit-") as scratch:
+        path = Path(scratch) / "model.onnx"
+        onnx.save(model, path)
+        calibrator = create_calibrator(
+            path,
+            [*CONVOLUTIONS, "Relu"],
+            augmented_model_path=str(Path(scratch) / "augmented.onnx"),
+            calibrate_method=getattr(CalibrationMethod, vendor_name),
+            extra_options=options,
+        )
+        with redirect_stdout(StringIO()):  # it prints what it does
+            for image in images:
+                calibrator.collect_data(One(image))
+            found = calibrator.compute_data()
+    return {tensor: float(np.abs(data.range_value).max()) for tensor, data in found.items()}
+
+
+def place(model: onnx.ModelProto, ranges: Ranges, kept: Sequence[str], only: str | None = None) -> onnx.ModelProto:
+    """A copy of `model` with its convolutions in INT8 but for the `kept` ones; or with `only` one of them."""
+    import_onnxruntime()
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+
+    limits = dict(ranges)
+    for convolution, relu in _rectified(model.graph):
+        limits[convolution] = ranges[relu]
+    # A range of nothing has no scale. Such a tensor is zero in every frame; it gets the smallest scale of the others.
+    floor = min((limit for limit in limits.values() if limit > 0), default=1.0)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    quantizer = QDQQuantizer(
+        copy,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8,
+        tensors_range=TensorsData(
+            CalibrationMethod.MinMax,
+            {name: (np.float32(-(limit or floor)), np.float32(limit or floor)) for name, limit in limits.items()},
+        ),
+        nodes_to_quantize=[only] if only else [],
+        nodes_to_exclude=list(kept),
+        op_types_to_quantize=sorted(CONVOLUTIONS),
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+    )
+    quantizer.quantize_model()
+    _answer_in_floats(quantizer.model, last_convolutions(model.graph))
+    quantizer.model.topological_sort()
+    placed: onnx.ModelProto = quantizer.model.model
+    return placed
+
+
+def _answer_in_floats(model: Any, convolutions: Sequence[str]) -> None:
+    """Take away what rounds the answers of some convolutions in a quantised `ONNXModel`; what they read stays INT8."""
+    answers = {node.output[0] for node in model.nodes() if node.name in convolutions}
+    for rounding in [n for n in model.nodes() if n.op_type == "QuantizeLinear" and n.input[0] in answers]:
+        (back,) = model.get_children(rounding)
+        model.replace_input_of_all_nodes(back.output[0], rounding.input[0])
+        model.remove_nodes([rounding, back])
+    model.remove_unused_constant()
+
+
+def judge(model: onnx.ModelProto, reference: Reference) -> Parity:
+    """The graph's answers to the reference frames, by ONNX Runtime on the CPU, against torch's."""
+    session = import_onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    answers = [session.run(None, _feed(model, image))[0][:1] for image in reference.images]
+    return compare(np.concatenate(answers), reference)
+
+
+def _feed(model: onnx.ModelProto, image: np.ndarray) -> dict[str, np.ndarray]:
+    """What a session of `model` is given to see one frame: the same one throughout its batch."""
+    (image_input,) = model.graph.input
+    frames, height, width, _ = (dim.dim_value for dim in image_input.type.tensor_type.shape.dim)
+    return {image_input.name: np.repeat(resize_image(image, (height, width))[None], max(frames, 1), axis=0)}
+
+
+def plan(
+    model: onnx.ModelProto,
+    images: Sequence[np.ndarray],
+    reference: Reference,
+    keep: int | Literal["auto"] | None = None,
+) -> Plan:
+    """Find out how an FP32 graph is quantised best: try every method, and choose what stays in FP32.
+
+    Args:
+        model: camera-ready.
+        images: to calibrate on: H x W x 3 uint8.
+        reference: by which methods and layers are judged.
+        keep: so many of the most sensitive convolutions stay in FP32; "auto": as many as it takes to hold the gate.
+
+    Raises:
+        DataError: see `calibrate`.
+        GateError: "auto", and the gate does not hold even then.
+    """
+    found: dict[Method, Ranges] = {}
+    tried: dict[Method, Parity] = {}
+    for method in METHODS:
+        found[method] = calibrate(model, images, method)
+        tried[method] = judge(place(model, found[method], ()), reference)
+    best = max(tried, key=lambda m: (not gate_faults(tried[m], "int8"), np.nan_to_num(tried[m].ssim, nan=-1.0)))
+    kept: tuple[str, ...] = ()
+    if isinstance(keep, int) or (keep == "auto" and gate_faults(tried[best], "int8")):
+        order = [each.layer for each in rank_layers(model, found[best], reference)]
+        for count in [keep] if isinstance(keep, int) else range(1, len(order) + 1):
+            kept = tuple(order[:count])
+            if isinstance(keep, int) or not gate_faults(judge(place(model, found[best], kept), reference), "int8"):
+                break
+        else:
+            raise GateError("the INT8 gate does not hold even with every convolution in FP32; the run is broken")
+    return Plan(best, found[best], tried, kept)
+
+
+def rank_layers(model: onnx.ModelProto, ranges: Ranges, reference: Reference) -> list[Sensitivity]:
+    """What each convolution costs when it alone is quantised: the most sensitive first, by SSIM."""
+    names = [node.name for node in model.graph.node if node.op_type in CONVOLUTIONS]
+    found = [Sensitivity(name, judge(place(model, ranges, (), only=name), reference)) for name in names]
+    return sorted(found, key=lambda each: each.parity.ssim)
+
+
+def last_convolutions(graph: onnx.GraphProto) -> tuple[str, ...]:
+    """Names of the convolutions that no other one reads from."""
+    reaches: set[str] = set()  # tensors that a convolution depends on
+    last = []
+    for node in reversed(graph.node):  # in topological order, as the standard wants them
+        convolves = node.op_type in CONVOLUTIONS
+        if convolves and not reaches.intersection(node.output):
+            last.append(node.name)
+        if convolves or reaches.intersection(node.output):
+            reaches.update(node.input)
+    return tuple(last)
+
+
+def _rectified(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:
+    """Outputs of convolutions that only a ReLU reads, with the ReLU's own."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for tensor in node.input:
+            readers.setdefault(tensor, []).append(node)
+    for node in graph.node:
+        after = readers.get(node.output[0], []) if node.op_type in CONVOLUTIONS else []
+        if [each.op_type for each in after] == ["Relu"]:
+            yield node.output[0], after[0].output[0]

@@ -1,0 +1,263 @@
+"""INT8: what the graph holds, that it holds its gate, which layers suffer, and what calibration refuses."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from depthkit.description import convolutions, describe_onnx
+from depthkit.engines.build import BuildOptions, backend, build
+from depthkit.engines.manifest import Manifest
+from depthkit.errors import DataError, GateError, UserError
+from depthkit.export.checks import Check
+from depthkit.export.graph import Origin, build_graph
+from depthkit.export.onnx_file import export_onnx, make_reference, rank_run
+from depthkit.export.quantize import METHODS, Method, calibrate, last_convolutions, place, plan
+from depthkit.export.recipe import Calibration, ExportOptions
+from depthkit.images import resize_image
+from depthkit.reference import read_reference, reference_path
+from depthkit.runtime.frames import predict_frames
+from depthkit.runtime.load import load
+from depthkit.spec import Dim
+from depthkit.testing import assert_parity
+from depthkit.train.bundle import Bundle, read_bundle
+from depthkit.train.networks import DepthNetwork
+from depthkit.train.scenes import render_scenes, scene_seed
+from depthkit.train.shipped import shipped_run
+
+SIZE = (48, 64)
+HEAD = "node_conv2d_18"
+
+
+@pytest.fixture(scope="module")
+def rooms() -> Calibration:
+    images, _ = render_scenes([scene_seed("train", index) for index in range(8)], SIZE)
+    return Calibration("rooms", tuple(image.numpy() for image in images))
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Bundle:
+    """The weights that come with depthkit, in a folder of the test's own: INT8 ruins what a real network knows."""
+    return read_bundle(Path(shutil.copytree(shipped_run("compact"), tmp_path / "compact")))
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return read_bundle(shipped_run("compact"))
+
+
+@pytest.fixture(scope="module")
+def graph(bundle: Bundle) -> onnx.ModelProto:
+    return build_graph(bundle.network, bundle.spec_at(SIZE), "int8", Origin("0" * 64, "{}"))
+
+
+@pytest.fixture(scope="module")
+def quantized(bundle: Bundle, rooms: Calibration, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The INT8 file of the weights that come with depthkit. Read only."""
+    out = tmp_path_factory.mktemp("int8")
+    return export_onnx(bundle, ExportOptions("int8", SIZE, calibration=rooms, out=out)).path
+
+
+def test_every_convolution_is_stored_in_int8_and_depth_is_not_rounded(quantized: Path) -> None:
+    description = describe_onnx(quantized)
+    assert description.precision == "int8"
+    assert description.intact
+    assert {each.precision for each in description.convolutions} == {"int8"}
+    assert sum(each.macs for each in description.convolutions) == description.model.macs
+    graph = onnx.load(quantized).graph
+    (depth,) = (node.output[0] for node in graph.node if node.name == HEAD)
+    assert not [node.name for node in graph.node if node.op_type == "QuantizeLinear" and depth in node.input]
+    read = {tensor for node in graph.node for tensor in node.input}
+    assert all(tensor.name in read for tensor in graph.initializer), "ONNX Runtime warns of what nobody reads"
+
+
+def test_what_is_quantised_is_what_all_three_runtimes_read(quantized: Path) -> None:
+    """Symmetric, signed, weights by channel, biases in FP32: TensorRT refuses anything else."""
+    model = onnx.load(quantized)
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            zero = values[node.input[2]]
+            assert zero.dtype == np.int8
+            assert not zero.any()
+        if node.op_type == "Conv":
+            assert values[node.input[2]].dtype == np.float32
+
+
+def test_runtimes_agree_on_what_a_concat_joins(quantized: Path) -> None:
+    """Of signed numbers OpenVINO would round the decoder's inputs to whole ones (docs/log.md)."""
+    if not backend("openvino").availability().usable:
+        pytest.skip("openvino is not installed")
+    reference = read_reference(reference_path(quantized))
+    engines = [build(quantized, BuildOptions(name)).path for name in ("openvino", "onnxruntime")]
+    distances = []
+    for engine in engines:
+        with load(engine) as session:
+            answers = np.stack(list(predict_frames(session, reference.images)))
+        distances.append(float(np.abs(answers - reference.depths).mean()))
+    assert distances[0] < 1.5 * distances[1]
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_engine_of_int8_holds_its_gate_and_says_how_much_is_int8(quantized: Path, name: str) -> None:
+    manifest = _build(quantized, name)
+    assert manifest.precision_found == "int8"
+    assert manifest.share is not None
+    assert manifest.share > 0.99
+    with load(quantized.with_name(f"compact-48x64.int8.{backend(name).extension}")) as session:
+        parity = assert_parity(session, read_reference(reference_path(quantized)), precision="int8")
+        assert session.precision == "int8"
+    assert parity.max_abs_mm > 0
+
+
+def test_tensorrt_rtx_builds_the_int8_file(quantized: Path) -> None:
+    found = _build(quantized, "tensorrt-rtx")
+    assert found.share == 1
+
+
+def _build(onnx_file: Path, name: str) -> Manifest:
+    available = backend(name).availability()
+    if not available.usable:
+        pytest.skip(f"{name}: {available.reason}")
+    return build(onnx_file, BuildOptions(name)).manifest
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_convolution_before_a_relu_has_the_range_that_the_relu_leaves(
+    graph: onnx.ModelProto, rooms: Calibration, method: Method
+) -> None:
+    """Otherwise values are rounded twice, and half of the steps go to numbers that nobody reads."""
+    placed = place(graph, calibrate(graph, rooms.images, method), ()).graph
+    scales = {
+        node.input[0]: float(numpy_helper.to_array(next(t for t in placed.initializer if t.name == node.input[1])))
+        for node in placed.node
+        if node.op_type == "QuantizeLinear"
+    }
+    pairs = [(scales[f"conv2d_{i}"], scales[f"relu_{i}"]) for i in range(18) if f"relu_{i}" in scales and i]
+    assert pairs
+    assert all(before == after for before, after in pairs)
+
+
+def _with_outlier(bundle: Bundle) -> Bundle:
+    """One channel is a thousand times as large between two convolutions: almost the same function."""
+    assert isinstance(bundle.network, DepthNetwork)
+    block = bundle.network.decoder[-1]
+    assert isinstance(block, nn.Sequential)
+    first, second = (module for module in block.modules() if isinstance(module, nn.Conv2d))
+    first.weight.data[0] *= 1000
+    first.bias.data[0] = first.bias.data[0] * 1000 + 1000  # type: ignore[union-attr]
+    second.weight.data[:, 0] /= 1000
+    return bundle
+
+
+def test_layers_that_read_an_outlier_are_ranked_first_and_kept(
+    trained: Bundle, bundle: Bundle, rooms: Calibration
+) -> None:
+    broken = _with_outlier(trained)
+    ranked = rank_run(broken, SIZE, rooms)
+    healthy = {row.layer: row.parity.ssim for row in rank_run(bundle, SIZE, rooms)}
+    assert {row.layer for row in ranked[:2]} == {"node_conv2d_16", "node_conv2d_17"}
+    assert all(row.parity.ssim < healthy[row.layer] - 0.01 for row in ranked[:2])
+    assert all(row.module for row in ranked)
+    assert sum(row.share for row in ranked) == pytest.approx(1)
+    model = build_graph(broken.network, broken.spec_at(SIZE), "int8", Origin("0" * 64, "{}"))
+    kept = plan(model, rooms.images, make_reference(broken, SIZE), keep=1).kept
+    assert kept == (ranked[0].layer,)
+
+
+def test_keep_takes_no_more_layers_than_the_gate_needs(
+    graph: onnx.ModelProto, bundle: Bundle, rooms: Calibration
+) -> None:
+    assert plan(graph, rooms.images, make_reference(bundle, SIZE), keep="auto").kept == ()
+
+
+@pytest.mark.parametrize("batch", [2, Dim("batch", 1, 2, 4)], ids=["static", "dynamic"])
+def test_batches_are_quantised_alike(trained: Bundle, rooms: Calibration, batch: int | Dim) -> None:
+    made = export_onnx(trained, ExportOptions("int8", SIZE, batch, calibration=rooms))
+    description = describe_onnx(made.path)
+    assert sum(each.precision == "int8" for each in description.convolutions) == 19
+
+
+def test_black_frames_calibrate_a_network_that_the_gate_stops(trained: Bundle) -> None:
+    """They are valid pictures, and the ranges found on them hold nothing of a lit room."""
+    said: list[Check] = []
+    night = Calibration("night", (np.zeros((*SIZE, 3), np.uint8),) * 8)
+    options = ExportOptions("int8", SIZE, calibration=night)
+    with pytest.raises(GateError, match=r"ONNX Runtime vs torch failed.*--calibrate"):
+        export_onnx(trained, options, said.append)
+    assert "8 frames of night, each of one colour" in said[0].detail
+    assert not list(trained.folder.glob("*.int8.*"))
+
+
+def test_calibration_frames_may_be_of_any_size(graph: onnx.ModelProto, rooms: Calibration) -> None:
+    larger = [resize_image(image, (100, 90)) for image in rooms.images]
+    assert calibrate(graph, larger, "minmax") == calibrate(graph, [resize_image(i, SIZE) for i in larger], "minmax")
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ((), "at least 8 frames, and there are 0"),
+        ((np.eye(32, dtype=np.uint8)[..., None].repeat(3, 2),) * 7, "at least 8 frames, and there are 7"),
+    ],
+)
+def test_frames_that_cannot_calibrate_are_refused(
+    graph: onnx.ModelProto, images: tuple[np.ndarray, ...], words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        calibrate(graph, images, "minmax")
+
+
+def test_int8_without_frames_is_refused(trained: Bundle) -> None:
+    with pytest.raises(UserError, match="frames"):
+        export_onnx(trained, ExportOptions("int8", SIZE))
+
+
+def _chain(operators: list[str]) -> onnx.GraphProto:
+    nodes = [
+        helper.make_node(operator, [f"t{i}", "w"] if operator == "Conv" else [f"t{i}"], [f"t{i + 1}"], name=f"n{i}")
+        for i, operator in enumerate(operators)
+    ]
+    ends = [helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in ("t0", f"t{len(operators)}")]
+    return helper.make_graph(nodes, "g", ends[:1], ends[1:])
+
+
+@pytest.mark.parametrize(
+    ("operators", "last"),
+    [(["Conv", "Relu", "Conv", "Relu"], ("n2",)), (["Conv"], ("n0",)), (["Relu"], ()), (["Conv", "Conv"], ("n1",))],
+)
+def test_last_convolution_is_the_one_that_none_reads(operators: list[str], last: tuple[str, ...]) -> None:
+    assert last_convolutions(_chain(operators)) == last
+
+
+def test_several_heads_are_all_last() -> None:
+    graph = _chain(["Conv", "Conv"])
+    graph.node.append(helper.make_node("Conv", ["t1", "w"], ["side"], name="side"))
+    assert set(last_convolutions(graph)) == {"n1", "side"}
+
+
+def test_work_of_a_strided_and_grouped_convolution(make_convolution: Callable[..., onnx.ModelProto]) -> None:
+    (found,) = convolutions(make_convolution(channels=8, out=16, group=4, stride=2, size=(12, 20)))
+    assert found.macs == 16 * (8 // 4) * 3 * 3 * 6 * 10
+
+
+@pytest.fixture
+def make_convolution() -> Callable[..., onnx.ModelProto]:
+    def make(channels: int, out: int, group: int, stride: int, size: tuple[int, int]) -> onnx.ModelProto:
+        weight = numpy_helper.from_array(np.zeros((out, channels // group, 3, 3), np.float32), "w")
+        node = helper.make_node("Conv", ["x", "w"], ["y"], name="c", group=group, strides=[stride] * 2, pads=[1] * 4)
+        ends = [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, channels, *size]),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+        ]
+        graph = helper.make_graph([node], "g", ends[:1], ends[1:], [weight])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+
+    return make
