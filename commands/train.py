@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
+from click.core import ParameterSource
 
 from .options import NetworkType, PositiveType, data_option, depth_units_option, size_option
 
 if TYPE_CHECKING:
     from ..train.history import EpochRecord
     from ..train.options import LoggerName
+
+_DEFAULT: Final = ParameterSource.DEFAULT
+_NAMES: Final = {"network": "networks"}  # of an option and of its parameter, where they differ
 
 
 @click.command()
@@ -42,6 +46,13 @@ if TYPE_CHECKING:
     "at half size, then at full size; AdamW, one cycle, zoom, blur, noise, averaged weights.",
 )
 @click.option("--init", type=click.Path(path_type=Path), help="Start from the weights of this run, or of `compact`.")
+@click.option(
+    "--quantize",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Go on with this run, or with `compact`, so that it bears INT8: its network, and unless others are named its "
+    "size and data; a few epochs do.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs."
 )
@@ -86,6 +97,7 @@ def train(
     lr: float | None,
     preset: str,
     init: Path | None,
+    quantize: Path | None,
     out: Path,
     resume: bool,
     seed: int,
@@ -106,6 +118,7 @@ def train(
       depthkit train --network compact --data path/to/nyu --size 96x128 --preset best --epochs 30
       depthkit train --resume --network compact --data path/to/nyu ...
       depthkit train --network mypackage.module:MyNet --data path/to/pairs
+      depthkit train --quantize runs/compact --epochs 5 --out runs/int8
       torchrun --nproc-per-node 8 -m depthkit train --devices 8 ...   see docs/training.md
     """
     from rich.markup import escape
@@ -119,6 +132,9 @@ def train(
     from .targets import locate
 
     chosen = networks or ("compact", "unet")
+    if quantize is not None:
+        network, init, data, size = _continued(quantize, out, data, size)
+        chosen, preset = (network,), "int8"
     if init is not None and len(chosen) > 1:
         raise UserError("--init has the weights of one network; name it by --network")
     for network in chosen:  # before the first is trained for hours
@@ -155,6 +171,32 @@ def train(
         if folder is not None:
             _say_skipped(folder)
             console.print(f"[green]trained[/] {escape(str(folder))}  (curve.png and samples.png show how it went)")
+
+
+def _continued(run: Path, out: Path, data: str, size: tuple[int, int]) -> tuple[str, Path, str, tuple[int, int]]:
+    """What `--quantize` trains: network, first weights, data and size; what was not typed is the run's own.
+
+    Raises UserError for options that would go unheard, and where the run itself would be overwritten.
+    """
+    from ..errors import UserError
+    from ..spec import file_name
+    from ..train.document import read_document
+    from .targets import locate
+
+    typed = click.get_current_context().get_parameter_source
+    mute = [f"--{name}" for name in ("network", "preset", "init") if typed(_NAMES.get(name, name)) is not _DEFAULT]
+    if mute:
+        raise UserError(f"{', '.join(mute)} means nothing beside --quantize, which goes on with a run")
+    folder = locate(run)
+    document = read_document(folder)
+    network = document.model.network
+    if (out / file_name(network)).resolve() == folder.resolve():
+        raise UserError(f"the result would replace {run}; choose another folder by --out")
+    if typed("data") is _DEFAULT:
+        if document.training is None:
+            raise UserError(f"what {run} was trained on is not known; give --data")
+        data = document.training.data
+    return network, folder, data, document.model.size if typed("size") is _DEFAULT else size
 
 
 def _say_skipped(folder: Path) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..spec import ModelSpec
+from ..tolerances import Precision
 
-__all__ = ["CameraReady"]
+__all__ = ["DTYPES", "CameraReady"]
+
+DTYPES: Final[dict[Precision, torch.dtype]] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+"""What torch computes in. INT8 is not here: it is made of the FP32 graph."""
 
 
 class CameraReady(nn.Module):

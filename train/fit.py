@@ -31,6 +31,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..errors import OutputError, TrainingError, UserError
 from ..files import is_refused_write, make_folder, remove
 from ..metrics import VALID_DEPTH, valid_pixels
+from .aware import make_aware
 from .bundle import Bundle, Frames, read_bundle, write_bundle
 from .datasets import RGBDDataset, Scenes, SkipBad, evenly_spaced, open_dataset
 from .document import CHECKPOINT, MODEL, TrainingRecord, read_document
@@ -131,6 +132,8 @@ def _first_network(options: TrainOptions) -> tuple[nn.Module, Bundle | None]:
         if init.spec.network != options.network:
             raise TrainingError(f"{options.init} is a run of {init.spec.network}, not of {options.network}")
         network.load_state_dict(init.network.state_dict())
+    if options.recipe.aware:
+        make_aware(network)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.compiled:
         network.compile()

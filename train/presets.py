@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ..spec import SIZE_MULTIPLE
+from ..spec import SIZE_MULTIPLE, smaller_size
 from .augment import Strength
 from .losses import LossWeights
 
 __all__ = ["PRESETS", "Preset", "PresetName", "Stage", "stage_at"]
 
-PresetName = Literal["paper", "best"]
+PresetName = Literal["paper", "best", "int8"]
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,8 @@ class Stage:
     least_rows: int = SIZE_MULTIPLE
 
     def size(self, full: tuple[int, int]) -> tuple[int, int]:
-        """`full` (height, width) times `scale`, in multiples of 16, with the aspect kept as well as they allow.
-
-        >>> Stage(1.0, scale=0.5).size((96, 128)), Stage(1.0, scale=0.5).size((240, 320))
-        ((48, 64), (144, 192))
-        >>> Stage(1.0, scale=0.5, least_rows=48).size((64, 96)), Stage(1.0, scale=0.5, least_rows=48).size((48, 64))
-        ((48, 64), (48, 64))
-        """
-        if self.scale == 1.0 or full[0] <= self.least_rows:
-            return full
-
-        def fit(length: float) -> int:
-            return max(round(length / SIZE_MULTIPLE), 1) * SIZE_MULTIPLE
-
-        goal, aspect = full[0] * self.scale, full[1] / full[0]
-        middle = fit(goal)
-        heights = (middle - SIZE_MULTIPLE, middle, middle + SIZE_MULTIPLE)
-        sizes = [(height, fit(height * aspect)) for height in heights if self.least_rows <= height < full[0]]
-        return min(sizes or [full], key=lambda size: (round(abs(size[1] / size[0] - aspect), 2), abs(size[0] - goal)))
+        """Height and width of this stage, in a run whose are `full`."""
+        return smaller_size(full, self.scale, self.least_rows)
 
 
 @dataclass(frozen=True)
@@ -64,6 +48,7 @@ class Preset:
         average_share: time constant of the weights' exponential moving average, as a share of all steps, so that a
             short run averages over few; None: no averaging.
         stages: in their order; the shares add up to 1.
+        aware: of INT8, see `train.aware`.
     """
 
     optimizer: Literal["adam", "adamw"]
@@ -72,6 +57,7 @@ class Preset:
     augmentation: Strength
     average_share: float | None
     stages: tuple[Stage, ...] = (Stage(1.0),)
+    aware: bool = False
 
 
 PRESETS: Final[dict[PresetName, Preset]] = {
@@ -85,6 +71,8 @@ PRESETS: Final[dict[PresetName, Preset]] = {
         # Under 48 rows the built-in networks' coarsest level, 1/16, has nothing left to see.
         (Stage(0.5, scenes=True, scale=0.5, least_rows=48), Stage(0.1, scale=0.5, least_rows=48), Stage(0.4)),
     ),
+    # From the weights of another run, for `--quantize`: a twentieth of the rate, so that little is unlearnt.
+    "int8": Preset("adamw", 1e-4, LossWeights(scale_invariant=0.1, gradient=0.1), "strong", 0.02, aware=True),
 }
 
 

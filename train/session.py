@@ -6,7 +6,6 @@ import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -15,11 +14,9 @@ from torch import Tensor
 from ..session import SessionBase
 from ..tolerances import Precision
 from .bundle import Bundle, read_bundle
-from .camera import CameraReady
+from .camera import DTYPES, CameraReady
 
 __all__ = ["TorchSession"]
-
-_DTYPES: Final[dict[Precision, torch.dtype]] = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 class TorchSession(SessionBase):
@@ -30,7 +27,7 @@ class TorchSession(SessionBase):
         size: height and width of frames; None: what the run was trained at.
         batch: frames a run.
         device: "cpu" or "cuda".
-        precision: what the network computes in: "fp32" or "fp16".
+        precision: what the network computes in: "fp32", "fp16" or "bf16".
         compiled: by `torch.compile(mode="max-autotune")`, which takes minutes, and on CUDA replays a graph.
     """
 
@@ -49,7 +46,7 @@ class TorchSession(SessionBase):
         self.precision = precision
         self.provider = f"torch {'compile max-autotune' if compiled else 'eager'}, {device}"
         self._device = torch.device(device)
-        camera = CameraReady(copy.deepcopy(bundle.network), self.spec, _DTYPES[precision]).eval().to(self._device)
+        camera = CameraReady(copy.deepcopy(bundle.network), self.spec, DTYPES[precision]).eval().to(self._device)
         self._model: Callable[[Tensor], Tensor] = torch.compile(camera, mode="max-autotune") if compiled else camera
         self._tensors: tuple[torch.Tensor, torch.Tensor] | None = None
 
