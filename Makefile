@@ -16,7 +16,7 @@ demo: $(INSTALLED)  ## the whole line on the built-in scenes, ending in demo/rep
 	$(BIN)/depthkit demo --out demo
 
 test: check  ## linters, types, architecture, documentation, tests
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 check: $(INSTALLED) build/mypy/depthkit
 	$(BIN)/ruff check .
@@ -40,6 +40,7 @@ paper: $(INSTALLED)  ## write docs/results/paper.md from its committed numbers
 
 perf: $(INSTALLED)  ## speed, as ratios measured in one run
 	$(BIN)/python tests/perf.py
+	$(BIN)/python tests/perf_precision.py
 	$(BIN)/python tests/perf_train.py
 
 gpu-check: build/mypy/depthkit $(if $(GPU_PYTHON),,$(GPU_INSTALLED))  ## on a machine with a GPU: its tests and its bench

@@ -18,7 +18,7 @@ from .errors import DepthkitError, UserError
 
 __all__ = ["COMMANDS", "cli", "main"]
 
-COMMANDS: Final = ("data", "train", "evaluate", "export", "engines", "bench", "predict", "doctor", "demo")
+COMMANDS: Final = ("data", "train", "evaluate", "export", "engines", "bench", "tune", "predict", "doctor", "demo")
 
 
 EXTRAS: Final = {

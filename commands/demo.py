@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from .options import command_line, size_option
+
+if TYPE_CHECKING:
+    from ..tolerances import Precision
+
+PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
 
 
 @click.command()
@@ -34,7 +40,7 @@ from .options import command_line, size_option
     help="Time for each row of the bench, and at least 10 runs.",
 )
 def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
-    """Run the whole line on the built-in scenes: train, export, check, build, bench, report.
+    """Run the whole line on the built-in scenes: train, export, check, build, bench, report, tune.
 
     Takes a few minutes on two CPU cores. A network that was trained for so short a time is not accurate yet; what the
     demo shows is that its engines are still exactly that network, and how fast they are.
@@ -47,15 +53,20 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
 
     from ..bench.suite import SuiteOptions
     from ..bench.timing import Steady
-    from ..export.graph import DTYPES
+    from ..bench.tune import Budget
     from ..export.recipe import ExportOptions
+    from ..train.bundle import read_bundle
+    from ..train.document import read_document
     from ..train.fit import fit
     from ..train.options import TrainOptions
     from .bench import require_gate, run_and_show
     from .console import out as console
     from .export import EngineOptions, export_run
+    from .precision import PrecisionOptions
     from .targets import contenders, sample_set
     from .train import epoch_line
+    from .tune import tune_run
+    from .workshop import Scope, read_panel
 
     started = perf_counter()
     engines: list[Path] = []
@@ -75,8 +86,12 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
         if folder is None:
             return
         console.rule(f"{network}: export, check, build")
-        for precision in DTYPES:
-            engines += export_run(folder, ExportOptions(precision), EngineOptions(("all",)))
+        calibration = PrecisionOptions(int8=True).calibration(read_document(folder), size)
+        for precision in PRECISIONS:
+            wanted = ExportOptions(precision)
+            if precision == "int8":
+                wanted = ExportOptions(precision, calibration=calibration, keep="auto")
+            engines += export_run(folder, wanted, EngineOptions(("all",)))
     console.rule("bench")
     result = run_and_show(
         contenders(engines, with_torch=True),
@@ -85,5 +100,8 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
         json_file=out / "bench.json",
         html_file=out / "report.html",
     )
-    console.print(f"[bold]open {escape(str(out / 'report.html'))}[/]   ({perf_counter() - started:.0f} s in all)")
     require_gate(result)
+    console.rule("tune")
+    bundle = read_bundle(out / "compact")
+    tune_run(bundle, Budget(), Scope(precisions=PRECISIONS, sizes=[size]), read_panel(bundle), seconds=60)
+    console.print(f"[bold]open {escape(str(out / 'report.html'))}[/]   ({perf_counter() - started:.0f} s in all)")

@@ -1,0 +1,201 @@
+"""Find the best engine within a budget: a short measurement of every candidate, a long one of those that could win.
+
+Each candidate is built and tried in a process of its own, so that a backend that crashes takes nothing with it. What
+was found is written after every candidate: a search that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import numpy as np
+
+from ..errors import DepthkitError
+from ..files import write_text
+from ..metrics import PixelSums, pixel_sums, scaled_ssim, valid_pixels
+from ..parity import gate_faults
+from ..runtime.frames import predict_frames
+from ..session import Session
+from ..spec import from_json, to_json
+from .environment import environment
+from .memory import peak_memory
+from .parity import measure_parity
+from .suite import Contender
+from .timing import Steady, time_steady
+from .tune import HOPE, Budget, Candidate, Quality, Trial, Tuning, choose, could_win
+
+__all__ = ["Make", "Panel", "Search"]
+
+SHORT: Final = Steady(warm_up_s=0.1, duration_s=0.3, min_runs=5)
+LONG: Final = Steady(warm_up_s=0.2, duration_s=2.0, min_runs=20)
+
+Make = Callable[[], Contender]
+"""Builds a candidate's engine, unless the store has it; can be pickled."""
+
+
+class Panel:
+    """Pictures by which every candidate is judged, in a file that processes share.
+
+    Args:
+        path: of an `.npz` with `images` (N x H x W x 3 uint8), `depths` (torch's FP32 answers, N x H x W metres) and
+            `truths` (N x H x W metres, 0: not measured), all at the camera's resolution.
+        crop: rows and columns that count against the truth.
+    """
+
+    def __init__(self, path: Path, crop: tuple[slice, slice] | None) -> None:
+        self._path, self._crop = path, crop
+
+    def judge(self, session: Session) -> Quality:
+        """What a session's depth is worth."""
+        with np.load(self._path, allow_pickle=False) as panel:
+            images, depths, truths = panel["images"], panel["depths"], panel["truths"]
+        everywhere = np.ones(depths.shape[1:], bool)
+        similar = []
+        found = trained = PixelSums(0, *[0.0] * 6)
+        for answer, depth, truth in zip(predict_frames(session, images), depths, truths, strict=True):
+            similar.append(scaled_ssim(answer, depth, everywhere))
+            measured = valid_pixels(truth, self._crop)
+            found, trained = found + pixel_sums(answer, truth, measured), trained + pixel_sums(depth, truth, measured)
+        if not found.count:
+            return Quality(float(np.mean(similar)), None, None, None)
+        scores = found.scores()
+        loss = scores.abs_rel - trained.scores().abs_rel
+        return Quality(float(np.mean(similar)), scores.abs_rel, scores.delta1, loss)
+
+
+class Search:
+    """A search that can be stopped and gone on with.
+
+    Args:
+        path: of `tune.json`; trials in it that have the same `key` are not made again.
+        key: see `Tuning`.
+        budget: what is asked for.
+        prepare: makes a candidate's ONNX file, and tells how to build its engine; raises DepthkitError.
+        panel: judges depth.
+        command: what was typed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        key: str,
+        budget: Budget,
+        prepare: Callable[[Candidate], Make],
+        panel: Panel,
+        command: str,
+    ) -> None:
+        self._path, self._prepare, self._panel = path, prepare, panel
+        self._tuning = Tuning(key, budget, environment(command), self._known(key, budget))
+
+    def left(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Those that an earlier search has not tried."""
+        known = {trial.candidate.name for trial in self._tuning.trials}
+        return [candidate for candidate in candidates if candidate.name not in known]
+
+    def run(
+        self,
+        candidates: Sequence[Candidate],
+        seconds: float = float("inf"),
+        tell: Callable[[Trial], None] = lambda _trial: None,
+    ) -> Tuning:
+        """Try the candidates until the time is over, measure those that could win in turns, and choose.
+
+        Args:
+            candidates: all of them; what is known of them already counts.
+            seconds: when to try no more; the long measurement of the best comes after it.
+            tell: told of every trial as soon as it is made.
+
+        Raises:
+            OutputError: the result cannot be written.
+        """
+        end = monotonic() + seconds
+        wanted = {candidate.name for candidate in candidates}
+        left = self.left(candidates)
+        while left and monotonic() < end:
+            trial = self._try(left.pop(0))
+            self._keep(trial)
+            tell(trial)
+        among = [trial for trial in self._tuning.trials if trial.candidate.name in wanted]
+        finalists = [trial for trial in among if could_win(trial, among, self._tuning.budget)]
+        if any(trial.state == "short" for trial in finalists):
+            for trial in self._measure(finalists):
+                self._keep(trial)
+        best = choose([t for t in self._tuning.trials if t.candidate.name in wanted], self._tuning.budget)
+        chosen = "" if best is None else best.candidate.name
+        self._write(replace(self._tuning, chosen=chosen, untried=tuple(each.name for each in left)))
+        return self._tuning
+
+    def _try(self, candidate: Candidate) -> Trial:
+        try:
+            make = self._prepare(candidate)
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                job = pool.submit(_try_here, candidate, make, self._panel, self._tuning.budget)
+                trial, open_session = job.result()
+        except BrokenProcessPool:
+            return Trial(
+                candidate, "failed", reason="its process died: the vendor's library crashed, or memory ran out"
+            )
+        except DepthkitError as error:
+            return Trial(candidate, "failed", reason=str(error))
+        except Exception as error:  # noqa: BLE001 - a vendor's error that no session of ours translated
+            return Trial(candidate, "failed", reason=f"{type(error).__name__}: {error}")
+        return trial if trial.quality is None else replace(trial, memory_bytes=peak_memory(open_session))
+
+    def _measure(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Time trials in turns, so that none has a quieter machine than another."""
+        found: dict[str, Trial] = {}
+        with ExitStack() as stack:
+            opened: list[tuple[Session, np.ndarray]] = []
+            for trial in trials:
+                try:
+                    contender = self._prepare(trial.candidate)()
+                    opened.append((stack.enter_context(contender.open()), contender.reference.images))
+                except DepthkitError as error:
+                    found[trial.candidate.name] = replace(trial, state="failed", reason=str(error))
+            walls = iter(time_steady([session for session, _ in opened], [frames for _, frames in opened], LONG))
+        return [
+            found.get(trial.candidate.name) or replace(trial, state="measured", wall_ms=tuple(next(walls)))
+            for trial in trials
+        ]
+
+    def _keep(self, trial: Trial) -> None:
+        others = [each for each in self._tuning.trials if each.candidate.name != trial.candidate.name]
+        self._write(replace(self._tuning, trials=(*others, trial)))
+
+    def _write(self, tuning: Tuning) -> None:
+        self._tuning = tuning
+        write_text(self._path, to_json(tuning))
+
+    def _known(self, key: str, budget: Budget) -> tuple[Trial, ...]:
+        """What an earlier search of the same things tells of this budget.
+
+        A failure may have been the machine's, and is tried again; so is what was too slow for a stricter budget.
+        """
+        try:
+            found = from_json(Tuning, self._path.read_bytes(), source=str(self._path))
+        except (OSError, DepthkitError):
+            return ()
+        if found.key != key:
+            return ()
+        return tuple(t for t in found.trials if t.state != "failed" and (t.quality or budget.misses(t, HOPE)))
+
+
+def _try_here(candidate: Candidate, make: Make, panel: Panel, budget: Budget) -> tuple[Trial, Callable[[], Session]]:
+    """Build and measure for a short time, in this process, which has nothing else to do."""
+    contender = make()
+    with contender.open() as session:
+        (wall,) = time_steady([session], [contender.reference.images], SHORT)
+        trial = Trial(candidate, "short", tuple(wall), faults=contender.faults)
+        if not budget.misses(trial, HOPE):
+            parity, _ = measure_parity(session, contender.reference)
+            faults = (*contender.faults, *gate_faults(parity, contender.precision))
+            trial = replace(trial, faults=faults, quality=panel.judge(session))
+    return trial, contender.open

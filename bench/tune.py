@@ -1,0 +1,236 @@
+"""What a search for the best engine finds, and which engine that is: candidates, trials, the budget, the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from ..errors import GateError
+from ..spec import STRICT
+from ..tolerances import Precision
+from .environment import Environment
+
+__all__ = ["Budget", "Candidate", "Quality", "Trial", "Tuning", "choose", "could_win", "pareto", "require_choice"]
+
+HOPE: Final = 1.25
+"""A short measurement is off by less than this factor: what misses a limit, or another candidate, by more is out."""
+
+NEAREST: Final = 3
+"""How many candidates are named where none is within the budget."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Candidate:
+    """An engine that could be built, and how it could be run.
+
+    Attributes:
+        backend: one of `engines.build.BACKENDS`.
+        precision: of the ONNX file.
+        size: height and width of its frames.
+        batch: frames a run.
+        options: of the backend, to build.
+        transfer, cuda_graph: of a session on a GPU, see `runtime.load`; None: its default.
+    """
+
+    backend: str
+    precision: Precision
+    size: tuple[int, int]
+    batch: int = 1
+    options: tuple[tuple[str, str], ...] = ()
+    transfer: Literal["pinned", "mapped", "device"] | None = None
+    cuda_graph: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """In words; no two candidates share it.
+
+        >>> Candidate("openvino", "int8", (96, 128), options=(("threads", "1"),)).name
+        'openvino int8 96x128 threads=1'
+        """
+        words = [self.backend, self.precision, f"{self.size[0]}x{self.size[1]}"]
+        words += [f"batch={self.batch}"] if self.batch > 1 else []
+        words += [f"{key}={value}" for key, value in self.options]
+        words += [self.transfer] if self.transfer else []
+        words += ["graph" if self.cuda_graph else "no-graph"] if self.cuda_graph is not None else []
+        return " ".join(words)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Quality:
+    """What an engine's depth is worth at the camera's resolution.
+
+    Attributes:
+        ssim: to torch in FP32 at the run's own size, on depth / 10 m, mean over pictures.
+        abs_rel, delta1: against measured depth, all pixels alike; None: there is no truth.
+        abs_rel_loss: how much larger its AbsRel is than that of torch in FP32 at the run's own size.
+    """
+
+    ssim: float
+    abs_rel: float | None
+    delta1: float | None
+    abs_rel_loss: float | None
+
+    @property
+    def error(self) -> float:
+        """The lower, the truer: AbsRel, or without truth 1 - SSIM; differences below 0.0001 do not count."""
+        return round(1 - self.ssim if self.abs_rel is None else self.abs_rel, 4)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Trial:
+    """What became of a candidate.
+
+    Attributes:
+        state: "measured": for long, beside its rivals; "short": alone only, since it cannot win; "failed".
+        wall_ms: of the runs of its longest measurement.
+        quality: None: it is too slow for the budget, and its depth was not looked at.
+        memory_bytes: see `bench.memory.peak_memory`.
+        faults: why the gate of its precision does not hold, against torch at its own size.
+        reason: why it failed.
+    """
+
+    candidate: Candidate
+    state: Literal["measured", "short", "failed"]
+    wall_ms: tuple[float, ...] = ()
+    quality: Quality | None = None
+    memory_bytes: int | None = None
+    faults: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def p50_ms(self) -> float:
+        """Median latency of a run."""
+        return float(np.percentile(self.wall_ms, 50)) if self.wall_ms else float("inf")
+
+    @property
+    def p95_ms(self) -> float:
+        """95th percentile of the latency of a run."""
+        return float(np.percentile(self.wall_ms, 95)) if self.wall_ms else float("inf")
+
+    @property
+    def frame_ms(self) -> float:
+        """Median latency for each frame of the batch."""
+        return self.p50_ms / self.candidate.batch
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return 1000 * self.candidate.batch * len(self.wall_ms) / sum(self.wall_ms) if self.wall_ms else 0.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class Budget:
+    """What the engine may cost, and what its depth must still be worth; None: not limited.
+
+    Attributes:
+        max_latency_ms: 95th percentile of a run.
+        min_fps: frames a second, one run after the other.
+        min_ssim, max_abs_rel_loss: see `Quality`.
+        max_memory_bytes: see `Trial`.
+    """
+
+    max_latency_ms: float | None = None
+    min_fps: float | None = None
+    min_ssim: float | None = None
+    max_abs_rel_loss: float | None = None
+    max_memory_bytes: int | None = None
+
+    @property
+    def limits_speed(self) -> bool:
+        """Whether the truest engine that is fast enough is wanted, instead of the fastest that is true enough."""
+        return self.max_latency_ms is not None or self.min_fps is not None
+
+    def misses(self, trial: Trial, slack: float = 1.0) -> list[str]:
+        """What a trial misses, and by how much; `slack`: factor by which its speed may."""
+        found = []
+        if self.max_latency_ms is not None and trial.p95_ms > self.max_latency_ms * slack:
+            found.append(f"p95 {trial.p95_ms:.2f} ms, {trial.p95_ms - self.max_latency_ms:.2f} ms too slow")
+        if self.min_fps is not None and trial.fps < self.min_fps / slack:
+            found.append(f"{trial.fps:.1f} FPS, {self.min_fps - trial.fps:.1f} too few")
+        quality = trial.quality
+        if quality is not None and self.min_ssim is not None and not quality.ssim >= self.min_ssim:
+            found.append(f"SSIM {quality.ssim:.4f}, {self.min_ssim - quality.ssim:.4f} too low")
+        loss = None if quality is None else quality.abs_rel_loss
+        if loss is not None and self.max_abs_rel_loss is not None and not loss <= self.max_abs_rel_loss:
+            found.append(f"AbsRel {loss:.4f} worse, {loss - self.max_abs_rel_loss:.4f} too much")
+        memory = trial.memory_bytes
+        if memory is not None and self.max_memory_bytes is not None and memory > self.max_memory_bytes:
+            found.append(f"{memory / 2**20:.0f} MiB, {(memory - self.max_memory_bytes) / 2**20:.0f} MiB too much")
+        return found
+
+    def rank(self, trial: Trial) -> tuple[float, float]:
+        """Of two trials within the budget the lower is better.
+
+        The median tells them apart, since the tail of a few seconds is the machine's noise more than the engine's; for
+        a limit the tail is what counts.
+        """
+        assert trial.quality is not None
+        error, speed = trial.quality.error, trial.frame_ms
+        return (error, speed) if self.limits_speed else (speed, error)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Tuning:
+    """A search: all of its trials, and what it was for.
+
+    Attributes:
+        key: of everything that makes trials comparable: weights, device, versions, pictures.
+        budget: what was asked for.
+        trials: in the order in which they were made.
+        chosen: name of the best candidate within the budget; empty: none is.
+        untried: names of the candidates that the time did not suffice for.
+        environment: of the last search that went on with it.
+    """
+
+    key: str
+    budget: Budget
+    environment: Environment
+    trials: tuple[Trial, ...] = ()
+    chosen: str = ""
+    untried: tuple[str, ...] = ()
+    schema_version: Literal[1] = 1
+
+
+def could_win(trial: Trial, rivals: Sequence[Trial], budget: Budget) -> bool:
+    """Whether a long measurement could still make a trial the choice among its rivals."""
+    if trial.quality is None or trial.faults or budget.misses(trial, HOPE):
+        return False
+    safe = [t for t in rivals if t.quality and not t.faults and not budget.misses(t, 1 / HOPE)]
+    if budget.limits_speed:
+        error = trial.quality.error
+        return not any((r.quality.error, r.frame_ms * HOPE) < (error, trial.frame_ms) for r in safe if r.quality)
+    return not any(rival.frame_ms * HOPE < trial.frame_ms for rival in safe)
+
+
+def choose(trials: Sequence[Trial], budget: Budget) -> Trial | None:
+    """The best trial within the budget; None: there is none.
+
+    Where speed is limited, the truest, else the fastest; what is as good is told apart by the other.
+    """
+    fit = [t for t in trials if t.state == "measured" and t.quality and not t.faults and not budget.misses(t)]
+    return min(fit, key=budget.rank, default=None)
+
+
+def pareto(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that hold their gate and that no other beats in both p95 latency and truth, fastest first."""
+    judged = sorted((t for t in trials if t.quality and not t.faults), key=lambda t: (t.p95_ms, t.quality.error))  # type: ignore[union-attr]
+    front: list[Trial] = []
+    for trial in judged:
+        assert trial.quality is not None
+        if not front or trial.quality.error < front[-1].quality.error:  # type: ignore[union-attr]
+            front.append(trial)
+    return front
+
+
+def require_choice(tuning: Tuning) -> Trial:
+    """The trial that was chosen. Raises GateError with the nearest ones, and by how much they miss."""
+    for trial in tuning.trials:
+        if trial.candidate.name == tuning.chosen:
+            return trial
+    usable = [trial for trial in tuning.trials if trial.state != "failed"]
+    nearest = sorted(usable, key=lambda t: (len(t.faults) + len(tuning.budget.misses(t)), t.p95_ms))[:NEAREST]
+    told = "; ".join(f"{t.candidate.name} ({', '.join([*t.faults, *tuning.budget.misses(t)])})" for t in nearest)
+    raise GateError(f"no candidate is within the budget; the nearest: {told or 'none could be run'}")

@@ -1,0 +1,244 @@
+"""`depthkit tune`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import click
+
+from .export import BACKENDS
+from .options import SizeType, command_line, data_option, depth_units_option, runs_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..bench.tune import Budget, Trial, Tuning
+    from ..tolerances import Precision
+    from ..train.bundle import Bundle
+    from .pictures import Pictures
+    from .workshop import Scope
+
+PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
+"""The keys of `tolerances.TOLERANCES`, which `depthkit --help` must not import; a test compares them."""
+
+
+class _QuantityType(click.ParamType[float]):
+    """A number above 0, with one of some units behind it, or none."""
+
+    def __init__(self, name: str, units: dict[str, float]) -> None:
+        self.name = name
+        self._units = units
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)", str(value).strip())
+        unit = match and self._units.get(match[2].lower())
+        if not (match and unit and float(match[1]) > 0):
+            units = ", ".join(filter(None, self._units))
+            self.fail(f"{value!r} is no quantity above 0; write a number, with one of {units} or none", param, ctx)
+        return float(match[1]) * unit
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--max-latency", type=_QuantityType("TIME", {"": 1, "ms": 1, "s": 1000}), help="p95 of a run, as 33ms.")
+@click.option("--min-fps", type=click.FloatRange(min=0, min_open=True), help="Frames a second.")
+@click.option(
+    "--min-ssim",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="To torch in FP32 at the run's size, mean over the pictures.",
+)
+@click.option(
+    "--max-absrel-loss",
+    type=click.FloatRange(min=0),
+    help="How much worse AbsRel may be than torch's in FP32; needs measured depth.",
+)
+@click.option(
+    "--max-memory",
+    type=_QuantityType("SIZE", {"": 2**20, "mib": 2**20, "mb": 10**6, "gib": 2**30, "gb": 10**9}),
+    help="Peak of a fresh process, to load and run the engine; in MiB.",
+)
+@data_option(
+    "Pictures to judge by: a data set's validation split, or a folder of pictures.  [default: those of the run]"
+)
+@depth_units_option
+@click.option("--frames", type=click.IntRange(min=1), default=16, show_default=True, help="Of --data, evenly spaced.")
+@click.option(
+    "--backend", "backends", multiple=True, type=click.Choice(BACKENDS), help="To try.  [default: all that run here]"
+)
+@click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="To try.  [default: all]")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=SizeType(),
+    metavar="HxW",
+    help="To try.  [default: the run's, and 3/4 and 1/2 of it]",
+)
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), help="To try.  [default: 1]")
+@click.option("--calibrate", metavar="PATH", help="Frames for INT8.  [default: what the run was trained on]")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="When to try no more.",
+)
+@runs_option
+def tune(
+    run: Path,
+    max_latency: float | None,
+    min_fps: float | None,
+    min_ssim: float | None,
+    max_absrel_loss: float | None,
+    max_memory: float | None,
+    data: str | None,
+    depth_units: float,
+    frames: int,
+    backends: tuple[str, ...],
+    precisions: tuple[str, ...],
+    sizes: tuple[tuple[int, int], ...],
+    batches: tuple[int, ...],
+    calibrate: str | None,
+    minutes: float,
+    runs: Path,
+) -> None:
+    """Find the best engine of a run for this machine and a budget.
+
+    Tries backend x precision x size x batch x threads, or on a GPU how frames are transferred: each in a short
+    measurement, and those that could win in a long one, side by side. Depth is judged at the pictures' own resolution,
+    so that a smaller size pays for its blur. Where latency or FPS are limited the truest engine within the budget wins,
+    else the fastest; without any limit, the fastest that is as true as INT8's gate asks.
+
+    The winner, its ONNX file and reference go to RUN/best/. RUN/tune.json holds every trial, RUN/tune.png shows them. A
+    search that was stopped goes on. Exit 3: nothing is within the budget; the nearest are named.
+
+    \b
+    Examples:
+      depthkit tune runs/compact                                  the fastest that is still as true
+      depthkit tune runs/compact --max-latency 5ms --data nyu     the truest within 5 ms
+      depthkit tune compact --min-fps 30 --size 240x320 --size 480x640 --minutes 5
+    """
+    from ..bench.tune import Budget
+    from ..train.bundle import read_bundle
+    from .targets import resolve_run
+    from .workshop import Scope, read_panel
+
+    memory = None if max_memory is None else int(max_memory)
+    bundle = read_bundle(resolve_run(run, runs))
+    tune_run(
+        bundle,
+        Budget(max_latency, min_fps, min_ssim, max_absrel_loss, memory),
+        Scope(backends, cast("Sequence[Precision]", precisions), sizes, batches),
+        read_panel(bundle, data, frames, depth_units),
+        calibrate=calibrate,
+        seconds=60 * minutes,
+    )
+
+
+def tune_run(
+    bundle: Bundle, budget: Budget, scope: Scope, pictures: Pictures, *, calibrate: str | None = None, seconds: float
+) -> Path:
+    """Search, say what was found, and put the winner into `<run>/best`; its path. Raises GateError where none fits."""
+    from rich.markup import escape
+
+    from ..bench.pareto import draw_pareto
+    from ..bench.search import Panel, Search
+    from ..bench.tune import require_choice
+    from .console import err, out, progress
+    from .workshop import candidates, workshop
+
+    budget = _meant(budget, pictures)
+    grid = candidates(bundle, scope)
+    results = bundle.folder / "tune.json"
+    with workshop(bundle, calibrate) as shop:
+        panel = Panel(shop.panel(pictures), pictures.crop)
+        search = Search(results, shop.key(pictures), budget, shop.prepare, panel, command_line())
+        left = search.left(grid)
+        out.print(
+            f"{len(grid)} candidates, {len(grid) - len(left)} of them known from {escape(str(results))}; judged by "
+            f"{len(pictures.images)} pictures: {escape(pictures.source)}"
+        )
+        with progress() as bar:
+            task = bar.add_task("engines", total=len(left))
+
+            def tell(trial: Trial) -> None:
+                bar.advance(task)
+                err.print(f"  {_line(trial, budget)}", markup=False)
+
+            tuning = search.run(grid, seconds, tell)
+        draw_pareto(results.with_suffix(".png"), tuning)
+        _show(tuning)
+        chosen = require_choice(tuning)
+        goal = shop.deliver(chosen.candidate, bundle.folder / "best")
+    out.print(f"[bold green]best[/]  {escape(str(goal))}: {escape(_line(chosen, budget))}")
+    out.print(f"[green]wrote[/] {escape(str(results))} and {results.stem}.png")
+    return goal
+
+
+def _meant(budget: Budget, pictures: Pictures) -> Budget:
+    """The budget with what it leaves unsaid. Raises UserError where it cannot be measured."""
+    from ..errors import UserError
+    from ..tolerances import TOLERANCES
+    from .console import out
+
+    measured = any(depth.any() for depth in pictures.depths)
+    if budget.max_abs_rel_loss is not None and not measured:
+        raise UserError(
+            f"--max-absrel-loss needs measured depth, and {pictures.source} has none; give a data set by --data, or "
+            "limit the distance from torch by --min-ssim"
+        )
+    if budget.limits_speed or budget.min_ssim is not None or budget.max_abs_rel_loss is not None:
+        return budget
+    gate = TOLERANCES["int8"]
+    if measured:
+        out.print(f"no limit for truth was given: AbsRel may be {gate.max_abs_rel_loss} worse, as by the gate of INT8")
+        return replace(budget, max_abs_rel_loss=gate.max_abs_rel_loss)
+    out.print(f"no limit for truth was given: SSIM must be at least {gate.min_ssim}, as by the gate of INT8")
+    return replace(budget, min_ssim=gate.min_ssim)
+
+
+def _line(trial: Trial, budget: Budget) -> str:
+    if trial.state == "failed":
+        return f"{trial.candidate.name}: {trial.reason}"
+    told = [f"p50 {trial.p50_ms:.2f} ms", f"p95 {trial.p95_ms:.2f} ms"]
+    if trial.quality is not None:
+        told.append(f"SSIM {trial.quality.ssim:.4f}")
+        if trial.quality.abs_rel is not None:
+            told.append(f"AbsRel {trial.quality.abs_rel:.4f}")
+    missed = [f"misses: {word}" for word in (*trial.faults, *budget.misses(trial))]
+    return f"{trial.candidate.name}: {', '.join([*told, *missed])}"
+
+
+def _show(tuning: Tuning) -> None:
+    """The table of what was measured for long, and what became of the others."""
+    from rich import box
+    from rich.table import Table
+
+    from ..bench.tune import pareto
+    from .console import out
+
+    front = {trial.candidate.name for trial in pareto(tuning.trials)}
+    look = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+    shown = Table(title="measured side by side", title_justify="left", title_style="bold", **look)  # type: ignore[arg-type]
+    for heading in ("engine", "p50 ms", "p95 ms", "FPS", "SSIM", "AbsRel", "δ1", "MiB", ""):
+        shown.add_column(heading, justify="left" if heading in {"engine", ""} else "right", overflow="fold")
+    for trial in sorted((t for t in tuning.trials if t.state == "measured"), key=lambda t: t.p50_ms):
+        quality = trial.quality
+        assert quality is not None, "what was not judged cannot win, and is not measured for long"
+        name = trial.candidate.name
+        shown.add_row(
+            name,
+            *(f"{value:.2f}" for value in (trial.p50_ms, trial.p95_ms)),
+            f"{trial.fps:.1f}",
+            *("" if v is None else f"{v:.4f}" for v in (quality.ssim, quality.abs_rel, quality.delta1)),
+            "" if trial.memory_bytes is None else f"{trial.memory_bytes / 2**20:.0f}",
+            "chosen" if name == tuning.chosen else "Pareto" if name in front else "",
+        )
+    out.print(shown)
+    states = [trial.state for trial in tuning.trials]
+    out.print(f"{states.count('short')} others were measured for a short time only, {states.count('failed')} failed")
+    if tuning.untried:
+        out.print(f"[yellow]note[/]  {len(tuning.untried)} were not tried, the time was over; the same command goes on")

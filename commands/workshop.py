@@ -1,0 +1,195 @@
+"""The engines that `depthkit tune` tries: which there are, by what they are judged, and how each is made."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from ..bench.suite import Contender
+from ..bench.tune import Candidate
+from ..engines.build import BuildOptions, backend, build, fastest, require, runnable
+from ..engines.fingerprint import cpu_fingerprint, usable_cores
+from ..engines.manifest import manifest_path, read_manifest
+from ..engines.store import locked
+from ..errors import BackendError, DataError
+from ..files import atomic_write, make_folder, sha256_arrays, sha256_text
+from ..reference import reference_path
+from ..runtime.load import load
+from ..spec import smaller_size, to_json
+from ..tolerances import TOLERANCES, Precision
+from .pictures import Pictures, read_pictures
+from .precision import PrecisionOptions
+
+if TYPE_CHECKING:
+    from ..train.bundle import Bundle
+
+__all__ = ["Scope", "Workshop", "candidates", "read_panel", "workshop"]
+
+SCALES: Final = (1.0, 0.75, 0.5)
+"""Of the run's height and width: the sizes that are tried where none are named."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What to try; empty: all that there is (of sizes `SCALES`, of batches one frame)."""
+
+    backends: Sequence[str] = ()
+    precisions: Sequence[Precision] = ()
+    sizes: Sequence[tuple[int, int]] = ()
+    batches: Sequence[int] = ()
+
+
+def candidates(bundle: Bundle, scope: Scope) -> list[Candidate]:
+    """The grid. Raises BackendError where a backend cannot run here, SpecError for a size the network does not take."""
+    fastest()  # refuses where there is none
+    for name in scope.backends:
+        require(name, to_run=True)
+    full = bundle.document.model.size
+    sizes = scope.sizes or [smaller_size(full, scale) for scale in SCALES]
+    return [
+        replace(variant, backend=name, precision=precision, size=bundle.spec_at(size).size, batch=batch)
+        for size in dict.fromkeys(sizes)
+        for precision in scope.precisions or TOLERANCES
+        for name in scope.backends or runnable()
+        for batch in scope.batches or (1,)
+        for variant in _variants(name)
+    ]
+
+
+def _variants(name: str) -> Iterator[Candidate]:
+    """How a backend's engines can be run: on a CPU by how many threads, on a GPU how frames come there."""
+    any_one = Candidate(name, "fp32", (1, 1))
+    yield any_one
+    cores = usable_cores()
+    if any(option.name == "threads" for option in fields(backend(name).options)):
+        if cores > 1:
+            yield replace(any_one, options=(("threads", str(cores // 2)),))
+    elif backend(name).here().kind == "gpu":
+        yield replace(any_one, transfer="mapped")
+        yield replace(any_one, transfer="device")
+        yield replace(any_one, cuda_graph=False)
+
+
+def read_panel(bundle: Bundle, source: str | None = None, count: int = 16, depth_units: float = 1000.0) -> Pictures:
+    """What engines are judged by: pictures of `source`'s validation split, or those that travel with the run.
+
+    Raises:
+        DataError: there are none, or not all are of one size, as a camera's are.
+    """
+    if source is None:
+        frames = bundle.frames
+        return Pictures("the run's own frames", tuple(frames.images), tuple(frames.depths))
+    found = read_pictures(source, "val", count, depth_units=depth_units)
+    if len({image.shape for image in found.images}) > 1:
+        raise DataError(f"the pictures of {source} differ in size; a camera's do not")
+    return found
+
+
+@contextmanager
+def workshop(bundle: Bundle, calibrate: str | None) -> Iterator[Workshop]:
+    """A workshop in the run's folder, for one process at a time; a search that was stopped finds what it had made."""
+    folder = make_folder(bundle.folder / ".tune")
+    with locked(folder / "use"):
+        yield Workshop(bundle, folder, calibrate)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Workshop:
+    """Makes the ONNX files and engines of candidates, each once.
+
+    Args:
+        bundle: the run.
+        folder: for everything that it makes.
+        calibrate: where INT8 takes its frames from; None: what the run was trained on.
+    """
+
+    def __init__(self, bundle: Bundle, folder: Path, calibrate: str | None) -> None:
+        self._bundle, self._folder = bundle, folder
+        self._int8 = PrecisionOptions(int8=True, calibrate=calibrate)
+
+    def key(self, pictures: Pictures) -> str:
+        """What makes two searches comparable: weights, machine, versions, pictures, calibration."""
+        versions = [(name, backend(name).availability().version) for name in runnable()]
+        machine = to_json(cpu_fingerprint()), usable_cores()
+        seen = sha256_arrays((*pictures.images, *pictures.depths))
+        return sha256_text(repr((self._bundle.weights_sha256, machine, versions, seen, self._int8.calibrate)))
+
+    def panel(self, pictures: Pictures) -> Path:
+        """A file for `bench.search.Panel`; torch answers in FP32, at the run's own size."""
+        import numpy as np
+
+        from ..runtime.frames import predict_frames
+        from ..train.session import TorchSession
+
+        with TorchSession(self._bundle) as session:
+            depths = np.stack(list(predict_frames(session, pictures.images)))
+        truths = np.stack(pictures.depths) if pictures.depths else np.zeros_like(depths)
+        path = self._folder / "panel.npz"
+        np.savez(path, images=np.stack(pictures.images), depths=depths, truths=truths)
+        return path
+
+    def prepare(self, candidate: Candidate) -> partial[Contender]:
+        """Export what a candidate is built from, unless that was done; what it returns builds. Raises DepthkitError."""
+        return partial(_make, self._onnx(candidate), self._place(candidate), candidate)
+
+    def deliver(self, candidate: Candidate, goal: Path) -> Path:
+        """Put a candidate's engine, with all that belongs to it, into the folder `goal`. The engine's path there."""
+        engine = _built(self._onnx(candidate), self._place(candidate), candidate)
+        manifest = read_manifest(engine)
+        shutil.rmtree(goal, ignore_errors=True)  # the winner of an earlier search
+        for path in (
+            engine.with_name(manifest.onnx),
+            engine.with_name(manifest.reference),
+            engine,
+            manifest_path(engine),
+        ):
+            with atomic_write(goal / path.name) as temporary:
+                shutil.copyfile(path, temporary)
+        return goal / engine.name
+
+    def _place(self, candidate: Candidate) -> Path:
+        """A folder for each engine, since those that differ in options only share a name."""
+        return self._folder / candidate.name.replace(" ", "_")
+
+    def _onnx(self, candidate: Candidate) -> Path:
+        from ..export.onnx_file import export_onnx
+        from ..export.recipe import ExportOptions, find_current
+
+        document = self._bundle.document
+        maker = backend(candidate.backend)
+        maker.asked(candidate.precision, maker.parse_options(dict(candidate.options)))  # may refuse; then why export
+        calibration = self._int8.calibration(document, candidate.size) if candidate.precision == "int8" else None
+        keep: Literal["auto"] | None = "auto" if calibration else None
+        options = ExportOptions(
+            candidate.precision, candidate.size, candidate.batch, calibration, keep, out=self._folder
+        )
+        for known in (options, replace(options, out=None)):  # what `depthkit export` left serves as well
+            if (path := find_current(self._bundle.folder, document, known)) is not None:
+                return path
+        return export_onnx(self._bundle, options).path
+
+
+def _make(onnx: Path, folder: Path, candidate: Candidate) -> Contender:
+    """The candidate as the bench takes it; its engine is built, unless the store has it. Raises DepthkitError."""
+    from .targets import contenders
+
+    (contender,) = contenders([_built(onnx, folder, candidate)], with_torch=False)
+    run = {"transfer": candidate.transfer, "cuda_graph": candidate.cuda_graph}
+    told = {key: value for key, value in run.items() if value is not None}
+    return replace(contender, open=partial(load, contender.target, **told))  # type: ignore[arg-type]
+
+
+def _built(onnx: Path, folder: Path, candidate: Candidate) -> Path:
+    for path in (onnx, reference_path(onnx)):
+        with atomic_write(folder / path.name) as temporary:
+            temporary.hardlink_to(path)
+    built = build(folder / onnx.name, BuildOptions(candidate.backend, dict(candidate.options)))
+    found = built.manifest.precision_found
+    if "→" in found:
+        raise BackendError(f"{candidate.precision} is computed as {found} here, and is no candidate for speed")
+    return built.path

@@ -1,0 +1,161 @@
+"""The search: every candidate in a process of its own, nothing measured twice, nothing lost when one of them dies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from copy import copy
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from depthkit.bench import search as search_module
+from depthkit.bench.search import Make, Panel, Search
+from depthkit.bench.suite import Contender
+from depthkit.bench.timing import Steady
+from depthkit.bench.tune import Budget, Candidate, Trial, Tuning
+from depthkit.engines.build import build
+from depthkit.errors import BackendError
+from depthkit.spec import from_json
+
+FP32, FP16, FILE, NULL = (Candidate(name, "fp32", (32, 48)) for name in ("fp32", "fp16", "file", "null"))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "LONG", Steady(0.0, 0.05, 5))
+
+
+@pytest.fixture
+def makes(contenders: list[Contender]) -> dict[Candidate, Make]:
+    """What builds each candidate, in another process."""
+    return {
+        candidate: partial(copy, contender)
+        for candidate, contender in zip((FP32, FP16, FILE, NULL), contenders, strict=True)
+    }
+
+
+Start = Callable[..., Search]
+
+
+@pytest.fixture
+def start(contenders: list[Contender], tmp_path: Path) -> Start:
+    """Begins a search, judged by the reference's own frames."""
+    reference = contenders[0].reference
+    np.savez(tmp_path / "panel.npz", images=reference.images, depths=reference.depths, truths=reference.truths)
+
+    def begin(makes: Mapping[Candidate, Make], budget: Budget | None = None, key: str = "key") -> Search:
+        panel = Panel(tmp_path / "panel.npz", None)
+        return Search(tmp_path / "tune.json", key, budget or Budget(), makes.__getitem__, panel, "depthkit tune")
+
+    return begin
+
+
+def _states(tuning: Tuning) -> dict[str, str]:
+    return {trial.candidate.backend: trial.state for trial in tuning.trials}
+
+
+def test_what_holds_its_gate_is_measured_and_the_best_chosen(
+    makes: dict[Candidate, Make], start: Start, tmp_path: Path
+) -> None:
+    said: list[Trial] = []
+    tuning = start(makes).run(list(makes), tell=said.append)
+    assert [trial.candidate for trial in said] == list(makes)
+    by_name = {trial.candidate.backend: trial for trial in tuning.trials}
+    assert by_name["null"].faults, "it knows nothing, and must not win however fast it is"
+    assert by_name["null"].state == "short"
+    exact = by_name["fp32"].quality
+    assert exact is not None
+    assert exact.ssim == pytest.approx(1, abs=1e-4)
+    assert exact.abs_rel_loss == pytest.approx(0, abs=1e-4)
+    assert all(trial.memory_bytes for trial in said if trial.quality)
+    assert tuning.chosen.split()[0] in {"fp32", "fp16", "file"}
+    assert by_name[tuning.chosen.split()[0]].state == "measured"
+    text = (tmp_path / "tune.json").read_text()
+    assert from_json(Tuning, text, source="tune.json") == tuning
+    assert tuning.environment.command == "depthkit tune"
+
+
+def test_a_candidate_that_dies_or_fails_is_recorded_and_the_search_goes_on(
+    makes: dict[Candidate, Make], start: Start
+) -> None:
+    bad: dict[Candidate, Make] = {
+        Candidate("dies", "fp32", (32, 48)): partial(os._exit, 11),
+        Candidate("refuses", "fp32", (32, 48)): partial(build, Path("there/is.no.onnx")),  # type: ignore[dict-item]
+        Candidate("breaks", "fp32", (32, 48)): partial(int, "one"),  # type: ignore[dict-item]
+    }
+    tuning = start({**bad, FP32: makes[FP32]}).run([*bad, FP32])
+    assert _states(tuning) == {"dies": "failed", "refuses": "failed", "breaks": "failed", "fp32": "measured"}
+    reasons = [trial.reason for trial in tuning.trials[:3]]
+    assert "its process died" in reasons[0]
+    assert "no ONNX file" in reasons[1]
+    assert "ValueError: invalid literal" in reasons[2]
+    assert tuning.chosen == FP32.name
+
+
+def test_a_candidate_that_cannot_be_made_is_recorded(makes: dict[Candidate, Make], start: Start) -> None:
+    def refuse(candidate: Candidate) -> Make:
+        raise BackendError("no such kernel")
+
+    search = start(makes)
+    search._prepare = refuse
+    (trial,) = search.run([FP32]).trials
+    assert (trial.state, trial.reason) == ("failed", "no such kernel")
+
+
+def test_a_search_goes_on_where_it_was_stopped(makes: dict[Candidate, Make], start: Start) -> None:
+    class Stop(BaseException):
+        """As Ctrl-C does."""
+
+    def stop(trial: Trial) -> None:
+        if trial.candidate == FILE:
+            raise Stop
+
+    with pytest.raises(Stop):
+        start(makes).run([NULL, FILE, FP32], tell=stop)
+    again: list[Trial] = []
+    search = start(makes)
+    assert search.left([NULL, FILE, FP32]) == [FP32]
+    tuning = search.run([NULL, FILE, FP32], tell=again.append)
+    assert [trial.candidate for trial in again] == [FP32]
+    assert len(tuning.trials) == 3
+    assert tuning.chosen
+    before = tuning.trials
+    assert start(makes).run([NULL, FILE, FP32]).trials == before, "nothing is measured twice"
+
+
+def test_another_key_forgets(makes: dict[Candidate, Make], start: Start) -> None:
+    start(makes).run([NULL])
+    assert start(makes).left([NULL]) == []
+    assert start(makes, key="other weights").left([NULL]) == [NULL]
+
+
+def test_what_was_too_slow_is_looked_at_again_for_a_larger_budget(makes: dict[Candidate, Make], start: Start) -> None:
+    tuning = start(makes, Budget(max_latency_ms=1e-6)).run([FP32])
+    assert tuning.trials[0].quality is None
+    assert not tuning.chosen
+    assert start(makes, Budget(max_latency_ms=1e-7)).left([FP32]) == []
+    assert start(makes, Budget(max_latency_ms=1e6)).run([FP32]).chosen == FP32.name
+
+
+def test_a_failure_is_tried_again(makes: dict[Candidate, Make], start: Start) -> None:
+    assert not start({FP32: partial(os._exit, 1)}).run([FP32]).chosen
+    assert start(makes).run([FP32]).chosen == FP32.name
+
+
+def test_time_that_is_over_leaves_candidates_untried(makes: dict[Candidate, Make], start: Start) -> None:
+    tuning = start(makes).run(list(makes), seconds=0)
+    assert tuning.trials == ()
+    assert tuning.untried == tuple(candidate.name for candidate in makes)
+
+
+def test_what_an_earlier_search_tried_beside_these_is_not_chosen(makes: dict[Candidate, Make], start: Start) -> None:
+    start(makes).run([FP32, FILE])
+    assert start(makes).run([FILE]).chosen == FILE.name
+
+
+def test_a_damaged_record_is_begun_anew(makes: dict[Candidate, Make], start: Start, tmp_path: Path) -> None:
+    (tmp_path / "tune.json").write_text('{"key": ')
+    assert start(makes).left([FP32]) == [FP32]
