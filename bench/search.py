@@ -7,7 +7,7 @@ was found is written after every candidate: a search that was stopped goes on.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -123,15 +123,22 @@ class Search:
             trial = self._try(left.pop(0))
             self._keep(trial)
             tell(trial)
-        among = [trial for trial in self._tuning.trials if trial.candidate.name in wanted]
-        finalists = [trial for trial in among if could_win(trial, among, self._tuning.budget)]
-        if any(trial.state == "short" for trial in finalists):
+        finalists = self._finalists(wanted)
+        while any(trial.state == "short" for trial in finalists):
             for trial in self._measure(finalists):
                 self._keep(trial)
-        best = choose([t for t in self._tuning.trials if t.candidate.name in wanted], self._tuning.budget)
+            finalists = self._finalists(wanted)  # more, where one that had ruled others out is slower than it seemed
+        best = choose(self._among(wanted), self._tuning.budget)
         chosen = "" if best is None else best.candidate.name
         self._write(replace(self._tuning, chosen=chosen, untried=tuple(each.name for each in left)))
         return self._tuning
+
+    def _among(self, wanted: Set[str]) -> list[Trial]:
+        return [trial for trial in self._tuning.trials if trial.candidate.name in wanted]
+
+    def _finalists(self, wanted: Set[str]) -> list[Trial]:
+        among = self._among(wanted)
+        return [trial for trial in among if could_win(trial, among, self._tuning.budget)]
 
     def _try(self, candidate: Candidate) -> Trial:
         try:
