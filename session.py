@@ -6,16 +6,29 @@ the two halves of the house do not import each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from .errors import EngineError, FrameError
-from .spec import ModelSpec
+from .spec import STRICT, ModelSpec
 
-__all__ = ["Session", "SessionBase"]
+__all__ = ["Call", "LayerTime", "Peer", "Prepare", "RunPhase", "Session", "SessionBase"]
+
+RunPhase: TypeAlias = Literal["h2d", "device", "d2h", "enqueue"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class LayerTime:
+    """A layer of an engine as its vendor's profiler tells it: mean milliseconds of a run, while it was profiled."""
+
+    name: str
+    kind: str
+    ms: float
 
 
 @runtime_checkable
@@ -44,6 +57,13 @@ class Session(Protocol):
 
     def run(self) -> None:
         """Compute what is bound. Raises EngineError when nothing is bound or the session is closed."""
+
+    def run_phases(self) -> dict[RunPhase, float]:
+        """`run`, and the milliseconds of its phases, which measuring makes longer.
+
+        On CUDA by events: `h2d`, `device`, `d2h`, and by the host's clock `enqueue`, what it takes to start all of it.
+        On a CPU `device`, the host's time for the whole run. What there is not, or cannot be told, is missing.
+        """
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Depth in metres (float32, H x W or N x H x W) of uint8 RGB frames (H x W x 3 or N x H x W x 3).
@@ -101,6 +121,12 @@ class SessionBase:
         """See `Session.run`."""
         raise NotImplementedError
 
+    def run_phases(self) -> dict[RunPhase, float]:
+        """See `Session.run_phases`: of what runs on the CPU."""
+        start = perf_counter()
+        self.run()
+        return {"device": (perf_counter() - start) * 1000}
+
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """See `Session.__call__`."""
         self._require_open()
@@ -157,3 +183,35 @@ class SessionBase:
     def _require_open(self) -> None:
         if self._closed:
             raise EngineError("this session is closed; load the engine again")
+
+
+Call: TypeAlias = Callable[[], object]
+Prepare: TypeAlias = Callable[[np.ndarray, np.ndarray], Call]
+"""Takes the memory of image and depth, and gives the call that reads the one and writes the other."""
+
+
+class Peer(SessionBase):
+    """A vendor's own call where a session is expected, to be benched beside ours: `run` is that call and nothing else.
+
+    Args:
+        spec: the model's.
+        provider: what computes, in the vendor's own words.
+        precision: what it computes in.
+        prepare: see `Prepare`.
+    """
+
+    def __init__(self, spec: ModelSpec, provider: str, precision: str, prepare: Prepare) -> None:
+        self.spec = spec
+        self.provider = provider
+        self.precision = precision
+        self.prepare = prepare
+
+    def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
+        """See `Session.bind`."""
+        super().bind(image=image, depth=depth)
+        self.run = self.prepare(image, depth)  # type: ignore[method-assign, assignment]
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        super().close()
+        self.__dict__.pop("run", None)

@@ -265,7 +265,8 @@ def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Docu
         raise SpecError(f"{source} does not fit its schema: {faults}") from error
     except SpecError as error:  # of a size, which has a sentence of its own
         raise SpecError(f"{source} does not fit its schema: {error}") from error
-    missing = ", ".join(_missing(json.loads(to_json(document)), raw))
+    whole = TypeAdapter(kind).dump_json(document, exclude_computed_fields=True)
+    missing = ", ".join(_missing(json.loads(whole), raw))
     if missing:
         raise SpecError(f"{source} does not fit its schema: it lacks {missing}")
     return document

@@ -18,11 +18,15 @@ from ..engines.fingerprint import Fingerprint, cpu_fingerprint, usable_cores
 from ..engines.gpu import find_gpu
 from ..spec import STRICT
 
-__all__ = ["Environment", "environment"]
+__all__ = ["Environment", "environment", "moved"]
 
 _PACKAGES: Final = (
     "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "cuda-python", "torch",
 )  # fmt: skip
+
+OTHER_WORK: Final = 0.5
+"""Runnable processes for each core, above which a bench competes with somebody."""
+CLOCK_DRIFT: Final = 0.05
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -34,6 +38,7 @@ class Environment:
         gpu: the current CUDA device and its driver; "" where there is none.
         omp_num_threads: what the variable of that name tells torch; "" where it is not set, and torch takes all cores.
         governor: of the first core's clock; "unknown" where the kernel does not tell (virtual machines).
+        clock_mhz: of the cores, on average at that moment; None: the kernel does not tell.
         load: runnable processes over the last minute, before the measurement began.
         packages: versions of those libraries that are installed.
         commit: of depthkit's checkout; "" where it is installed from a wheel.
@@ -49,6 +54,7 @@ class Environment:
     system: str
     python: str
     governor: str
+    clock_mhz: float | None
     load: float
     depthkit: str
     packages: dict[str, str]
@@ -69,6 +75,7 @@ def environment(command: str) -> Environment:
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         governor=_governor(),
+        clock_mhz=_clock(),
         load=round(psutil.getloadavg()[0], 2),
         depthkit=__version__,
         packages={name: found for name in _PACKAGES if (found := _version(name))},
@@ -76,6 +83,23 @@ def environment(command: str) -> Environment:
         command=command,
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def moved(before: Environment, after: Environment) -> tuple[str, ...]:
+    """What changed while something was measured, or was in its way from the beginning: reasons to doubt its figures."""
+    found = []
+    if before.load > OTHER_WORK * before.cores:
+        found.append(f"the machine was busy: load {before.load} on {before.cores} cores before it began")
+    if before.governor != after.governor:
+        found.append(f"the clock's governor went from {before.governor} to {after.governor}")
+    if before.clock_mhz and after.clock_mhz and abs(after.clock_mhz / before.clock_mhz - 1) > CLOCK_DRIFT:
+        found.append(f"the cores' clock went from {before.clock_mhz:.0f} to {after.clock_mhz:.0f} MHz")
+    return tuple(found)
+
+
+def _clock() -> float | None:
+    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    return round(frequency.current, 1) if frequency else None
 
 
 def _governor() -> str:

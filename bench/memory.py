@@ -1,4 +1,7 @@
-"""How much memory an engine takes: measured in a process of its own, which loads it and runs it."""
+"""How much memory an engine takes: measured in a process of its own, which loads it and runs it.
+
+That is also the rehearsal of a bench: what crashes there takes nothing else with it.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +10,68 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Final
 
+from ..engines.gpu import find_gpu
+from ..errors import EngineError
 from ..session import Session
+from .results import MemoryUse
 from .timing import allocate
 
-__all__ = ["peak_memory"]
+__all__ = ["CRASHED", "measure_memory"]
+
+CRASHED: Final = "its process died: the vendor's library crashed, or memory ran out"
+_STEADY_RUNS: Final = 10
 
 
-def peak_memory(open_session: Callable[[], Session]) -> int | None:
-    """Bytes by which the resident memory of a fresh Python rose, at its highest, to load and run a session.
+def measure_memory(open_session: Callable[[], Session]) -> MemoryUse | None:
+    """By how much the memory of a fresh Python rose, to load and run a session.
 
-    The vendor's library is in it, Python itself and NumPy are not. None where it cannot be told: no /proc, or the
-    process died.
+    The vendor's library is in it, Python itself and NumPy are not. None where it cannot be told: no /proc.
 
     Args:
         open_session: can be pickled; called in the other process.
+
+    Raises:
+        EngineError: the process died.
+        Exception: what opening or running the session raised.
     """
-    if not Path("/proc/self/status").is_file():
-        return None
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_peak, open_session).result()
-        except BrokenProcessPool:
-            return None
+            return pool.submit(_measure, open_session).result()
+        except BrokenProcessPool as error:
+            raise EngineError(CRASHED) from error
 
 
-def _peak(open_session: Callable[[], Session]) -> int:
-    before = _status("VmRSS")
+def _measure(open_session: Callable[[], Session]) -> MemoryUse | None:
+    before, free = _status("VmRSS"), _free_on_device()
     with open_session() as session:
         allocate(session)
-        for _ in range(3):
+        session.run()
+        # VmHWM and not getrusage's ru_maxrss: that one survives exec, and would tell the parent's.
+        load = _status("VmHWM")
+        for _ in range(_STEADY_RUNS):
             session.run()
-    # VmHWM and not getrusage's ru_maxrss: that one survives exec, and would tell the parent's.
-    return _status("VmHWM") - before
+        steady, left = _status("VmRSS"), _free_on_device()
+    if before is None or load is None or steady is None:
+        return None
+    taken = None if free is None or left is None else free - left
+    return MemoryUse(load - before, steady - before, taken)
 
 
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+def _status(key: str) -> int | None:
+    path = Path("/proc/self/status")
+    for line in path.read_text().splitlines() if path.is_file() else ():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
-    raise KeyError(key)
+    return None
+
+
+def _free_on_device() -> int | None:
+    """Bytes of the GPU's memory that nobody uses; None: no GPU."""
+    if isinstance(find_gpu(), str):
+        return None
+    from ..runtime.cuda import check, cudart
+
+    free, _ = check(cudart().cudaMemGetInfo)
+    return int(free)

@@ -1,19 +1,61 @@
-"""What a bench found: raw samples, and everything that was true while they were taken."""
+"""What a bench found: raw samples, and everything that was true while they were taken.
+
+Figures that follow from samples are written beside them, for those who read the file without depthkit, and are computed
+anew when it is read: a file whose figures were changed says the same as before.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
-from pydantic import Field, computed_field
+from pydantic import computed_field
 from pydantic.dataclasses import dataclass
 
-from ..metrics import DepthScores
+from ..errors import DataError
+from ..metrics import DepthScores, Scores
 from ..parity import Parity
-from ..spec import STRICT
+from ..session import LayerTime
+from ..spec import STRICT, file_name, from_json
 from .environment import Environment
+from .statistics import (
+    LEAST_TURNS,
+    Interval,
+    bootstrap_medians,
+    bootstrap_ratios,
+    coefficient_of_variation,
+    interval,
+    turn_medians,
+)
 
-__all__ = ["Accuracy", "BenchResult", "Row"]
+__all__ = [
+    "MAY_BE_NAN",
+    "PHASES",
+    "Accuracy",
+    "BenchResult",
+    "MemoryUse",
+    "Peaks",
+    "Phase",
+    "Roofline",
+    "Row",
+    "Throughput",
+    "read_result",
+]
+
+Phase = Literal["preprocess", "h2d", "device", "d2h", "postprocess", "enqueue"]
+PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
+MAY_BE_NAN: Final = {
+    kind.__name__: frozenset(field.name for field in fields(kind) if field.type == "float")
+    for kind in (Parity, DepthScores, Scores)
+}
+"""By type, the figures that a broken engine makes NaN, which JSON writes as null."""
+_NAN: Final = frozenset[str]().union(*MAY_BE_NAN.values())
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -27,77 +69,233 @@ class Accuracy:
 
 
 @dataclass(frozen=True, config=STRICT)
+class MemoryUse:
+    """Of a process of its own, see `bench.memory`; None: the machine does not tell.
+
+    Attributes:
+        load_bytes: by which its resident memory rose at its highest, to load the engine and run it the first time.
+        steady_bytes: by which it has risen after some more runs.
+        device_bytes: of the GPU's memory that the engine took at its highest.
+    """
+
+    load_bytes: int
+    steady_bytes: int
+    device_bytes: int | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Throughput:
+    """Several inputs under way at a time.
+
+    Attributes:
+        streams: sessions that ran side by side, each in a thread of its own.
+        batch: frames of a run.
+        frames: that were answered.
+        seconds: from the first run's beginning to the last one's end (trtexec's definition).
+    """
+
+    streams: int
+    batch: int
+    frames: int
+    seconds: float
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return self.frames / self.seconds
+
+
+@dataclass(frozen=True, config=STRICT)
+class Peaks:
+    """What this machine reached in the same bench: by a convolution of one precision, and by copying memory.
+
+    Attributes:
+        precision: of the convolution's factors.
+        gmacs: 10⁹ multiply-accumulates a second.
+        gbytes: 10⁹ bytes a second, read and written ones counted.
+        by: what computed it.
+    """
+
+    precision: str
+    gmacs: float
+    gbytes: float
+    by: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class Roofline:
+    """An engine under the machine's limits (Williams, Waterman and Patterson, CACM 2009).
+
+    Attributes:
+        macs: multiply-accumulates of a run.
+        bytes_moved: of a run at the least: weights, and every layer's activations read once and written once.
+        peaks: what the machine reached.
+    """
+
+    macs: int
+    bytes_moved: int
+    peaks: Peaks
+
+    @property
+    def intensity(self) -> float:
+        """Multiply-accumulates a byte."""
+        return self.macs / self.bytes_moved
+
+    @property
+    def floor_ms(self) -> float:
+        """No run can be faster than this by these peaks: all its work, or all its bytes."""
+        return max(self.macs / self.peaks.gmacs, self.bytes_moved / self.peaks.gbytes) / 1e6
+
+    @property
+    def limit(self) -> Literal["arithmetic", "memory"]:
+        """Which of the two takes longer."""
+        arithmetic = self.macs / self.peaks.gmacs > self.bytes_moved / self.peaks.gbytes
+        return "arithmetic" if arithmetic else "memory"
+
+
+@dataclass(frozen=True, config=STRICT)
 class Row:
     """One session of the bench.
 
     Attributes:
-        network, backend, target: what ran; target is the file, or the run folder for torch.
+        network, backend, target: what ran; target is the file, or the run folder for torch. Of a row that was not
+            benched by depthkit network may be empty.
+        kind: "engine": a session of ours; "peer": a vendor's raw call, with no depthkit between; "trtexec": read from
+            a file that trtexec wrote.
         provider: what really computed, in the vendor's own words.
         precision_asked, precision: what was asked for, and what really computed.
         size, batch: height and width; frames a run.
         parameters, macs: of the network; macs for one frame.
         file_bytes: size of the engine on disk.
-        peak_memory_bytes: see `bench.memory`; None: not measured.
-        wall_ms: host time of each run that counted, in order.
+        wall_ms: host time of each run that counted, in order; empty only where `error` says why.
+        turns: how many runs each turn had; they add up to those of `wall_ms`.
+        phases: milliseconds of the phases of a run, each measured for some runs after `wall_ms` was; what was not
+            measured is missing. `preprocess`, `postprocess`: on the host, from a picture of any size to the bound image
+            and back. `h2d`, `device`, `d2h`: on CUDA by events; on a CPU `device` is the host's time for the whole
+            run, and there are no copies. `enqueue`: what the host needs to start a run on CUDA.
+        throughput: None: not measured.
+        memory: see `MemoryUse`; None: not measured.
+        energy_j: joules a frame, of the device (GPU: NVML; CPU package: RAPL); None: the machine does not tell.
         macs_share: how much of the convolutions' work runs in the precision that was asked for; None: not told.
-        parity: against torch FP32 on the reference frames.
+        roofline: None: not measured.
+        layers: the slowest first; empty: not profiled.
+        parity: against torch FP32 on the reference frames; None: not compared.
+        diverges: first layer whose output leaves that of the FP32 graph, where it was looked for.
         accuracy: against measured depth; None: no data were given.
         faults: why the gate fails; empty: it passes.
+        notes: what makes its figures doubtful.
+        error: why it could not be benched to its end; empty: it was.
     """
 
     network: str
     backend: str
     target: str
+    kind: Literal["engine", "peer", "trtexec"]
     provider: str
     precision_asked: str
     precision: str
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     batch: int
-    parameters: int
-    macs: int
-    file_bytes: int
-    peak_memory_bytes: int | None
+    parameters: int | None
+    macs: int | None
+    file_bytes: int | None
+    wall_ms: tuple[float, ...]
+    turns: tuple[int, ...]
+    phases: dict[Phase, tuple[float, ...]]
+    throughput: Throughput | None
+    memory: MemoryUse | None
+    energy_j: float | None
     macs_share: float | None
-    wall_ms: Annotated[tuple[float, ...], Field(min_length=1)]
-    parity: Parity
+    roofline: Roofline | None
+    layers: tuple[LayerTime, ...]
+    parity: Parity | None
+    diverges: str
     accuracy: Accuracy | None
     faults: tuple[str, ...]
+    notes: tuple[str, ...]
+    error: str
+
+    def __post_init__(self) -> None:
+        if not (self.wall_ms or self.error):
+            raise ValueError("wall_ms is empty, and no error says why")
+        if sum(self.turns) != len(self.wall_ms):
+            raise ValueError(f"turns of {sum(self.turns)} runs do not make {len(self.wall_ms)}")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def name(self) -> str:
+        """What tells a row from the others of a result, in words."""
+        return ", ".join(filter(None, (self.model, self.backend, self.precision)))
+
+    @property
+    def model(self) -> str:
+        """Network, size and batch in words; empty: not known."""
+        if not self.network or self.size is None:
+            return ""
+        batch = f" x{self.batch}" if self.batch > 1 else ""
+        return f"{file_name(self.network)} {self.size[0]}x{self.size[1]}{batch}"
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def passed(self) -> bool:
-        """Whether the gate holds."""
-        return not self.faults
+        """Whether it ran, and the gate holds."""
+        return not (self.faults or self.error)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
-    def mean_ms(self) -> float:
-        """Mean latency of a run."""
-        return float(np.mean(self.wall_ms))
+    def mean_ms(self) -> float | None:
+        """Mean latency of a run; this and the next are None where nothing ran."""
+        return float(np.mean(self.wall_ms)) if self.wall_ms else None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
-    def p50_ms(self) -> float:
+    def p50_ms(self) -> float | None:
         """Median latency of a run."""
-        return self.percentile(50)
+        return self.percentile(50) if self.wall_ms else None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
-    def p95_ms(self) -> float:
+    def p90_ms(self) -> float | None:
+        """90th percentile of the latency."""
+        return self.percentile(90) if self.wall_ms else None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def p95_ms(self) -> float | None:
         """95th percentile of the latency."""
-        return self.percentile(95)
+        return self.percentile(95) if self.wall_ms else None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
-    def p99_ms(self) -> float:
+    def p99_ms(self) -> float | None:
         """99th percentile of the latency."""
-        return self.percentile(99)
+        return self.percentile(99) if self.wall_ms else None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
-    def fps(self) -> float:
-        """Frames a second: frames that were run, over the time that they took."""
-        return self.batch * len(self.wall_ms) / (sum(self.wall_ms) / 1000)
+    def cv(self) -> float | None:
+        """Coefficient of variation of the latency."""
+        return coefficient_of_variation(self.wall_ms) if self.wall_ms else None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def fps(self) -> float | None:
+        """Frames a second, one run after the other: frames that were run, over the time that they took."""
+        return self.batch * len(self.wall_ms) / (sum(self.wall_ms) / 1000) if self.wall_ms else None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @cached_property
+    def p50_interval(self) -> Interval | None:
+        """95 % interval of the median; None: too few turns."""
+        if len(self.turns) < LEAST_TURNS:
+            return None
+        return interval(bootstrap_medians(self.wall_ms, self.turns), self.percentile(50))
+
+    @cached_property
+    def medians(self) -> np.ndarray:
+        """The median latency of every turn, see `statistics.turn_medians`."""
+        return turn_medians(self.wall_ms, self.turns)
 
     def percentile(self, percent: float) -> float:
         """A percentile of the latency, interpolated between runs."""
@@ -106,14 +304,93 @@ class Row:
 
 @dataclass(frozen=True, config=STRICT)
 class BenchResult:
-    """A whole bench. `to_json` gives the raw samples and, beside them, the figures derived from them."""
+    """A whole bench. `to_json` gives the raw samples and, beside them, the figures derived from them.
+
+    Attributes:
+        complete: False: it was interrupted, and holds what had been measured.
+        notes: what makes all its figures doubtful: clocks, governor or load that moved.
+    """
 
     environment: Environment
     protocol: Literal["steady", "paper"]
     rows: tuple[Row, ...]
-    schema_version: Literal[3] = 3
+    complete: bool = True
+    notes: tuple[str, ...] = ()
+    schema_version: Literal[4] = 4
 
     @property
     def failed(self) -> list[Row]:
-        """Rows whose gate does not hold."""
+        """Rows that could not be benched, or whose gate does not hold."""
         return [row for row in self.rows if not row.passed]
+
+    @property
+    def groups(self) -> list[list[Row]]:
+        """Rows that may be compared with each other: of the same model, size and batch."""
+        models = dict.fromkeys(row.model for row in self.rows)
+        return [[row for row in self.rows if row.model == model] for model in models]
+
+    def baseline(self, row: Row) -> Row | None:
+        """What a row is compared with: the first of its group that ran, which is torch where torch was benched."""
+        if not row.model:
+            return None
+        return next((other for other in self.rows if other.model == row.model and other.wall_ms), None)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def speedups(self) -> dict[str, Interval]:
+        """By a row's name: how many times as fast it is as its baseline, round by round, see `speedup`."""
+        found = {}
+        for row in self.rows:
+            base = self.baseline(row)
+            if row.wall_ms and base is not None and base is not row and (times := speedup(row, base)) is not None:
+                found[row.name] = times
+        return found
+
+
+def speedup(row: Row, base: Row) -> Interval | None:
+    """How many times as fast `row` is as `base`: the median over rounds; None: too few of them for an interval."""
+    if min(len(row.turns), len(base.turns)) < LEAST_TURNS:
+        return None
+    return interval(*bootstrap_ratios(base.medians, row.medians))
+
+
+def read_result(path: Path) -> BenchResult:
+    """Read `bench.json`.
+
+    Raises:
+        DataError: missing, or not such a file.
+        SchemaVersionError: written by another depthkit.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; write one with `depthkit bench --json FILE`") from error
+    return from_json(BenchResult, _without_figures(content), source=str(path))
+
+
+def _without_figures(content: bytes) -> bytes:
+    """The file as a document of what was measured: without what is computed from it, and with NaN for JSON's null."""
+    try:
+        document = json.loads(content)
+        for row in document["rows"]:
+            for part, kind in ((row, Row), (row["throughput"], Throughput)):
+                _drop_computed(part, kind)
+            for scores in _scores(row):
+                scores.update({key: math.nan for key, value in scores.items() if value is None and key in _NAN})
+        _drop_computed(document, BenchResult)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return content  # which is no such document, as `from_json` will say
+    return json.dumps(document).encode()
+
+
+def _drop_computed(part: Any, kind: Any) -> None:
+    for key in kind.__pydantic_decorators__.computed_fields if part is not None else ():
+        part.pop(key, None)
+
+
+def _scores(row: Any) -> Iterator[Any]:
+    if row["parity"] is not None:
+        yield row["parity"]
+    if row["accuracy"] is not None:
+        scores = row["accuracy"]["scores"]
+        yield from (scores, scores["pooled"], scores["per_image"])

@@ -7,7 +7,8 @@ was found is written after every candidate: a search that was stopped goes on.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from ..runtime.frames import predict_frames
 from ..session import Session
 from ..spec import from_json, to_json
 from .environment import environment
-from .memory import peak_memory
+from .memory import CRASHED, measure_memory
 from .parity import measure_parity
 from .suite import Contender
 from .timing import Steady, time_steady
@@ -133,10 +134,10 @@ class Search:
         self._write(replace(self._tuning, chosen=chosen, untried=tuple(each.name for each in left)))
         return self._tuning
 
-    def _among(self, wanted: Set[str]) -> list[Trial]:
+    def _among(self, wanted: AbstractSet[str]) -> list[Trial]:
         return [trial for trial in self._tuning.trials if trial.candidate.name in wanted]
 
-    def _finalists(self, wanted: Set[str]) -> list[Trial]:
+    def _finalists(self, wanted: AbstractSet[str]) -> list[Trial]:
         among = self._among(wanted)
         return [trial for trial in among if could_win(trial, among, self._tuning.budget)]
 
@@ -146,15 +147,14 @@ class Search:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 job = pool.submit(_try_here, candidate, make, self._panel, self._tuning.budget)
                 trial, open_session = job.result()
+            memory = None if trial.quality is None else measure_memory(open_session)
+            return trial if memory is None else replace(trial, memory_bytes=memory.load_bytes)
         except BrokenProcessPool:
-            return Trial(
-                candidate, "failed", reason="its process died: the vendor's library crashed, or memory ran out"
-            )
+            return Trial(candidate, "failed", reason=CRASHED)
         except DepthkitError as error:
             return Trial(candidate, "failed", reason=str(error))
         except Exception as error:  # noqa: BLE001 - a vendor's error that no session of ours translated
             return Trial(candidate, "failed", reason=f"{type(error).__name__}: {error}")
-        return trial if trial.quality is None else replace(trial, memory_bytes=peak_memory(open_session))
 
     def _measure(self, trials: Sequence[Trial]) -> list[Trial]:
         """Time trials in turns, so that none has a quieter machine than another."""

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
-from ..errors import UserError
-from ..parity import Parity, gate_faults
+from ..errors import DepthkitError, UserError
+from ..parity import gate_faults
 from ..reference import Reference
-from ..session import Session
+from ..session import LayerTime, Session
 from ..tolerances import Precision
 from .accuracy import measure_accuracy
-from .environment import environment
-from .memory import peak_memory
+from .energy import can_measure_energy, measure_energy
+from .environment import environment, moved
+from .memory import measure_memory
 from .parity import measure_parity
+from .phases import measure_phases
 from .results import Accuracy, BenchResult, Row
-from .timing import Steady, time_paper, time_steady
+from .roofline import find_roofline
+from .throughput import measure_throughput
+from .timing import Steady, Times, time_paper, time_steady
 
 __all__ = ["Contender", "SampleSet", "Samples", "SuiteOptions", "run_suite"]
+
+MOST_VARIATION: Final = 0.025
+HOST_BOUND: Final = 0.8
+PICTURES: Final = 8
+"""How many of the samples show what phases take."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +44,13 @@ class Contender:
         open: opens the session; can be pickled.
         precision: what was asked for, which chooses the gate.
         reference: what it must agree with.
-        file_bytes: size on disk.
+        file_bytes: size on disk; None: it has no file.
         faults: what is wrong with it before it is opened.
         batch: frames a run; of a dynamic batch the optimum.
-        macs_share: see `Row`.
+        macs_share, kind: see `Row`.
+        network: as it is called where it cannot be opened.
+        onnx: the ONNX file of what it computes, for the bytes that its layers move; None: it is not there.
+        profile: tells what its layers take for these N x H x W x 3 frames; None: nobody can tell.
     """
 
     target: str
@@ -46,10 +58,24 @@ class Contender:
     open: Callable[[], Session]
     precision: Precision
     reference: Reference
-    file_bytes: int
+    file_bytes: int | None
     faults: tuple[str, ...] = ()
     batch: int = 1
     macs_share: float | None = None
+    kind: Literal["engine", "peer"] = "engine"
+    network: str = ""
+    onnx: Path | None = None
+    profile: Callable[[np.ndarray], Sequence[LayerTime]] | None = None
+
+    @property
+    def model(self) -> tuple[str, tuple[int, int], int]:
+        """What it is compared within: weights, size and batch."""
+        return self.reference.weights_sha256, self.reference.size, self.batch
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{Path(self.target).name} ({self.backend})"
 
 
 class Samples(Protocol):
@@ -73,11 +99,27 @@ class SampleSet:
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """How to bench."""
+    """How to bench.
+
+    Attributes:
+        protocol, steady: how latency is measured.
+        phases: measure the phases of a run as well.
+        memory: measure memory first, each contender in a process of its own; what crashes there is not opened here.
+        streams: measure throughput as well, with so many sessions of a contender side by side; None: do not.
+        roofline: measure the machine's peaks, and put every engine under them.
+        profile: ask the vendors what each layer takes.
+        notes: what is to be said of the result besides.
+        command: what was typed.
+    """
 
     protocol: Literal["steady", "paper"] = "steady"
     steady: Steady = field(default_factory=Steady)
+    phases: bool = True
     memory: bool = True
+    streams: int | None = None
+    roofline: bool = True
+    profile: bool = False
+    notes: tuple[str, ...] = ()
     command: str = ""
 
 
@@ -86,8 +128,11 @@ def run_suite(
     samples: SampleSet | None,
     options: SuiteOptions,
     on_progress: Callable[[str, float], None] | None = None,
-) -> tuple[BenchResult, list[np.ndarray]]:
+) -> tuple[BenchResult, list[np.ndarray | None]]:
     """Bench all contenders; also return each one's depth for its reference frames, N x H x W metres.
+
+    One that fails takes nothing with it: its row says why. Interrupted (Ctrl-C), it gives what was measured until then,
+    and the result says that it is not complete.
 
     Args:
         contenders: in the order of the result's rows.
@@ -97,105 +142,208 @@ def run_suite(
 
     Raises:
         UserError: nothing to bench.
-        EngineError, BackendError: a contender cannot be opened.
     """
     if not contenders:
         raise UserError("there is nothing to bench; build engines with `depthkit export`, or name them with --engine")
-    tell = on_progress or (lambda _what, _share: None)
-    surroundings = environment(options.command)
+    before = environment(options.command)
+    entries = [_Entry(contender) for contender in contenders]
+    complete = True
     with ExitStack() as stack:
-        sessions = [stack.enter_context(contender.open()) for contender in contenders]
-        parities, answers = _parities(contenders, sessions, tell)
-        wall = _times(contenders, sessions, options, tell)
-        accuracies = [
-            _accuracy(session, samples, c.target, tell) for c, session in zip(contenders, sessions, strict=True)
-        ]
-        memory = [_memory(contender, options, tell) for contender in contenders]
-        rows = [
-            _row(*parts) for parts in zip(contenders, sessions, parities, wall, accuracies, memory, strict=True)
-        ]  # fmt: skip
-    return BenchResult(surroundings, options.protocol, tuple(rows)), answers
+        try:
+            _measure(entries, samples, options, stack, on_progress or (lambda _what, _share: None))
+        except KeyboardInterrupt:
+            complete = False
+        rows = tuple(entry.row() for entry in entries)
+    notes = (*options.notes, *moved(before, environment(options.command)))
+    return BenchResult(before, options.protocol, rows, complete, notes), [entry.depths for entry in entries]
 
 
-def _parities(
-    contenders: Sequence[Contender], sessions: Sequence[Session], tell: Callable[[str, float], None]
-) -> tuple[list[Parity], list[np.ndarray]]:
-    parities, answers = [], []
-    for index, (contender, session) in enumerate(zip(contenders, sessions, strict=True)):
-        tell(f"parity of {Path(contender.target).name}", index / len(sessions))
-        parity, depths = measure_parity(session, contender.reference)
-        parities.append(parity)
-        answers.append(depths)
-    return parities, answers
-
-
-def _times(
-    contenders: Sequence[Contender],
-    sessions: Sequence[Session],
+def _measure(
+    entries: Sequence[_Entry],
+    samples: SampleSet | None,
     options: SuiteOptions,
+    stack: ExitStack,
     tell: Callable[[str, float], None],
-) -> list[list[float]]:
+) -> None:
+    """One kind of measurement after the other, and each of all entries that are well."""
+
+    def each(what: str, work: Callable[[_Entry], None], *, optional: bool = False) -> None:
+        for index, entry in enumerate(entries):
+            if not entry.error:
+                tell(f"{what} {entry.contender.name}", index / len(entries))
+                with entry.kept(what if optional else ""):
+                    work(entry)
+
+    if options.memory:
+        each("rehearsing", _Entry.rehearse)
+    each("opening", lambda entry: entry.open(stack))
+    each("parity of", _Entry.compare)
     if options.protocol == "paper":
-        times = []
-        for index, session in enumerate(sessions):
-            tell(f"timing {Path(contenders[index].target).name}", index / len(sessions))
-            times.append(time_paper(session))
-        return times
-    frames = [contender.reference.images for contender in contenders]
-    return time_steady(sessions, frames, options.steady, on_progress=lambda share: tell("timing, in turns", share))
+        each("timing", _Entry.time_paper)
+    else:
+        _time_in_turns([entry for entry in entries if not entry.error], options.steady, tell)
+        each("timed", _Entry.require_times)
+    some = range(min(len(samples.samples), PICTURES)) if samples is not None else ()
+    pictures = [samples.samples[index][0] for index in some] if samples is not None else []
+    seconds = options.steady.duration_s
+    extras: list[tuple[object, str, Callable[[_Entry], None]]] = [
+        (options.phases, "phases of", lambda entry: entry.find_phases(pictures)),
+        (options.streams, "throughput of", lambda entry: entry.stream(options.streams or 1, seconds)),
+        (can_measure_energy(), "energy of", _Entry.find_energy),
+        (options.roofline, "roofline of", _Entry.put_under_roof),
+        (options.profile, "layers of", _Entry.profile),
+    ]
+    for wanted, what, work in extras:
+        if wanted:
+            each(what, work, optional=True)
+    if samples is not None:
+        each("accuracy of", lambda entry: entry.score(samples, tell))
 
 
-def _accuracy(
-    session: Session, samples: SampleSet | None, target: str, tell: Callable[[str, float], None]
-) -> Accuracy | None:
-    if samples is None:
-        return None
-    pairs = samples.samples
-
-    def watched() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for index in range(len(pairs)):
-            tell(f"accuracy of {Path(target).name}", index / len(pairs))
-            yield pairs[index]
-
-    scores = measure_accuracy(session, watched(), samples.crop)
-    return Accuracy(samples.data, samples.frames, samples.available, scores)
-
-
-def _memory(contender: Contender, options: SuiteOptions, tell: Callable[[str, float], None]) -> int | None:
-    if not options.memory:
-        return None
-    tell(f"memory of {Path(contender.target).name}", 0.0)
-    return peak_memory(contender.open)
-
-
-def _row(
-    contender: Contender,
-    session: Session,
-    parity: Parity,
-    wall: list[float],
-    accuracy: Accuracy | None,
-    memory: int | None,
-) -> Row:
-    spec = session.spec
-    faults = [*contender.faults, *gate_faults(parity, contender.precision)]
-    if accuracy is not None and not np.isfinite(accuracy.scores.mse):
-        faults.append("accuracy is not finite")
-    return Row(
-        network=spec.network,
-        backend=contender.backend,
-        target=contender.target,
-        provider=session.provider,
-        precision_asked=contender.precision,
-        precision=session.precision,
-        size=spec.size,
-        batch=spec.opt_batch,
-        parameters=spec.parameters,
-        macs=spec.macs,
-        file_bytes=contender.file_bytes,
-        peak_memory_bytes=memory,
-        macs_share=contender.macs_share,
-        wall_ms=tuple(wall),
-        parity=parity,
-        accuracy=accuracy,
-        faults=tuple(faults),
+def _time_in_turns(entries: Sequence[_Entry], steady: Steady, tell: Callable[[str, float], None]) -> None:
+    time_steady(
+        [entry.session for entry in entries],
+        [entry.contender.reference.images for entry in entries],
+        steady,
+        on_progress=lambda share: tell("timing, in turns", share),
+        into=[entry.times for entry in entries],
     )
+
+
+class _Entry:
+    """A contender on its way to a row; each method is one measurement.
+
+    Attributes:
+        error: why it is out; empty: it is not.
+        notes: what could not be measured of it, and why.
+        session: after `open`.
+        depths: its answers to the reference frames, after `compare`.
+    """
+
+    session: Session
+
+    def __init__(self, contender: Contender) -> None:
+        self.contender = contender
+        self.error = ""
+        self.notes: list[str] = []
+        self.times = Times()
+        self.depths: np.ndarray | None = None
+        self._opened = False
+        self._found: dict[str, Any] = {}
+
+    @contextmanager
+    def kept(self, optional: str) -> Iterator[None]:
+        """Turn what is raised into this entry's error; or into a note, if what was tried, `optional`, can be missed."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a vendor may raise anything, and the others go on
+            words = str(error) if isinstance(error, DepthkitError) else f"{type(error).__name__}: {error}"
+            if optional:
+                self.notes.append(f"no {optional.removesuffix(' of')}: {words}")
+            else:
+                self.error = words
+
+    def rehearse(self) -> None:
+        self._found["memory"] = measure_memory(self.contender.open)
+
+    def open(self, stack: ExitStack) -> None:
+        self.session = stack.enter_context(self.contender.open())
+        self._opened = True
+
+    def compare(self) -> None:
+        self._found["parity"], self.depths = measure_parity(self.session, self.contender.reference)
+
+    def time_paper(self) -> None:
+        self.times = time_paper(self.session)
+
+    def require_times(self) -> None:
+        if self.times.error is not None:
+            raise self.times.error
+
+    def find_phases(self, pictures: Sequence[np.ndarray]) -> None:
+        self._found["phases"] = measure_phases(self.session, pictures or self.contender.reference.images)
+
+    def stream(self, streams: int, seconds: float) -> None:
+        self._found["throughput"] = measure_throughput(
+            self.contender.open, self.contender.reference.images, streams, seconds=seconds
+        )
+
+    def find_energy(self) -> None:
+        self._found["energy_j"] = measure_energy(self.session, self.contender.reference.images)
+
+    def put_under_roof(self) -> None:
+        if self.contender.onnx is not None:
+            self._found["roofline"] = find_roofline(self.session, self.contender.onnx)
+
+    def profile(self) -> None:
+        if self.contender.profile is not None:
+            layers = self.contender.profile(self.contender.reference.images)
+            self._found["layers"] = tuple(sorted(layers, key=lambda layer: layer.ms, reverse=True))
+
+    def score(self, samples: SampleSet | None, tell: Callable[[str, float], None]) -> None:
+        assert samples is not None
+        pairs = samples.samples
+
+        def watched() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for index in range(len(pairs)):
+                tell(f"accuracy of {self.contender.name}", index / len(pairs))
+                yield pairs[index]
+
+        scores = measure_accuracy(self.session, watched(), samples.crop)
+        self._found["accuracy"] = Accuracy(samples.data, samples.frames, samples.available, scores)
+
+    def row(self) -> Row:
+        """What was found until now."""
+        contender, spec = self.contender, self.session.spec if self._opened else None
+        faults = list(contender.faults)
+        parity, accuracy = self._found.get("parity"), self._found.get("accuracy")
+        if parity is not None and contender.kind == "engine":
+            faults += gate_faults(parity, contender.precision)
+        if accuracy is not None and not np.isfinite(accuracy.scores.mse):
+            faults.append("accuracy is not finite")
+        error = self.error or ("" if self.times else "interrupted before it was timed")
+        height, width = contender.reference.size
+        row = Row(
+            network=contender.network if spec is None else spec.network,
+            backend=contender.backend,
+            target=contender.target,
+            kind=contender.kind,
+            provider=self.session.provider if self._opened else "",
+            precision_asked=contender.precision,
+            precision=self.session.precision if self._opened else contender.precision,
+            size=(height, width),
+            batch=contender.batch if spec is None else spec.opt_batch,
+            parameters=None if spec is None else spec.parameters,
+            macs=None if spec is None else spec.macs,
+            file_bytes=contender.file_bytes,
+            wall_ms=tuple(self.times),
+            turns=tuple(self.times.turns),
+            phases=self._found.get("phases", {}),
+            throughput=self._found.get("throughput"),
+            memory=self._found.get("memory"),
+            energy_j=self._found.get("energy_j"),
+            macs_share=contender.macs_share,
+            roofline=self._found.get("roofline"),
+            layers=self._found.get("layers", ()),
+            parity=parity,
+            diverges="",
+            accuracy=accuracy,
+            faults=tuple(faults),
+            notes=(),
+            error=error,
+        )
+        return replace(row, notes=(*self.notes, *doubts(row)))
+
+
+def doubts(row: Row) -> tuple[str, ...]:
+    """What makes a row's figures doubtful, by trtexec's thresholds."""
+    found = []
+    if row.cv is not None and row.cv > MOST_VARIATION:
+        found.append(f"latency varies: CV {row.cv:.1%} > {MOST_VARIATION:.1%}")
+    device, enqueue = row.phases.get("device"), row.phases.get("enqueue")
+    if device and enqueue and np.median(enqueue) > HOST_BOUND * np.median(device):
+        share = np.median(enqueue) / np.median(device)
+        found.append(f"host-bound: starting a run takes {share:.0%} of the device's time, more than {HOST_BOUND:.0%}")
+    if row.roofline is not None and row.p50_ms is not None and row.p50_ms < row.roofline.floor_ms:
+        found.append("faster than the machine's peaks allow: they were measured while it was busier")
+    return tuple(found)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from statistics import median
 from typing import Final
 
-from ..spec import file_name
-from .results import BenchResult, Row
+from ..metrics import DepthScores
+from ..parity import Parity
+from .results import PHASES, BenchResult, MemoryUse, Phase, Roofline, Row, Throughput
 
-__all__ = ["TABLES", "Column", "Table", "markdown", "row_name", "verdict"]
+__all__ = ["PAPER", "TABLES", "Column", "Table", "csv_text", "markdown", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -45,22 +49,57 @@ def _mebibytes(count: int | None) -> str:
 
 
 def verdict(row: Row) -> str:
-    """PASS, or FAIL and why."""
-    return "PASS" if row.passed else f"FAIL: {'; '.join(row.faults)}"
-
-
-def _model(row: Row) -> str:
-    return f"{file_name(row.network)} {row.size[0]}x{row.size[1]}" + (f" x{row.batch}" if row.batch > 1 else "")
-
-
-def row_name(row: Row) -> str:
-    """What tells a row from the others, in words."""
-    return f"{_model(row)}, {row.backend}, {row.precision}"
+    """PASS, FAIL and why, ERROR and why, or nothing where there is no gate: what is not ours has none."""
+    if row.error:
+        return f"ERROR: {row.error}"
+    if row.faults:
+        return f"FAIL: {'; '.join(row.faults)}"
+    return "PASS" if row.kind == "engine" else ""
 
 
 def _percentile(percent: float, least: int) -> Callable[[Row], str]:
     """A cell that stays empty where there are too few runs for the percentile to be one of them."""
     return lambda row: f"{row.percentile(percent):.2f}" if len(row.wall_ms) >= least else ""
+
+
+def _figure(find: Callable[[Row], float | None], form: str) -> Callable[[Row], str]:
+    """A cell that is empty where a figure is None."""
+
+    def cell(row: Row) -> str:
+        value = find(row)
+        return "" if value is None else format(value, form)
+
+    return cell
+
+
+def _parity(find: Callable[[Parity], float | None], form: str) -> Callable[[Row], str]:
+    return _figure(lambda row: None if row.parity is None else find(row.parity), form)
+
+
+def _scores(find: Callable[[DepthScores], float], form: str) -> Callable[[Row], str]:
+    return _figure(lambda row: None if row.accuracy is None else find(row.accuracy.scores), form)
+
+
+def _throughput(find: Callable[[Throughput], float], form: str) -> Callable[[Row], str]:
+    return _figure(lambda row: None if row.throughput is None else find(row.throughput), form)
+
+
+def _roofline(find: Callable[[Roofline, float], float], form: str) -> Callable[[Row], str]:
+    """A cell of what follows from a row's roofline and its median latency in ms."""
+    return _figure(lambda row: find(row.roofline, row.p50_ms) if row.roofline and row.p50_ms else None, form)
+
+
+def _phase(phase: Phase) -> Column:
+    return Column(phase, _figure(lambda row: median(row.phases[phase]) if phase in row.phases else None, ".2f"))
+
+
+def _interval(row: Row) -> str:
+    found = row.p50_interval
+    return "" if found is None else f"±{found.width:.1%}"
+
+
+def _bytes(find: Callable[[MemoryUse], int | None]) -> Callable[[Row], str]:
+    return lambda row: "" if row.memory is None else _mebibytes(find(row.memory))
 
 
 def _test_set(result: BenchResult) -> str:
@@ -69,10 +108,12 @@ def _test_set(result: BenchResult) -> str:
 
 
 _HEAD: Final = (
-    Column("model", _model, number=False),
+    Column("model", lambda row: row.model, number=False),
     Column("engine", lambda row: row.backend, number=False),
     Column("precision", lambda row: row.precision, number=False),
 )
+
+_PAPER_NAMES: Final = {"unet": "baseline", "compact": "proposed"}
 
 TABLES: Final = (
     Table(
@@ -80,10 +121,13 @@ TABLES: Final = (
         (
             *_HEAD,
             Column("p50 ms", _percentile(50, 1)),
+            Column("95 %", _interval),
+            Column("p90", _percentile(90, 10)),
             Column("p95", _percentile(95, 20)),
             Column("p99", _percentile(99, 100)),
-            Column("FPS", lambda row: f"{row.fps:.1f}"),
-            Column("runs", lambda row: str(len(row.wall_ms))),
+            Column("CV", _figure(lambda row: row.cv, ".1%")),
+            Column("FPS", _figure(lambda row: row.fps, ".1f")),
+            Column("runs", lambda row: str(len(row.wall_ms) or "")),
         ),
         wanted=lambda result: result.protocol == "steady",
     ),
@@ -91,21 +135,52 @@ TABLES: Final = (
         "Speed by the paper's protocol",
         (
             *_HEAD,
-            Column("mean ms", lambda row: f"{row.mean_ms:.2f}"),
-            Column("FPS", lambda row: f"{row.fps:.1f}"),
-            Column("runs", lambda row: str(len(row.wall_ms))),
+            Column("mean ms", _figure(lambda row: row.mean_ms, ".2f")),
+            Column("FPS", _figure(lambda row: row.fps, ".1f")),
+            Column("runs", lambda row: str(len(row.wall_ms) or "")),
         ),
         wanted=lambda result: result.protocol == "paper",
+    ),
+    Table(
+        "Phases, ms, medians; what was not measured is empty",
+        (*_HEAD, *map(_phase, PHASES)),
+        wanted=lambda result: any(row.phases for row in result.rows),
+    ),
+    Table(
+        "Throughput",
+        (
+            *_HEAD,
+            Column("streams", _throughput(lambda found: found.streams, "d")),
+            Column("FPS", _throughput(lambda found: found.fps, ".1f")),
+        ),
+        wanted=lambda result: any(row.throughput for row in result.rows),
     ),
     Table(
         "Cost",
         (
             *_HEAD,
-            Column("params M", lambda row: f"{row.parameters / 1e6:.2f}"),
-            Column("GMAC", lambda row: f"{row.macs / 1e9:.2f}"),
+            Column("params M", _figure(lambda row: row.parameters and row.parameters / 1e6, ".2f")),
+            Column("GMAC", _figure(lambda row: row.macs and row.macs / 1e9, ".2f")),
             Column("file MiB", lambda row: _mebibytes(row.file_bytes)),
-            Column("peak MiB", lambda row: _mebibytes(row.peak_memory_bytes)),
+            Column("load MiB", _bytes(lambda memory: memory.load_bytes)),
+            Column("steady", _bytes(lambda memory: memory.steady_bytes)),
+            Column("GPU MiB", _bytes(lambda memory: memory.device_bytes)),
+            Column("J/frame", _figure(lambda row: row.energy_j, ".3g")),
         ),
+    ),
+    Table(
+        "The limit: what this machine reached in a convolution of that precision, and in a copy",
+        (
+            *_HEAD,
+            Column("GMAC/s", _roofline(lambda roof, ms: roof.macs / ms / 1e6, ".0f")),
+            Column("of", _roofline(lambda roof, _ms: roof.peaks.gmacs, ".0f")),
+            Column("GB/s", _roofline(lambda roof, ms: roof.bytes_moved / ms / 1e6, ".1f")),
+            Column("of", _roofline(lambda roof, _ms: roof.peaks.gbytes, ".1f")),
+            Column("floor ms", _roofline(lambda roof, _ms: roof.floor_ms, ".2f")),
+            Column("reached", _roofline(lambda roof, ms: roof.floor_ms / ms, ".0%")),
+            Column("by", lambda row: row.roofline.limit if row.roofline else "", number=False),
+        ),
+        wanted=lambda result: any(row.roofline and row.wall_ms for row in result.rows),
     ),
     Table(
         "What ran",
@@ -119,11 +194,11 @@ TABLES: Final = (
         "Parity with torch FP32 on the reference frames: worst frame's SSIM, worst pixel",
         (
             *_HEAD,
-            Column("max |Δ| mm", lambda row: f"{row.parity.max_abs_mm:.3g}"),
-            Column("MSE", lambda row: f"{row.parity.mse:.1e}"),
-            Column("SSIM", lambda row: f"{row.parity.worst_ssim:.5f}"),
-            Column("AbsRel", lambda row: "" if row.parity.abs_rel_loss is None else f"{row.parity.abs_rel_loss:+.4f}"),
-            Column("δ1", lambda row: "" if row.parity.delta1_loss is None else f"{0 - row.parity.delta1_loss:+.4f}"),
+            Column("max |Δ| mm", _parity(lambda parity: parity.max_abs_mm, ".3g")),
+            Column("MSE", _parity(lambda parity: parity.mse, ".1e")),
+            Column("SSIM", _parity(lambda parity: parity.worst_ssim, ".5f")),
+            Column("AbsRel", _parity(lambda parity: parity.abs_rel_loss, "+.4f")),
+            Column("δ1", _parity(lambda parity: parity.delta1_loss and 0 - parity.delta1_loss, "+.4f")),
             Column("gate", verdict, number=False),
         ),
     ),
@@ -131,16 +206,32 @@ TABLES: Final = (
         "Accuracy against measured depth",
         (
             *_HEAD,
-            Column("MSE", lambda row: f"{row.accuracy.scores.mse:.5f}" if row.accuracy else ""),
-            Column("SSIM", lambda row: f"{row.accuracy.scores.ssim:.4f}" if row.accuracy else ""),
-            Column("AbsRel", lambda row: f"{row.accuracy.scores.pooled.abs_rel:.3f}" if row.accuracy else ""),
-            Column("RMSE m", lambda row: f"{row.accuracy.scores.pooled.rmse:.3f}" if row.accuracy else ""),
-            Column("δ1", lambda row: f"{row.accuracy.scores.pooled.delta1:.3f}" if row.accuracy else ""),
+            Column("MSE", _scores(lambda scores: scores.mse, ".5f")),
+            Column("SSIM", _scores(lambda scores: scores.ssim, ".4f")),
+            Column("AbsRel", _scores(lambda scores: scores.pooled.abs_rel, ".3f")),
+            Column("RMSE m", _scores(lambda scores: scores.pooled.rmse, ".3f")),
+            Column("δ1", _scores(lambda scores: scores.pooled.delta1, ".3f")),
         ),
         wanted=lambda result: any(row.accuracy for row in result.rows),
         note=_test_set,
     ),
 )
+
+
+PAPER: Final = Table(
+    "As the paper's Table 2 (its figures: baseline 163.45 ms, 6.1 FPS, 17.26 M, MSE 0.04781, SSIM 0.7549; "
+    "proposed 28.11 ms, 35.5 FPS, 1.22 M, 0.04588, 0.7779)",
+    (
+        Column("method", lambda row: _PAPER_NAMES.get(row.network, row.network), number=False),
+        *_HEAD,
+        Column("ms", _figure(lambda row: row.mean_ms, ".2f")),
+        Column("FPS", _figure(lambda row: row.fps, ".1f")),
+        Column("parameters", _figure(lambda row: row.parameters and row.parameters / 1e6, ".2f")),
+        Column("MSE", _scores(lambda scores: scores.mse, ".5f")),
+        Column("SSIM", _scores(lambda scores: scores.ssim, ".4f")),
+    ),
+)
+"""`depthkit bench --table paper`. The paper's own test pictures and GPU were others (docs/results/paper.md)."""
 
 
 def markdown(result: BenchResult) -> str:
@@ -167,3 +258,58 @@ def _markdown_table(table: Table, rows: Sequence[Row]) -> str:
         "| " + " | ".join(column.cell(row).replace("|", "\\|") for column in table.columns) + " |" for row in rows
     ]
     return "\n".join(lines)
+
+
+def csv_text(result: BenchResult) -> str:
+    """Every row's figures as CSV (RFC 4180) under a line of their names, in full precision; empty: not measured."""
+    rows = [_csv_cells(row) for row in result.rows]
+    stream = StringIO()
+    writer = csv.DictWriter(stream, rows[0] if rows else ("name",))
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _csv_cells(row: Row) -> dict[str, object]:
+    """By column; the csv module writes None as an empty cell."""
+    height, width = row.size or (None, None)
+    sure, memory, parity = row.p50_interval, row.memory, row.parity
+    pooled = None if row.accuracy is None else row.accuracy.scores.pooled
+    return {
+        "name": row.name,
+        "network": row.network,
+        "backend": row.backend,
+        "kind": row.kind,
+        "target": row.target,
+        "provider": row.provider,
+        "precision_asked": row.precision_asked,
+        "precision": row.precision,
+        "height": height,
+        "width": width,
+        "batch": row.batch,
+        "runs": len(row.wall_ms),
+        **{name: getattr(row, name) for name in ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "mean_ms")},
+        "p50_low_ms": sure and sure.low,
+        "p50_high_ms": sure and sure.high,
+        "cv": row.cv,
+        "fps": row.fps,
+        **{f"{phase}_ms": median(row.phases[phase]) if phase in row.phases else None for phase in PHASES},
+        "throughput_fps": row.throughput and row.throughput.fps,
+        "parameters": row.parameters,
+        "macs": row.macs,
+        "macs_share": row.macs_share,
+        "file_bytes": row.file_bytes,
+        "load_bytes": memory and memory.load_bytes,
+        "steady_bytes": memory and memory.steady_bytes,
+        "device_bytes": memory and memory.device_bytes,
+        "energy_j": row.energy_j,
+        "max_abs_mm": parity and parity.max_abs_mm,
+        "worst_ssim": parity and parity.worst_ssim,
+        "abs_rel": pooled and pooled.abs_rel,
+        "rmse": pooled and pooled.rmse,
+        "delta1": pooled and pooled.delta1,
+        "passed": row.passed,
+        "faults": "; ".join(row.faults),
+        "notes": "; ".join(row.notes),
+        "error": row.error,
+    }

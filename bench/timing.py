@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
 from time import perf_counter, sleep
 from typing import Final
 
@@ -12,23 +14,43 @@ import numpy as np
 
 from ..session import Session
 from ..spec import Dim, ModelSpec
+from .statistics import LEAST_TURNS, bootstrap_medians, interval
 
-__all__ = ["PAPER_RUNS", "PAPER_WARM_UPS", "Steady", "allocate", "time_paper", "time_steady"]
+__all__ = ["PAPER_RUNS", "PAPER_WARM_UPS", "Steady", "Times", "allocate", "time_paper", "time_steady"]
 
 PAPER_WARM_UPS: Final = 100
 PAPER_RUNS: Final = 10
-_SLICE: Final = 0.3  # seconds that one session runs before the next has its turn
-_REST: Final = (
-    0.1  # seconds between turns: ONNX Runtime's threads keep the cores busy for 40 ms after a run (docs/log.md)
-)
+_SLICE: Final = 0.1  # seconds that one session runs before the next has its turn; short, to share the same noise
+
+
+class Times(list[float]):
+    """Milliseconds of every run, in order.
+
+    Attributes:
+        turns: how many of them each turn had; they add up to all.
+        error: why there are no more; None: there are as many as were wanted.
+    """
+
+    def __init__(self, samples: Iterable[float] = (), turns: Iterable[int] = ()) -> None:
+        super().__init__(samples)
+        self.turns = list(turns)
+        self.error: Exception | None = None
 
 
 @dataclass(frozen=True)
 class Steady:
     """The steady protocol, after trtexec's defaults: warm up, then run for a while, and at least a few times.
 
-    `max_runs` ends it for what is so fast that more samples would say nothing new. Where several sessions take turns,
-    each turn begins with a rest: the threads of ONNX Runtime keep the cores busy for 40 ms after a run (docs/log.md).
+    Where several sessions take turns, each turn begins with a rest: the threads of ONNX Runtime keep the cores busy for
+    40 ms after a run (docs/log.md).
+
+    Attributes:
+        warm_up_s, duration_s: seconds of each session.
+        min_runs: of each session, also if they take longer.
+        max_runs: more samples would say nothing new of what is so fast; a session with as many runs once a turn.
+        rest_s: see above.
+        until: go on until the 95 % interval of every median is as narrow as this share of it, see `Interval.width`.
+        max_duration_s: seconds of each session after which `until` is given up.
     """
 
     warm_up_s: float = 0.2
@@ -36,15 +58,17 @@ class Steady:
     min_runs: int = 10
     max_runs: int = 10_000
     rest_s: float = 0.1
+    until: float | None = None
+    max_duration_s: float = 60.0
 
 
-def time_paper(session: Session, seed: int = 0) -> list[float]:
+def time_paper(session: Session, seed: int = 0) -> Times:
     """The paper's protocol: random input, 100 warm-up runs, then 10 that count. Milliseconds of each of the 10."""
     image, _ = allocate(session)
     image[...] = np.random.default_rng(seed).integers(0, 256, image.shape, np.uint8)
     for _ in range(PAPER_WARM_UPS):
         session.run()
-    return [_timed(session) for _ in range(PAPER_RUNS)]
+    return Times((_timed(session) for _ in range(PAPER_RUNS)), [PAPER_RUNS])
 
 
 def time_steady(
@@ -54,12 +78,13 @@ def time_steady(
     *,
     seed: int = 0,
     on_progress: Callable[[float], None] | None = None,
-) -> list[list[float]]:
+    into: Sequence[Times] | None = None,
+) -> list[Times]:
     """Time several sessions in turns, so that a noisy machine hits all alike; milliseconds of every run of each.
 
-    In rounds of shuffled order each session runs for about 0.3 s, after a rest that lets the threads of the one before
-    it come to an end; the first run of a turn finds caches as that one left them, and does not count. It ends when
-    every session has run long and often enough.
+    In rounds of shuffled order each session runs for about 0.1 s, after a rest that lets the threads of the one before
+    it come to an end; the first run of a turn finds caches as that one left them, and does not count. All take part in
+    every round; it ends when each has run long and often enough.
 
     Args:
         sessions: open sessions; they are bound here.
@@ -67,21 +92,31 @@ def time_steady(
         protocol: how long.
         seed: of the order.
         on_progress: told the share of the whole that is done, 0 to 1.
+        into: where the samples go as they come; whoever gives these finds there what there is when this is interrupted,
+            and what a session raised, which then has no more turns. Otherwise what a session raises is passed on.
     """
     protocol = protocol or Steady()
-    turns = [_Turn(session, pictures) for session, pictures in zip(sessions, frames, strict=True)]
-    for turn in turns:
-        turn.run_for(protocol.warm_up_s, protocol.max_runs)
-        turn.samples.clear()
+    times = [Times() for _ in sessions] if into is None else list(into)
+    turns = []
+    for session, pictures, samples in zip(sessions, frames, times, strict=True):
+        with _kept(samples, passed_on=into is None):
+            turn = _Turn(session, pictures, samples)
+            turn.warm_up(protocol)
+            turns.append(turn)
     order = random.Random(seed)  # noqa: S311 - an order, not a secret
-    while unfinished := [turn for turn in turns if turn.share(protocol) < 1]:
-        for turn in order.sample(unfinished, len(unfinished)):
-            if len(turns) > 1:
+    alone = len(turns) == 1
+    while turns := [turn for turn in turns if turn.samples.error is None]:
+        for turn in order.sample(turns, len(turns)):
+            if not alone:
                 sleep(protocol.rest_s)
-            turn.run_for(min(_SLICE, protocol.duration_s), protocol.max_runs)
+            with _kept(turn.samples, passed_on=into is None):
+                turn.run_for(min(_SLICE, protocol.duration_s), protocol.max_runs)
+        share = sum(turn.share(protocol) for turn in turns) / len(turns)
         if on_progress is not None:
-            on_progress(sum(turn.share(protocol) for turn in turns) / len(turns))
-    return [turn.samples for turn in turns]
+            on_progress(share)
+        if share >= 1:
+            break
+    return times
 
 
 def allocate(session: Session) -> tuple[np.ndarray, np.ndarray]:
@@ -92,32 +127,64 @@ def allocate(session: Session) -> tuple[np.ndarray, np.ndarray]:
     return image, depth
 
 
+@contextmanager
+def _kept(samples: Times, *, passed_on: bool) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if passed_on:
+            raise
+        samples.error = error
+
+
 class _Turn:
     """One session with its frames and the runs that counted."""
 
-    def __init__(self, session: Session, frames: np.ndarray) -> None:
+    def __init__(self, session: Session, frames: np.ndarray, samples: Times) -> None:
         self._session = session
         self._frames = frames
         self._next = 0
         self._image, _ = allocate(session)
-        self.samples: list[float] = []
+        self._checked: tuple[int, float] = (0, 0.0)
+        self.samples = samples
+
+    def warm_up(self, protocol: Steady) -> None:
+        """Run for a while; nothing of it counts."""
+        self.run_for(protocol.warm_up_s, protocol.max_runs)
+        self.samples.clear()
+        self.samples.turns.clear()
 
     def run_for(self, seconds: float, max_runs: int) -> None:
         """Run once that does not count, then until the time is over or there are enough samples, at least once."""
         self._show()
         self._session.run()
         end = perf_counter() + seconds
+        self.samples.turns.append(0)
         while True:
             self._show()
             self.samples.append(_timed(self._session))
+            self.samples.turns[-1] += 1
             if perf_counter() >= end or len(self.samples) >= max_runs:
                 return
 
     def share(self, protocol: Steady) -> float:
-        if len(self.samples) >= protocol.max_runs:
-            return 1.0
-        time = sum(self.samples) / 1000 / protocol.duration_s if protocol.duration_s else 1.0
-        return min(time, len(self.samples) / protocol.min_runs, 1.0)
+        """How much of what is wanted is done, at most 1."""
+        seconds = sum(self.samples) / 1000
+        runs = len(self.samples)
+        done = 1.0 if runs >= protocol.max_runs or not protocol.duration_s else seconds / protocol.duration_s
+        share = min(done, runs / protocol.min_runs, 1.0)
+        if protocol.until is None or share < 1 or seconds >= protocol.max_duration_s:
+            return share
+        return min(self._narrow(protocol.until), 1.0)
+
+    def _narrow(self, until: float) -> float:
+        """How near the interval is to what is wanted; looked at when there are a tenth more turns, since it costs."""
+        turns, share = self._checked
+        if len(self.samples.turns) >= max(LEAST_TURNS, 1.1 * turns):
+            found = interval(bootstrap_medians(self.samples, self.samples.turns), median(self.samples))
+            share = (until / found.width) ** 2 if found.width else 1.0  # it narrows with the root of the turns
+            self._checked = len(self.samples.turns), share
+        return share
 
     def _show(self) -> None:
         indices = range(self._next, self._next + len(self._image))

@@ -87,7 +87,7 @@ class Trial:
         state: "measured": for long, beside its rivals; "short": alone only, since it cannot win; "failed".
         wall_ms: of the runs of its longest measurement.
         quality: None: it is too slow for the budget, and its depth was not looked at.
-        memory_bytes: see `bench.memory.peak_memory`.
+        memory_bytes: see `MemoryUse.load_bytes`.
         faults: why the gate of its precision does not hold, against torch at its own size.
         reason: why it failed.
     """

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Literal, TypeAlias
 
 import numpy as np
 from typing_extensions import Self
 
+from ..session import RunPhase
 from ..spec import Dim, ModelSpec, TensorSpec
 from . import options
 from .cuda import DeviceBuffer, DeviceView, Event, MappedBuffer, PinnedBuffer, Stream
@@ -52,6 +55,11 @@ class Route:
     def is_direct(self) -> bool:
         """Whether the host has nothing to do."""
         return self.driver is None and self.host is None
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether device or driver copy anything."""
+        return self.driver is not None or self.device is not None
 
 
 class Transfer:
@@ -121,15 +129,46 @@ class Transfer:
         if depth.device is not None:
             self.stream.copy(depth.device, depth.engine, depth.size)
 
-    def finish(self) -> None:
-        """Wait for the stream, and do the host's part of the way back. Raises CudaError where the work failed."""
+    def finish(self, copied: Callable[[], None] = lambda: None) -> None:
+        """Wait for the stream, and do the host's part of the way back; `copied` is called when nothing is left to copy.
+
+        Raises:
+            CudaError: the work failed.
+        """
         _, depth = self.routes
         if depth.driver is not None:
             self.stream.copy(depth.driver, depth.engine, depth.size)
+        copied()
         self.stream.synchronize()
         if depth.host is not None:
             callers, locked = depth.host
             np.copyto(callers, locked)
+
+    def time_phases(self, work: Callable[[], None]) -> dict[RunPhase, float]:
+        """A whole run, of which `work` puts the engine's part on the stream: milliseconds by CUDA events.
+
+        `enqueue` is the host's time for `work`, where that does not wait for the device. Where the engine uses the
+        caller's memory nothing is copied, and the phase is missing. Raises CudaError, and what `work` raises.
+        """
+        with ExitStack() as stack:
+            begin, copied, ran, end = (stack.enter_context(Event(timing=True)) for _ in range(4))
+            begin.record(self.stream.handle)
+            self.prepare()
+            self.upload()
+            copied.record(self.stream.handle)
+            start = perf_counter()
+            work()
+            enqueue = (perf_counter() - start) * 1000
+            ran.record(self.stream.handle)
+            self.download()
+            self.finish(lambda: end.record(self.stream.handle))
+            phases: dict[RunPhase, float] = {"device": copied.elapsed_ms(ran), "enqueue": enqueue}
+            image, depth = self.routes
+            if image.is_copied:
+                phases["h2d"] = begin.elapsed_ms(copied)
+            if depth.is_copied:
+                phases["d2h"] = ran.elapsed_ms(end)
+        return phases
 
     def release(self) -> None:
         """Instead of `finish`: put the callers' next work after what the stream has now. The host does not wait."""

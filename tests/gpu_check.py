@@ -37,7 +37,7 @@ from depthkit.files import write_text
 from depthkit.reference import read_reference, reference_path
 from depthkit.runtime.load import load
 from depthkit.runtime.options import Transfer
-from depthkit.session import Session, SessionBase
+from depthkit.session import RunPhase, Session, SessionBase
 from depthkit.spec import to_json
 from depthkit.tolerances import Precision
 from depthkit.train.document import WEIGHTS, read_document
@@ -46,6 +46,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 BATCHES: Final = (1, 16)
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16")
 ON_GPU: Final = [name for name in BACKENDS if name.startswith("tensorrt") or name.endswith(("-cuda", "-tensorrt"))]
+COMPILED: Final = "torch compile"
 TESTS: Final = (("-m", "gpu", "tests"), ("tests/parity",))
 
 LeaveOut: TypeAlias = Callable[[str, Exception], None]
@@ -64,10 +65,10 @@ def main() -> int:
     )
     name = f"{re.sub(r'[^a-z0-9]+', '-', gpu.name.lower()).strip('-')}-{datetime.now(timezone.utc):%Y-%m-%d}"
     report = Report(options.out, name, gpu.describe(), BenchResult(environment(how.command), how.protocol, ()))
-    for arguments in TESTS:
+    for arguments in () if options.no_tests else TESTS:
         report.tests.append(run_pytest(*arguments))
         report.write()
-    check(options.runs, options.size, ON_GPU, how, report)
+    check(options.runs, options.size, ON_GPU, how, report, compiled=not options.no_compile)
     print(f"\n{report.text}\nwrote {report.folder / name}.md and .json")
     return report.exit_code
 
@@ -77,16 +78,25 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs/compact"), Path("runs/unet")])
     parser.add_argument("--size", type=lambda text: tuple(map(int, text.split("x"))), default=(240, 320))
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each row")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes a row")
+    parser.add_argument("--no-tests", action="store_true", help="bench only")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     return parser.parse_args()
 
 
 def check(
-    runs: Sequence[Path], size: tuple[int, int], backends: Sequence[str], how: SuiteOptions, report: Report
+    runs: Sequence[Path],
+    size: tuple[int, int],
+    backends: Sequence[str],
+    how: SuiteOptions,
+    report: Report,
+    *,
+    compiled: bool = True,
 ) -> None:
     """Bench every run in every variant, a batch and precision at a time: all at once would fill the GPU's memory."""
     for run, batch, precision in product(runs, BATCHES, PRECISIONS):
         contenders = find_contenders(run, size, batch, precision, backends, report.leave_out)
+        contenders = [contender for contender in contenders if compiled or contender.backend != COMPILED]
         report.add(bench(contenders, how, report.leave_out))
         report.write()
 
@@ -160,24 +170,18 @@ class Report:
 
 
 def bench(contenders: Sequence[Contender], how: SuiteOptions, leave_out: LeaveOut) -> tuple[Row, ...]:
-    """Time in turns those that come through a short rehearsal alone, or each alone where they do not fit together."""
-    rehearsal = replace(how, steady=Steady(warm_up_s=0.0, duration_s=0.0, min_runs=3))
-    able = [contender for contender in contenders if _rows_alone(contender, rehearsal, leave_out)]
-    if not able:
-        return ()
-    try:
-        return _rows(able, how)
-    except Exception as error:  # noqa: BLE001 - nothing that one of them does may take the others with it
-        leave_out(f"taking turns, {', '.join(contender.backend for contender in able)} (each was timed alone)", error)
-    return tuple(row for contender in able for row in _rows_alone(contender, how, leave_out))
-
-
-def _rows_alone(contender: Contender, how: SuiteOptions, leave_out: LeaveOut) -> tuple[Row, ...]:
-    try:
-        return _rows([contender], how)
-    except Exception as error:  # noqa: BLE001 - a vendor may raise anything
-        leave_out(f"{contender.backend}, {contender.precision}, batch {contender.batch}, {contender.target}", error)
-    return ()
+    """Time them in turns; what fails there is tried alone, since all together may not fit into the GPU's memory."""
+    rows = _rows(contenders, how) if contenders else ()
+    found = []
+    for contender, row in zip(contenders, rows, strict=True):
+        if row.error:
+            (alone,) = _rows([contender], how)
+            what = f"{contender.backend}, {contender.precision}, batch {contender.batch}, {contender.target}"
+            leave_out(what if alone.error else f"{what}, taking turns (it was timed alone)", UserError(row.error))
+            found += [] if alone.error else [alone]
+        else:
+            found.append(row)
+    return tuple(found)
 
 
 def _rows(contenders: Sequence[Contender], how: SuiteOptions) -> tuple[Row, ...]:
@@ -186,6 +190,8 @@ def _rows(contenders: Sequence[Contender], how: SuiteOptions) -> tuple[Row, ...]
         gc.collect()
         torch.cuda.empty_cache()  # what its allocator keeps of closed sessions, the other libraries cannot have
     result, _ = run_suite(contenders, None, how)
+    if not result.complete:
+        raise KeyboardInterrupt
     return result.rows
 
 
@@ -199,13 +205,13 @@ def find_contenders(
     except Exception as error:  # noqa: BLE001 - a vendor may raise anything
         leave_out(f"{run}, {precision}, batch {batch}", error)
         return []
-    contender = partial(Contender, precision=precision, reference=reference, batch=batch)
+    contender = partial(Contender, precision=precision, reference=reference, batch=batch, onnx=onnx)
     weights = (run / WEIGHTS).stat().st_size
     found = [
         contender(
             str(run), label, partial(_open_torch, run, size, batch, precision, compiled=compiled), file_bytes=weights
         )
-        for label, compiled in (("torch", False), ("torch compile", True))
+        for label, compiled in (("torch", False), (COMPILED, True))
     ]
     for name in backends:
         try:
@@ -283,6 +289,12 @@ class OnGpu(SessionBase):
         """See `Session.run`."""
         self._buffers()
         self._session.run()
+
+    def run_phases(self) -> dict[RunPhase, float]:
+        """See `Session.run_phases`: nothing is copied."""
+        self._buffers()
+        phases: dict[RunPhase, float] = self._session.run_phases()
+        return phases
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """See `Session.__call__`, for N x H x W x 3 frames of just the engine's batch."""

@@ -28,7 +28,7 @@ from depthkit.spec import ModelSpec, Preprocessing, camera_ready
 from .gpu_check import ON_GPU, OnGpu, PytestRun, Report, bench, check, find_contenders, main, run_pytest
 
 STEM = "compact-32x48"
-QUICK = SuiteOptions(steady=Steady(0.0, 0.0, 5), memory=False)
+QUICK = SuiteOptions(steady=Steady(0.0, 0.0, 5), phases=False, memory=False, roofline=False)
 
 
 @pytest.fixture
@@ -104,7 +104,8 @@ def test_what_does_not_fit_together_is_timed_alone(report: Report, engine: Conte
     group = [replace(engine, backend=name, open=open_alone) for name in ("first", "second")]
     report.add(bench(group, QUICK, report.leave_out))
     assert [row.backend for row in report.result.rows] == ["first", "second"]
-    assert report.left_out == ["taking turns, first, second (each was timed alone): RuntimeError: CUDA out of memory"]
+    what = f"second, fp32, batch 1, {engine.target}, taking turns (it was timed alone)"
+    assert report.left_out == [f"{what}: RuntimeError: CUDA out of memory"]
 
 
 def test_groups_add_up_and_a_failed_gate_or_test_fails_the_check(report: Report, engine: Contender) -> None:

@@ -6,12 +6,13 @@ import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..session import SessionBase
+from ..session import RunPhase, SessionBase
 from ..tolerances import Precision
 from .bundle import Bundle, read_bundle
 from .camera import DTYPES, CameraReady
@@ -65,6 +66,28 @@ class TorchSession(SessionBase):
         assert self._tensors is not None
         image, depth = self._tensors
         depth.copy_(self._model(image.to(self._device)))
+
+    @torch.inference_mode()
+    def run_phases(self) -> dict[RunPhase, float]:
+        """See `Session.run_phases`."""
+        if self._device.type == "cpu":
+            return super().run_phases()
+        self._buffers()
+        assert self._tensors is not None
+        begin, copied, ran, end = (torch.cuda.Event(enable_timing=True) for _ in range(4))  # type: ignore[no-untyped-call]
+        image, depth = self._tensors
+        begin.record()
+        pixels = image.to(self._device)
+        copied.record()
+        start = perf_counter()
+        metres = self._model(pixels)
+        enqueue = (perf_counter() - start) * 1000
+        ran.record()
+        depth.copy_(metres)
+        end.record()
+        end.synchronize()
+        copies: dict[RunPhase, float] = {"h2d": begin.elapsed_time(copied), "d2h": ran.elapsed_time(end)}
+        return {**copies, "device": copied.elapsed_time(ran), "enqueue": enqueue}
 
     def close(self) -> None:
         """See `Session.close`."""

@@ -76,7 +76,7 @@ def contenders(pristine_exports: Path) -> list[Contender]:
 
 
 @pytest.fixture(scope="session")
-def benched(contenders: list[Contender]) -> tuple[BenchResult, list[np.ndarray]]:
+def benched(contenders: list[Contender]) -> tuple[BenchResult, list[np.ndarray | None]]:
     """A bench of them all."""
-    options = SuiteOptions(steady=Steady(0.0, 0.0, 5), memory=False, command="depthkit bench <all>")
+    options = SuiteOptions(steady=Steady(0.0, 0.0, 5), memory=False, roofline=False, command="depthkit bench <all>")
     return run_suite(contenders, None, options)

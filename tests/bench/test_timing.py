@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthkit.bench.timing import PAPER_RUNS, PAPER_WARM_UPS, Steady, allocate, time_paper, time_steady
+from depthkit.bench.statistics import bootstrap_medians, interval
+from depthkit.bench.timing import PAPER_RUNS, PAPER_WARM_UPS, Steady, Times, allocate, time_paper, time_steady
 from depthkit.spec import Dim
 
 FRAMES = np.zeros((5, 16, 32, 3), np.uint8) + np.arange(5, dtype=np.uint8)[:, None, None, None]
@@ -130,3 +131,54 @@ def test_buffers_are_bound_at_the_batch_that_engines_are_tuned_for(
 def test_sessions_and_frames_come_in_pairs(recorded: type) -> None:
     with pytest.raises(ValueError, match="argument"):
         time_steady([recorded([])], [FRAMES, FRAMES], BRIEF)
+
+
+def test_turns_add_up_to_all_runs(recorded: type) -> None:
+    for times in time_steady([recorded([]), recorded([])], [FRAMES] * 2, BRIEF):
+        assert sum(times.turns) == len(times)
+        assert len(times.turns) == BRIEF.min_runs
+
+
+def test_it_goes_on_until_the_interval_is_narrow(recorded: type) -> None:
+    """Runs of 1 and 2 ms, half and half: what the median is takes many turns to tell."""
+    flip = np.random.default_rng(0)
+
+    def answer(_: np.ndarray) -> np.float32:
+        time.sleep(flip.choice([0.001, 0.002]))
+        return np.float32(1)
+
+    long = Steady(0.0, 0.0, 2, rest_s=0.0, until=0.2, max_duration_s=3.0)
+    (few,) = time_steady([recorded([], answer=answer)], [FRAMES], BRIEF)
+    (many,) = time_steady([recorded([], answer=answer)], [FRAMES], long)
+    found = interval(bootstrap_medians(many, many.turns), float(np.median(many)))
+    assert found.width <= 0.2 or sum(many) >= 3000
+    assert len(many) > 2
+    assert len(few) == BRIEF.min_runs
+
+
+def test_narrowing_is_given_up_in_time(recorded: type) -> None:
+    def answer(_: np.ndarray) -> np.float32:
+        time.sleep(0.001)
+        return np.float32(1)
+
+    never = Steady(0.0, 0.0, 2, rest_s=0.0, until=1e-9, max_duration_s=0.05)
+    (times,) = time_steady([recorded([], answer=answer)], [FRAMES], never)
+    assert 50 <= sum(times) < 1000
+
+
+def test_a_session_that_fails_has_no_more_turns_and_the_others_go_on(recorded: type) -> None:
+    runs: list[int] = []
+
+    def fail(_: np.ndarray) -> np.float32:
+        runs.append(1)
+        if len(runs) > 6:
+            raise RuntimeError("lost the device")
+        return np.float32(1)
+
+    sessions = [recorded([], answer=fail), recorded([])]
+    into = [Times(), Times()]
+    assert time_steady(sessions, [FRAMES] * 2, BRIEF, into=into)[0] is into[0]
+    assert str(into[0].error) == "lost the device"
+    assert len(into[0]) < BRIEF.min_runs == len(into[1])
+    with pytest.raises(RuntimeError, match="lost the device"):
+        time_steady(sessions, [FRAMES] * 2, BRIEF)

@@ -102,3 +102,24 @@ def test_nothing_can_be_done_with_a_closed_one(fake: FakeCudart) -> None:
     assert not fake.live()
     with pytest.raises(EngineError, match="closed"):
         transfer.bind(frame(0), np.zeros((1, 16, 32), np.float32))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("there", [False, True], ids=["host", "gpu"])
+def test_phases_are_those_that_there_are(fake: FakeCudart, mode: Mode, there: bool) -> None:
+    image, depth = frame(0), np.zeros((1, 16, 32), np.float32)
+    ends = DeviceArray(fake, image), DeviceArray(fake, depth)
+    with Transfer(SPEC, mode) as transfer:
+        if there:
+            transfer.bind(device_view(ends[0], transfer.stream), device_view(ends[1], transfer.stream))
+        else:
+            transfer.bind(image, depth)
+        phases = transfer.time_phases(lambda: engine(fake, transfer))
+        found = ends[1].read() if there else depth
+    for each in ends:
+        each.free()
+    np.testing.assert_array_equal(found[0], image[0, :, :, 0])
+    copies = set() if there or mode == "mapped" else {"h2d", "d2h"}
+    assert phases.keys() == {"device", "enqueue"} | copies, "what is not copied has no phase, rather than a zero"
+    assert all(phases[name] == 1.5 for name in phases if name != "enqueue"), "by CUDA's events"
+    assert 0 < phases["enqueue"] < 1000

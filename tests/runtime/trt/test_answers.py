@@ -203,3 +203,19 @@ def test_nothing_is_bound_after_a_bind_that_found_no_memory(open_session: Open, 
     with pytest.raises(EngineError, match="nothing is bound"):
         session.run()
     np.testing.assert_array_equal(session(image_of(0)), answer(image_of(0)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_in_phases_answers_as_any_other(open_session: Open, mode: str) -> None:
+    session = open_session(transfer=mode)
+    image, depth = image_of(0), blank()
+    session.bind(image=image, depth=depth)
+    for seed in range(4):
+        image[:] = image_of(seed)
+        phases = session.run_phases()
+        np.testing.assert_array_equal(depth, answer(image))
+        image[:] = image_of(seed + 10)
+        session.run()
+        np.testing.assert_array_equal(depth, answer(image))
+    copies = set() if mode == "mapped" else {"h2d", "d2h"}
+    assert phases.keys() == {"device", "enqueue"} | copies

@@ -1,0 +1,57 @@
+"""Where the time of a frame goes: before, in and after a run, each phase by the clock that can see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import cycle
+from time import perf_counter
+from typing import Final
+
+import numpy as np
+
+from ..images import resize_depth, resize_image
+from ..session import Session
+from .results import PHASES, Phase
+from .timing import allocate
+
+__all__ = ["measure_phases"]
+
+_SECONDS: Final = 1.0
+_WARM_UPS: Final = 3
+
+
+def measure_phases(
+    session: Session, pictures: Iterable[np.ndarray], *, seconds: float = _SECONDS, min_runs: int = 5
+) -> dict[Phase, tuple[float, ...]]:
+    """Milliseconds of each phase of some runs, after the warm-up; what was not measured is missing.
+
+    `preprocess` is from a picture of any size to the session's image, `postprocess` from its depth to that of the
+    picture's size; see `Row.phases` for the others. A batch is filled with one picture after the other.
+
+    Args:
+        session: open; it is bound here.
+        pictures: H x W x 3 uint8, shown in turn.
+        seconds: how long, and at least `min_runs`.
+    """
+    shown = cycle(pictures)
+    image, depth = allocate(session)
+    found: dict[Phase, list[float]] = {phase: [] for phase in PHASES}
+    end = perf_counter() + seconds
+    runs = -_WARM_UPS
+    while runs < min_runs or perf_counter() < end:
+        group = [next(shown) for _ in image]
+        start = perf_counter()
+        for target, picture in zip(image, group, strict=True):
+            target[...] = resize_image(picture, target.shape[:2])
+        filled = perf_counter()
+        times: dict[Phase, float] = {phase: ms for phase, ms in session.run_phases().items()}  # noqa: C416 - other keys
+        times["preprocess"] = (filled - start) * 1000
+        ran = perf_counter()
+        for each, picture in zip(depth, group, strict=True):
+            resize_depth(each, picture.shape[:2], smooth=True)
+        times["postprocess"] = (perf_counter() - ran) * 1000
+        if runs >= 0:
+            for name, each_ms in times.items():
+                found[name].append(each_ms)
+        runs += 1
+    return {phase: tuple(times) for phase, times in found.items() if times}

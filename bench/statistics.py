@@ -1,0 +1,125 @@
+"""How sure a figure is: bootstrap intervals of medians and of their ratios.
+
+Runs of one turn share what the machine was doing then, so they are no independent samples. Whole turns are therefore
+drawn anew, not single runs (the cluster bootstrap; Davison and Hinkley, Bootstrap Methods and their Application, 1997,
+section 3.8). Rows that took turns with each other are compared round by round: a machine that is slow for some seconds
+is so for both, and the ratio of their medians in that round does not know of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from ..spec import STRICT
+
+__all__ = [
+    "LEAST_TURNS",
+    "Interval",
+    "bootstrap_medians",
+    "bootstrap_ratios",
+    "coefficient_of_variation",
+    "interval",
+    "turn_medians",
+]
+
+DRAWS: Final = 1000
+CONFIDENCE: Final = 0.95
+LEAST_TURNS: Final = 5
+"""With fewer turns an interval would say more than is known; there is none then."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Interval:
+    """From `low` to `high` with 95 % confidence; `middle` is the figure itself."""
+
+    low: float
+    middle: float
+    high: float
+
+    @property
+    def width(self) -> float:
+        """Its half width, as a share of the figure: 0.01 for ±1 %."""
+        return (self.high - self.low) / 2 / self.middle
+
+    def meets(self, other: Interval) -> bool:
+        """Whether they overlap.
+
+        >>> Interval(1.0, 1.1, 1.2).meets(Interval(1.15, 1.3, 1.4))
+        True
+        """
+        return self.low <= other.high and other.low <= self.high
+
+
+def bootstrap_medians(samples: Sequence[float], turns: Sequence[int], *, seed: int = 0) -> np.ndarray:
+    """Medians (float64, `DRAWS`) of as many data sets, each made of turns drawn with replacement.
+
+    Args:
+        samples: of all turns, one after the other.
+        turns: how many samples each turn has.
+        seed: of the draws.
+
+    >>> medians = bootstrap_medians([1.0, 3.0] * 10, [2] * 10)
+    >>> medians.shape, float(medians.min()), float(medians.max())
+    ((1000,), 2.0, 2.0)
+    """
+    parts = _split(samples, turns)
+    return np.array([np.median(np.concatenate([parts[turn] for turn in draw])) for draw in _draw(len(parts), seed)])
+
+
+def turn_medians(samples: Sequence[float], turns: Sequence[int]) -> np.ndarray:
+    """The median of every turn.
+
+    >>> turn_medians([1.0, 3.0, 5.0], [2, 1]).tolist()
+    [2.0, 5.0]
+    """
+    return np.array([np.median(part) for part in _split(samples, turns)])
+
+
+def bootstrap_ratios(over: np.ndarray, under: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, float]:
+    """How many times `under` goes into `over`, of two rows that took turns in the same rounds.
+
+    Args:
+        over, under: what `turn_medians` gave of each; where one has more, its last ones had no rival and are left out.
+        seed: of the draws.
+
+    Returns:
+        Draws (float64, `DRAWS`) of the median over rounds of the rounds' ratios, and that median itself.
+
+    >>> draws, middle = bootstrap_ratios(np.array([2.0, 40.0, 6.0]), np.array([1.0, 20.0, 3.0]))
+    >>> float(draws.min()), middle
+    (2.0, 2.0)
+    """
+    rounds = min(len(over), len(under))
+    ratios = over[:rounds] / under[:rounds]
+    return np.median(ratios[_draw(rounds, seed)], axis=1), float(np.median(ratios))
+
+
+def _split(samples: Sequence[float], turns: Sequence[int]) -> list[np.ndarray]:
+    if sum(turns) != len(samples) or not samples:
+        raise ValueError(f"{len(samples)} samples are not those of turns of {sum(turns)}")
+    return np.split(np.asarray(samples, np.float64), np.cumsum(turns)[:-1])
+
+
+def _draw(turns: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, turns, (DRAWS, turns))
+
+
+def interval(draws: np.ndarray, middle: float) -> Interval:
+    """The percentile interval of bootstrap draws around a figure."""
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(draws, (tail, 100 - tail))
+    return Interval(min(float(low), middle), middle, max(float(high), middle))
+
+
+def coefficient_of_variation(samples: Sequence[float]) -> float:
+    """Standard deviation over mean, as trtexec reports it.
+
+    >>> round(coefficient_of_variation([9.0, 11.0]), 3)
+    0.1
+    """
+    values = np.asarray(samples, np.float64)
+    return float(values.std() / values.mean())

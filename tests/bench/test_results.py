@@ -1,0 +1,225 @@
+"""bench.json: it fits its published schema, and is read back as what was measured, whatever its figures say."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+
+from depthkit.bench.environment import environment
+from depthkit.bench.results import (
+    PHASES,
+    Accuracy,
+    BenchResult,
+    Peaks,
+    Roofline,
+    Row,
+    Throughput,
+    read_result,
+)
+from depthkit.errors import DataError, SchemaVersionError, SpecError
+from depthkit.metrics import DepthScores, Scores
+from depthkit.parity import Parity
+from depthkit.session import LayerTime
+from depthkit.spec import to_json
+
+DOCS = Path(__file__).parents[2] / "docs"
+SCHEMA = Draft202012Validator(json.loads((DOCS / "bench.schema.json").read_text(encoding="utf-8")))
+NAN = float("nan")
+TIMES = st.floats(1e-3, 1e4)
+TIME_LISTS = st.lists(TIMES, min_size=1, max_size=3).map(tuple)
+Change = Callable[[Any], object]
+
+FLOATS, COUNTS = st.floats(-1e6, 1e6), st.integers(0, 10**13)
+PEAKS = st.builds(Peaks, gmacs=FLOATS, gbytes=FLOATS)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> Row:
+    """Any row: what was measured, and NaN where a broken engine has it."""
+    turns = tuple(draw(st.lists(st.integers(1, 3), max_size=6)))
+    figures, losses = FLOATS | st.just(NAN), st.none() | FLOATS
+    distances = dict.fromkeys(("mse", "ssim", "worst_ssim", "max_abs_mm"), figures)
+    scores = st.builds(Scores, *[figures] * 6)
+    found: Row = draw(
+        st.builds(
+            Row,
+            wall_ms=st.lists(TIMES, min_size=sum(turns), max_size=sum(turns)).map(tuple),
+            turns=st.just(turns),
+            phases=st.dictionaries(st.sampled_from(PHASES), TIME_LISTS),
+            throughput=st.none() | st.builds(Throughput, seconds=TIMES),
+            energy_j=losses,
+            macs_share=losses,
+            roofline=st.none() | st.builds(Roofline, COUNTS, COUNTS, PEAKS),
+            layers=st.lists(st.builds(LayerTime, ms=TIMES), max_size=2).map(tuple),
+            parity=st.none() | st.builds(Parity, **distances, abs_rel_loss=losses, delta1_loss=losses),
+            accuracy=st.none() | st.builds(
+                _accuracy, st.builds(DepthScores, mse=figures, ssim=figures, pooled=scores, per_image=scores)
+            ),
+            error=st.text(min_size=0 if turns else 1),
+        )
+    )  # fmt: skip
+    return found
+
+
+def _accuracy(scores: DepthScores) -> Accuracy:
+    return Accuracy("nyu", 1, 2, scores)
+
+
+RESULTS = st.builds(
+    BenchResult,
+    environment=st.just(environment("depthkit bench")),
+    rows=st.lists(rows(), max_size=3).map(tuple),
+    schema_version=st.just(4),
+)
+
+
+@pytest.fixture(scope="module")
+def document(benched: tuple[BenchResult, Any]) -> Any:
+    """Of a real bench, with a row of a broken engine."""
+    result, _ = benched
+    scores = Scores(*[NAN] * 6)
+    broken = replace(
+        result.rows[0],
+        parity=Parity(NAN, NAN, NAN, NAN, 0, 0, finite=False, frames=8),
+        accuracy=_accuracy(DepthScores(NAN, NAN, scores, scores, 1)),
+        faults=("NaN or Inf in the output",),
+    )
+    return json.loads(to_json(replace(result, rows=(result.rows[0], broken))))
+
+
+def _write(folder: Path, document: Any) -> Path:
+    path = folder / "bench.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def test_schema_is_up_to_date_and_a_schema() -> None:
+    subprocess.run([sys.executable, DOCS / "schema.py", "--check"], check=True)
+    Draft202012Validator.check_schema(SCHEMA.schema)
+    assert SCHEMA.schema["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
+
+
+def test_schema_that_is_not_up_to_date_is_told(tmp_path: Path) -> None:
+    """The script writes beside itself."""
+    script = tmp_path / "schema.py"
+    script.write_bytes((DOCS / "schema.py").read_bytes())
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "make docs" in done.stderr) == (1, True)
+    subprocess.run([sys.executable, script], check=True)
+    assert (tmp_path / "bench.schema.json").read_bytes() == (DOCS / "bench.schema.json").read_bytes()
+
+
+def test_real_bench_fits_the_schema_and_is_read_back(document: Any, tmp_path: Path) -> None:
+    SCHEMA.validate(document)
+    assert document["rows"][-1]["parity"]["max_abs_mm"] is None
+    assert json.loads(to_json(read_result(_write(tmp_path, document)))) == document
+
+
+@given(result=RESULTS)
+@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+def test_any_result_fits_the_schema_and_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, result: BenchResult
+) -> None:
+    text = to_json(result)
+    SCHEMA.validate(json.loads(text))
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(text, encoding="utf-8")
+    again = read_result(path)
+    assert repr(again) == repr(result), "NaN is not equal to itself; its repr is"
+    assert to_json(again) == text
+
+
+def _set(*path: Any) -> Change:
+    """Sets what stands at a path; the last of it is the value."""
+    *way, key, value = path
+
+    def change(document: Any) -> None:
+        for step in way:
+            document = document[step]
+        document[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _set("unknown", 1),
+        _set("rows", 0, "unknown", 1),
+        _set("rows", 0, "parity", "unknown", 1),
+        _set("environment", "unknown", 1),
+        _set("protocol", "quick"),
+        _set("rows", 0, "kind", "other"),
+        _set("rows", 0, "batch", "1"),
+        _set("rows", 0, "wall_ms", None),
+        lambda document: document.pop("complete"),
+        lambda document: document["rows"][0].pop("turns"),
+        lambda document: document["environment"]["cpu"].pop("isa"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_by_schema_and_reader(document: Any, tmp_path: Path, change: Change) -> None:
+    changed = copy.deepcopy(document)
+    change(changed)
+    assert not SCHEMA.is_valid(changed)
+    with pytest.raises(SpecError, match="does not fit its schema"):
+        read_result(_write(tmp_path, changed))
+
+
+@pytest.mark.parametrize("version", [3, 5, "4", None, True])
+def test_another_schema_version_is_refused(document: Any, tmp_path: Path, version: object) -> None:
+    changed = {**document, "schema_version": version}
+    assert not SCHEMA.is_valid(changed)
+    with pytest.raises(SchemaVersionError, match=f"version {version}.*version 4"):
+        read_result(_write(tmp_path, changed))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"rows": [1]}', "null"])
+def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError, match=str(path)):
+        read_result(path)
+
+
+def test_file_that_is_not_there_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"missing\.json.*--json"):
+        read_result(tmp_path / "missing.json")
+
+
+def test_turns_that_do_not_make_the_samples_are_refused(document: Any, tmp_path: Path) -> None:
+    changed = copy.deepcopy(document)
+    changed["rows"][0]["turns"].append(1)
+    with pytest.raises(SpecError, match="turns"):
+        read_result(_write(tmp_path, changed))
+
+
+@pytest.mark.parametrize(
+    "figure", ["name", "passed", "mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "cv", "fps", "p50_interval"]
+)
+def test_edited_figures_of_a_row_change_nothing(document: Any, tmp_path: Path, figure: str) -> None:
+    assert figure in document["rows"][0]
+    changed = copy.deepcopy(document)
+    changed["rows"][0][figure] = 0.001
+    assert json.loads(to_json(read_result(_write(tmp_path, changed)))) == document
+    del changed["rows"][0][figure]
+    assert json.loads(to_json(read_result(_write(tmp_path, changed)))) == document
+
+
+def test_edited_figures_of_the_whole_change_nothing(document: Any, tmp_path: Path) -> None:
+    streamed = copy.deepcopy(document)
+    streamed["rows"][0]["throughput"] = {"streams": 2, "batch": 1, "frames": 100, "seconds": 2.0, "fps": 50.0}
+    changed = copy.deepcopy(streamed)
+    changed["speedups"] = {"ours": {"low": 99.0, "middle": 100.0, "high": 101.0}}
+    changed["rows"][0]["throughput"]["fps"] = 1e6
+    assert json.loads(to_json(read_result(_write(tmp_path, changed)))) == streamed
