@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,14 +19,15 @@ from ..engines.gpu import Gpu, find_gpu
 from ..engines.manifest import Manifest
 from ..engines.ort import CPU, OnnxRuntime, create, read_layers, session_options, translated
 from ..errors import BackendError
-from ..session import SessionBase
+from ..session import LayerTime, RunPhase, SessionBase
 from ..spec import Dim, ModelSpec, TensorSpec
 from ..vendors import import_onnxruntime
 from .cuda import CudaGraphWarning, DeviceView, check, cudart, device_view
 from .options import RunOptions
+from .profile import mean_times, shown
 from .transfer import Mode, Transfer, choose_transfer
 
-__all__ = ["OnnxRuntimeGpuSession", "OnnxRuntimeSession", "open_engine", "open_onnx"]
+__all__ = ["OnnxRuntimeGpuSession", "OnnxRuntimeSession", "open_engine", "open_onnx", "profile_engine", "profile_onnx"]
 
 
 class OnnxRuntimeSession(SessionBase):
@@ -50,6 +52,10 @@ class OnnxRuntimeSession(SessionBase):
         self._buffers()
         with self._translated:
             self._session.run_with_iobinding(self._binding)
+
+    def end_profiling(self) -> str:
+        """Name of the file with what the vendor's profiler saw; it has to have been on when the session began."""
+        return str(self._session.end_profiling())
 
     def close(self) -> None:
         """See `Session.close`."""
@@ -103,10 +109,20 @@ class OnnxRuntimeGpuSession(SessionBase):
         self._buffers()
         self._transfer.prepare()
         self._transfer.upload()
-        with self._translated:
-            self._session.run_with_iobinding(self._binding)
+        self._compute()
         self._transfer.download()
         self._transfer.finish()
+
+    def run_phases(self) -> dict[RunPhase, float]:
+        """See `Session.run_phases`. ONNX Runtime waits for the device itself: what it enqueues in cannot be told."""
+        self._buffers()
+        phases = self._transfer.time_phases(self._compute)
+        del phases["enqueue"]
+        return phases
+
+    def _compute(self) -> None:
+        with self._translated:
+            self._session.run_with_iobinding(self._binding)
 
     def close(self) -> None:
         """See `Session.close`."""
@@ -155,13 +171,35 @@ def _open_on_gpu(maker: OnnxRuntime[Any], path: Path, manifest: Manifest, run: R
     return create_session(cuda_graph=False)
 
 
-def _open(maker: OnnxRuntime[Any], path: Path, manifest: Manifest, extra: dict[str, str]) -> Any:
-    """An `onnxruntime.InferenceSession` as the engine was built; `extra`: more options of its first provider."""
+def profile_engine(path: Path, manifest: Manifest, images: np.ndarray, runs: int) -> tuple[LayerTime, ...]:
+    """See `profile.profile_layers`, of an engine whose manifest was verified."""
+    maker = backend(manifest.backend)
+    assert isinstance(maker, OnnxRuntime)
+    if manifest.device.kind == "gpu":
+        raise BackendError(
+            f"{maker.name} cannot profile {path}: on a GPU, ONNX Runtime tells what it takes to start a layer, not to "
+            "compute it; use Nsight Systems, or build the engine by TensorRT"
+        )
+    with TemporaryDirectory(prefix="depthkit-") as scratch:
+        session = _open(maker, path, manifest, {}, Path(scratch))
+        return _profile(OnnxRuntimeSession(session, manifest.model, manifest.precision_found), images, runs)
+
+
+def _open(
+    maker: OnnxRuntime[Any], path: Path, manifest: Manifest, extra: dict[str, str], profile: Path | None = None
+) -> Any:
+    """An `onnxruntime.InferenceSession` as the engine was built.
+
+    Args:
+        extra: more options of its first provider.
+        profile: folder for what its profiler writes; None: it is off.
+    """
     onnxruntime = import_onnxruntime()
     options = maker.parse_options(manifest.options)
     (first, given), *others = maker.providers(options, manifest.precision_asked)
     settings = session_options(maker.threads(options))
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    _write_profile(settings, profile)
     if others and not isinstance(manifest.model.batch, Dim):  # of a dynamic batch the CPU computes the shapes
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         others = []
@@ -172,10 +210,22 @@ def _open(maker: OnnxRuntime[Any], path: Path, manifest: Manifest, extra: dict[s
 def open_onnx(path: Path, run: RunOptions) -> OnnxRuntimeSession:
     """An ONNX file of ours, optimised while it is loaded; its precision is read back from the optimised graph."""
     run.require_cpu("an ONNX file")
+    return _open_onnx(path)
+
+
+def profile_onnx(path: Path, images: np.ndarray, runs: int) -> tuple[LayerTime, ...]:
+    """See `profile.profile_layers`, of an ONNX file of ours."""
+    with TemporaryDirectory(prefix="depthkit-") as scratch:
+        return _profile(_open_onnx(path, Path(scratch)), images, runs)
+
+
+def _open_onnx(path: Path, profile: Path | None = None) -> OnnxRuntimeSession:
+    """`profile`: see `_open`."""
     description = describe_onnx(path)
     options = CPU.parse_options({})
     asked = CPU.asked(description.precision, options)
     settings = session_options(CPU.threads(options))
+    _write_profile(settings, profile)
     with TemporaryDirectory(prefix="depthkit-") as scratch, translated(f"cannot open {path}"):
         optimised = Path(scratch) / "optimised.onnx"
         settings.optimized_model_filepath = str(optimised)
@@ -183,3 +233,26 @@ def open_onnx(path: Path, run: RunOptions) -> OnnxRuntimeSession:
         layers = attribute(read_layers(optimised), description.convolutions)
         precision = CPU.found_precision(layers, asked)
     return OnnxRuntimeSession(session, description.model, precision)
+
+
+def _write_profile(settings: Any, folder: Path | None) -> None:
+    """Let a session with these `SessionOptions` profile itself."""
+    settings.enable_profiling = folder is not None
+    settings.profile_file_prefix = str((folder or Path()) / "profile")
+
+
+def _profile(opened: OnnxRuntimeSession, images: np.ndarray, runs: int) -> tuple[LayerTime, ...]:
+    """Run a session that profiles itself, and read what it wrote."""
+    with opened:
+        for _ in shown(opened, images, runs):
+            pass
+        written = Path(opened.end_profiling())
+    return mean_times(list(_told(json.loads(written.read_text()))), runs)
+
+
+def _told(events: Any) -> Iterator[LayerTime]:
+    """What the profiler's events tell of layers, of all runs."""
+    ending = "_kernel_time"
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith(ending):
+            yield LayerTime(event["name"].removesuffix(ending), event["args"]["op_name"], event["dur"] / 1000)

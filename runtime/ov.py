@@ -14,12 +14,13 @@ from ..engines.backend import attribute, built_from
 from ..engines.manifest import Manifest
 from ..engines.ov import DEVICE, OPENVINO, core, read_layers, settings, translated
 from ..errors import BackendError, EngineError, FrameError
-from ..session import SessionBase
+from ..session import LayerTime, SessionBase
 from ..spec import Dim, ModelSpec
 from ..vendors import import_openvino
 from .options import RunOptions
+from .profile import mean_times, shown
 
-__all__ = ["OpenVinoSession", "open_engine"]
+__all__ = ["OpenVinoSession", "open_engine", "profile_engine"]
 
 
 class OpenVinoSession(SessionBase):
@@ -81,6 +82,12 @@ class OpenVinoSession(SessionBase):
                 with suppress(RuntimeError):
                     request.wait()
 
+    def layer_times(self) -> list[LayerTime]:
+        """What each layer took in the last run, if the model was opened with PERF_COUNT; without what did not run."""
+        with self._translated:
+            told = [each for each in self._request.profiling_info if each.status.name == "EXECUTED"]
+        return [LayerTime(each.node_name, each.node_type, each.real_time.total_seconds() * 1000) for each in told]
+
     def close(self) -> None:
         """See `Session.close`."""
         super().close()
@@ -111,7 +118,19 @@ def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> OpenVinoSess
         UserError: a transfer mode was asked for.
     """
     run.require_cpu(OPENVINO.name)
-    config = settings(manifest.precision_asked, OPENVINO.parse_options(manifest.options))
+    return _open(path, manifest, {})
+
+
+def profile_engine(path: Path, manifest: Manifest, images: np.ndarray, runs: int) -> tuple[LayerTime, ...]:
+    """See `profile.profile_layers`, of an engine whose manifest was verified."""
+    with _open(path, manifest, {"PERF_COUNT": True}) as session:
+        told = [layer for _ in shown(session, images, runs) for layer in session.layer_times()]
+    return mean_times(told, runs)
+
+
+def _open(path: Path, manifest: Manifest, extra: dict[str, Any]) -> OpenVinoSession:
+    """See `open_engine`; `extra`: more of OpenVINO's properties."""
+    config = settings(manifest.precision_asked, OPENVINO.parse_options(manifest.options)) | extra
     with translated(f"cannot open {path}, which `depthkit export` builds again", EngineError):
         compiled = core().import_model(path.read_bytes(), DEVICE, config)
         layers = read_layers(compiled)

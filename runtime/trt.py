@@ -18,13 +18,14 @@ from ..engines.manifest import Manifest
 from ..engines.trt import TensorRT
 from ..engines.trt_vendor import words
 from ..errors import BackendError, EngineError, FrameError
-from ..session import SessionBase
+from ..session import LayerTime, RunPhase, SessionBase
 from ..spec import Dim, ModelSpec, TensorSpec
 from .cuda import CudaGraphWarning, DeviceView, Graph, device_view
 from .options import RunOptions
+from .profile import mean_times, shown
 from .transfer import Mode, Transfer, choose_transfer
 
-__all__ = ["CudaGraphWarning", "TensorRTSession", "open_engine"]
+__all__ = ["CudaGraphWarning", "TensorRTSession", "open_engine", "profile_engine"]
 
 _ALIGNMENT: Final = 256
 """Bytes to which TensorRT wants the addresses of tensors aligned."""
@@ -88,6 +89,11 @@ class TensorRTSession(SessionBase):
         self._lane.start()
         self._lane.finish()
 
+    def run_phases(self) -> dict[RunPhase, float]:
+        """See `Session.run_phases`; without a CUDA graph, in which no phase could be told from the next."""
+        self._buffers()
+        return self._lane.time_phases()
+
     def enqueue(self) -> None:
         """`run` without waiting, for arrays on the GPU and those of `allocate`; `synchronize` waits.
 
@@ -140,6 +146,11 @@ class TensorRTSession(SessionBase):
                 pending = lane, depth
             if pending is not None:
                 yield _finished(*pending)
+
+    def watch_layers(self) -> list[tuple[str, float]]:
+        """A list to which every later `run` adds the name of each layer and its milliseconds; without a CUDA graph."""
+        self._require_open()
+        return self._lane.watch_layers()
 
     def close(self) -> None:
         """See `Session.close`. Waits for what was enqueued."""
@@ -194,6 +205,19 @@ def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> TensorRTSess
     return TensorRTSession(engine, manifest.model, manifest.precision_found, mode, cuda_graph=run.cuda_graph)
 
 
+def profile_engine(path: Path, manifest: Manifest, images: np.ndarray, runs: int) -> tuple[LayerTime, ...]:
+    """See `profile.profile_layers`, of an engine whose manifest was verified.
+
+    Without a CUDA graph, which would hide the layers. With a profiler TensorRT waits for each run by itself.
+    """
+    operators = {layer.name: layer.operator for layer in manifest.layers}
+    with open_engine(path, manifest, RunOptions(cuda_graph=False)) as session:
+        told = session.watch_layers()
+        for _ in shown(session, images, runs):
+            pass
+    return mean_times([LayerTime(name, operators.get(name, ""), ms) for name, ms in told], runs)
+
+
 class _Engine:
     """A deserialised engine; `name`: what runs it, and where."""
 
@@ -243,6 +267,7 @@ class _Lane:
         self._on_failed_graph = on_failed_graph
         self._layout: object = None
         self._graph: Graph | None = None
+        self._profiler: Any = None
         self._has_run = False
         with ExitStack() as stack:
             self.transfer = stack.enter_context(Transfer(spec, mode))
@@ -274,9 +299,19 @@ class _Lane:
             self._enqueue()
         self._has_run = True
 
+    def watch_layers(self) -> list[tuple[str, float]]:
+        """See `TensorRTSession.watch_layers`."""
+        context, self._profiler = self._context, _make_profiler(self._maker.vendor())
+        context.profiler = self._profiler  # the vendor keeps a pointer to it
+        return self._profiler.told  # type: ignore[no-any-return]
+
     def finish(self) -> None:
         """Wait until `depth` is written. Raises CudaError."""
         self.transfer.finish()
+
+    def time_phases(self) -> dict[RunPhase, float]:
+        """See `Transfer.time_phases`."""
+        return self.transfer.time_phases(self._execute)
 
     def close(self) -> None:
         """Free everything, when what was enqueued is done."""
@@ -301,11 +336,14 @@ class _Lane:
 
     def _enqueue(self) -> None:
         self.transfer.upload()
+        self._execute()
+        self.transfer.download()
+
+    def _execute(self) -> None:
         with self._maker.listening("cannot run the engine") as said:
             accepted = self._context.execute_async_v3(self.transfer.stream.handle)
         if not accepted:
             raise BackendError(f"{self._maker.name} cannot run the engine: {words(said)}")
-        self.transfer.download()
 
     def _record(self, on_failure: Callable[[BackendError], None]) -> None:
         self.transfer.stream.synchronize()
@@ -323,6 +361,20 @@ class _Lane:
 
     def _forget(self) -> None:
         self._context = self._engine = None
+
+
+def _make_profiler(trt: Any) -> Any:
+    """A profiler that keeps what it is told in `told`."""
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)  # pybind11 wants it by name
+            self.told: list[tuple[str, float]] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.told.append((layer_name, ms))
+
+    return Profiler()
 
 
 def _finished(lane: _Lane, depth: np.ndarray) -> np.ndarray:

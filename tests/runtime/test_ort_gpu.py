@@ -94,6 +94,15 @@ def test_arrays_on_the_host_are_answered_where_they_are(fake: FakeCudart, mode: 
     assert not fake.live()
 
 
+def test_a_run_in_phases_answers_and_tells_no_enqueue(fake: FakeCudart) -> None:
+    session, _ = opened(fake)
+    image, depth = frames(1), np.empty((2, *SIZE), np.float32)
+    with session:
+        session.bind(image=image, depth=depth)
+        assert session.run_phases().keys() == {"h2d", "device", "d2h"}, "ONNX Runtime itself waits"
+    np.testing.assert_allclose(depth, image.mean(axis=-1), rtol=1e-6)
+
+
 def test_arrays_on_the_gpu_are_used_in_place_where_no_graph_wants_its_own(fake: FakeCudart) -> None:
     session, vendor = opened(fake, cuda_graph=False)
     image, depth = DeviceArray(fake, frames(1)), DeviceArray(fake, np.zeros((2, *SIZE), np.float32))

@@ -1,0 +1,189 @@
+"""What this machine reaches at best: multiply-accumulates a second in one precision, and bytes a second.
+
+Each is measured once a process and takes about a second. Other work on the machine makes it lower than it could be, and
+then an engine that ran at a quieter moment comes out faster than its limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+import psutil
+
+from ..engines.build import backend
+from ..engines.fingerprint import usable_cores
+from ..engines.manifest import Layer, computes
+from ..errors import BackendError
+from ..tolerances import Precision
+from .results import Peaks
+
+__all__ = ["copy_bandwidth", "measure_peaks", "product"]
+
+CHANNELS: Final = 128
+SIDE: Final = 64
+"""Of the feature maps: a 3 x 3 convolution of them is a product of 4096 x 1152 by 1152 x 128. Of six shapes that
+were tried by OpenVINO, none was faster in FP32, BF16 and FP16."""
+DEPTH: Final = 4
+"""Convolutions of a measurement, 2.4 GMAC, so that what is done once, as to round its input, weighs little."""
+
+_SECONDS: Final = 1.0
+_LEAST_RUNS: Final = 3
+_LEAST_COPY: Final = 256 << 20
+_NUMPY_OF: Final[dict[Precision, str]] = {"fp32": "float32", "fp16": "float16"}
+"""What CuPy multiplies by the vendor's library, in NumPy's names."""
+
+
+@cache
+def measure_peaks(precision: Precision, *, on_gpu: bool = False) -> Peaks | None:
+    """The machine's peaks; None: no library that is installed here really computes in `precision`.
+
+    On a CPU the product is the implicit one of a 3 x 3 convolution, by OpenVINO or else ONNX Runtime, on all cores:
+    OpenVINO multiplies plain matrices more slowly, in INT8 half as fast, and a limit that engines exceed is none. On a
+    GPU it is CuPy's product of plain matrices.
+    """
+    found = _peak_of_gpu(precision) if on_gpu else _peak_of_cpu(precision)
+    if found is None:
+        return None
+    speed, by = found
+    return Peaks(precision, speed / 1e9, (_bandwidth_of_gpu() if on_gpu else copy_bandwidth()) / 1e9, by)
+
+
+@cache
+def copy_bandwidth() -> float:
+    """Bytes a second of copying memory that no cache holds, on all cores; read and written ones counted.
+
+    A processor may also read what it is going to write, which is not counted.
+    """
+    size = int(min(max(_LEAST_COPY, 2 * _largest_cache()), psutil.virtual_memory().available / 8)) // 8
+    cores = usable_cores()
+    sources, targets = (np.array_split(np.ones(size), cores) for _ in range(2))
+    with ThreadPoolExecutor(cores) as pool:
+        return 2 * 8 * size / _best(lambda: list(pool.map(np.copyto, targets, sources)))
+
+
+def product(precision: Precision, batch: int) -> tuple[Any, int]:
+    """An ONNX model (`onnx.ModelProto`) of convolutions, and its multiply-accumulates.
+
+    In INT8 the convolutions stand between DequantizeLinear and QuantizeLinear, as in exports; every other type is left
+    to the library that builds it.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    kernel = np.random.default_rng(0).normal(0, (9 * CHANNELS) ** -0.5, (CHANNELS, CHANNELS, 3, 3)).astype(np.float32)
+    constants: dict[str, Any] = {"kernel": kernel}
+    nodes = list[Any]()
+    x, weight = "x", "kernel"
+
+    def add(operator: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{operator.lower()}_{len(nodes)}"
+        nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
+        return name
+
+    if precision == "int8":
+        constants = {
+            "kernel": np.clip(np.round(kernel * 1000), -127, 127).astype(np.int8),
+            "kernel_step": np.float32(1 / 1000), "kernel_zero": np.int8(0),
+            "step": np.float32(1 / 32), "zero": np.uint8(0),
+        }  # fmt: skip
+        weight = add("DequantizeLinear", "kernel", "kernel_step", "kernel_zero")
+    for last in [False] * DEPTH + [True]:
+        if precision == "int8":
+            x = add("DequantizeLinear", add("QuantizeLinear", x, "step", "zero"), "step", "zero")
+        if not last:
+            x = add("Relu", add("Conv", x, weight, pads=[1, 1, 1, 1]))
+    shape = [batch, CHANNELS, SIDE, SIDE]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", x)]
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "product", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return model, DEPTH * batch * SIDE**2 * kernel.size
+
+
+def _peak_of_cpu(precision: Precision) -> tuple[float, str] | None:
+    """Multiply-accumulates a second, and by what."""
+    batch = max(usable_cores() // 2, 1)
+    model, macs = product(precision, batch)
+    frames = np.random.default_rng(0).standard_normal((batch, CHANNELS, SIDE, SIDE)).astype(np.float32)
+    for name, prepare in (("openvino", _by_openvino), ("onnxruntime", _by_onnxruntime)):
+        here = backend(name).availability()
+        if not here.runnable:
+            continue
+        try:
+            layers, run = prepare(model.SerializeToString(), precision, frames)
+        except BackendError:
+            continue  # it has no such arithmetic on this processor
+        found = [layer for layer in layers if layer.convolves]
+        if found and all(computes(layer, precision) for layer in found):
+            return macs / _best(run), f"{name} {here.version}, convolution"
+    return None
+
+
+def _by_openvino(model: bytes, precision: Precision, frames: np.ndarray) -> tuple[tuple[Layer, ...], Callable[[], Any]]:
+    """What was built of a model, and what runs it on `frames`. Raises BackendError."""
+    from ..engines.ov import DEVICE, OpenVinoOptions, core, read_layers, settings, translated
+    from ..vendors import import_openvino
+
+    with translated("cannot build a convolution"):
+        compiled = core().compile_model(core().read_model(model), DEVICE, settings(precision, OpenVinoOptions()))
+        request = compiled.create_infer_request()
+        request.set_input_tensor(import_openvino().Tensor(frames, shared_memory=True))
+        return read_layers(compiled), lambda: request.infer(share_outputs=True)
+
+
+def _by_onnxruntime(
+    model: bytes, precision: Precision, frames: np.ndarray
+) -> tuple[tuple[Layer, ...], Callable[[], Any]]:
+    """See `_by_openvino`."""
+    from ..engines.ort import CPU, CpuOptions, create, read_layers, session_options, translated
+
+    options = session_options(usable_cores())
+    with TemporaryDirectory(prefix="depthkit-") as scratch, translated("cannot build a convolution"):
+        options.optimized_model_filepath = str(Path(scratch) / "optimised.onnx")
+        session = create(model, options, CPU.providers(CpuOptions(), precision))
+        layers = read_layers(Path(options.optimized_model_filepath))
+    return layers, lambda: session.run(None, {"x": frames})
+
+
+def _peak_of_gpu(precision: Precision) -> tuple[float, str] | None:
+    """Multiply-accumulates a second of CuPy's matrix product; None: not installed, or it has no such product."""
+    if find_spec("cupy") is None or precision not in _NUMPY_OF:
+        return None
+    cupy, side = import_module("cupy"), 8192
+    factors = [cupy.ones((side, side), _NUMPY_OF[precision]) for _ in range(2)]
+    result = cupy.empty_like(factors[0])
+    seconds = _best(lambda: (cupy.matmul(*factors, out=result), cupy.cuda.Device().synchronize()))
+    return side**3 / seconds, f"cupy {cupy.__version__}, matrix product"
+
+
+def _bandwidth_of_gpu() -> float:
+    cupy = import_module("cupy")
+    source = cupy.ones(1 << 30, "uint8")
+    target = cupy.empty_like(source)
+    seconds = _best(lambda: (cupy.copyto(target, source), cupy.cuda.Device().synchronize()))
+    return float(2 * source.nbytes / seconds)
+
+
+def _best(run: Callable[[], object]) -> float:
+    """Seconds of the fastest run, after one that does not count."""
+    run()
+    times: list[float] = []
+    while len(times) < _LEAST_RUNS or sum(times) < _SECONDS:
+        start = perf_counter()
+        run()
+        times.append(perf_counter() - start)
+    return min(times)
+
+
+def _largest_cache() -> int:
+    """Bytes of the first core's largest cache, as Linux tells it; 0: it does not."""
+    found = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(size.removesuffix("K")) << 10 for size in found if size.endswith("K")), default=0)

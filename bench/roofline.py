@@ -1,0 +1,130 @@
+"""The limit of an engine on this machine: its work and its bytes under the peaks that the machine reaches.
+
+S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful visual performance model for multicore
+architectures", Communications of the ACM 52(4), 2009.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Final
+
+from ..session import Session
+from ..tolerances import Precision
+from .energy import on_gpu
+from .peaks import measure_peaks
+from .results import Roofline
+
+__all__ = ["bytes_moved", "find_roofline"]
+
+_COMPUTED: Final[dict[str, Precision]] = {
+    "fp32": "fp32", "fp16→fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8",
+}  # fmt: skip
+"""What factors a session of this precision multiplies."""
+
+_ITEM_BYTES: Final[dict[Precision, int]] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+
+_FUSED: Final = frozenset({
+    "Relu", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Clip", "Exp", "Softplus",
+    "Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "Sqrt", "Neg", "Abs", "BatchNormalization", "Cast", "Identity",
+    "QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Shape",
+})  # fmt: skip
+"""Operators that work value by value or only change the layout: an engine computes them in a layer beside."""
+
+
+def find_roofline(session: Session, onnx: Path) -> Roofline | None:
+    """Of an open session. None: it does not tell its precision, no library here can measure the peak of that, or the
+    ONNX file leaves shapes open.
+
+    Args:
+        session: of what is in `onnx`.
+        onnx: an ONNX file that depthkit exported, of the session's size; its batch is taken from the session.
+    """
+    precision = _COMPUTED.get(session.precision)
+    if precision is None:
+        return None
+    import onnx as library
+
+    moved = bytes_moved(library.load(onnx), session.spec.opt_batch, _ITEM_BYTES[precision])
+    peaks = measure_peaks(precision, on_gpu=on_gpu(session)) if moved else None
+    if not moved or peaks is None:
+        return None
+    return Roofline(session.spec.macs * session.spec.opt_batch, moved, peaks)
+
+
+def bytes_moved(model: Any, batch: int, item: int) -> int | None:
+    """Bytes that a run of an `onnx.ModelProto` reads and writes; None: its shapes cannot be inferred.
+
+    Every layer reads its activations once and writes its own once, in the engine's precision; the image is read as
+    uint8 and the depth is written as float32; weights are read once. What works value by value, or changes the layout,
+    is part of the layer before it, and only its second operand is read anew.
+
+    Convolutions, pooling, resizing and concatenation each count as a layer of their own. Engines that fuse more save
+    what passes between these: TensorRT lets the layers before a concatenation write to their place in its output. And
+    what stays in a cache between two layers never reaches memory, so a small network can be faster than its bytes
+    under the bandwidth of memory. For INT8 all layers count as INT8, also those that were left in FP32.
+
+    Args:
+        model: a graph; it is changed.
+        batch: frames of a run.
+        item: bytes of an element in the engine's precision.
+    """
+    graph = _inferred(model, batch)
+    weights = {tensor.name for tensor in graph.initializer}
+    weights |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    sizes = {each.name: _elements(each) for each in (*graph.input, *graph.value_info, *graph.output)}
+    sizes |= {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
+    passed, roots = _passed(graph, weights)
+    items = {roots.get(end.name, end.name): _item_bytes(end) for end in (*graph.input, *graph.output)}
+    total = 0
+    read: set[str] = set()
+    for tensor in passed:
+        root, size = roots.get(tensor, tensor), sizes.get(tensor)
+        if size is None:
+            return None
+        total += 0 if root in read else size * items.get(root, item)
+        read |= {root} & weights
+    return total
+
+
+def _passed(graph: Any, weights: set[str]) -> tuple[list[str], dict[str, str]]:
+    """The tensors that layers read or write, one for each time; and by tensor what it is a fused form of."""
+    passed: list[str] = []
+    roots: dict[str, str] = {}
+    for node in graph.node:
+        inputs = [name for name in dict.fromkeys(node.input) if name]
+        if node.op_type in _FUSED:
+            varying = [name for name in inputs if roots.get(name, name) not in weights]
+            first = (varying or inputs)[0]
+            roots |= dict.fromkeys(node.output, roots.get(first, first))
+            passed += varying[1:]
+        elif node.op_type != "Constant":
+            passed += [*inputs, *filter(None, node.output)]
+    return passed, roots
+
+
+def _inferred(model: Any, batch: int) -> Any:
+    """The graph with the shapes of all tensors for a batch."""
+    import onnx
+
+    for each in model.graph.input:
+        for dim in each.type.tensor_type.shape.dim:
+            dim.dim_value = dim.dim_value or batch
+    for each in (*model.graph.value_info, *model.graph.output):
+        each.type.tensor_type.ClearField("shape")
+    return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+
+
+def _elements(value: Any) -> int | None:
+    """How many elements a `ValueInfoProto` has; None: not known."""
+    kind = value.type.tensor_type
+    if not kind.HasField("shape") or not all(dim.HasField("dim_value") for dim in kind.shape.dim):
+        return None
+    return math.prod(int(dim.dim_value) for dim in kind.shape.dim)
+
+
+def _item_bytes(value: Any) -> int:
+    import onnx
+
+    return int(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).itemsize)

@@ -1,0 +1,194 @@
+"""Layers of real engines: all of them, by their modules, and nothing is left on disk."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from depthkit.engines.build import BuildOptions, build
+from depthkit.engines.fingerprint import Fingerprint
+from depthkit.engines.manifest import manifest_path, read_manifest
+from depthkit.errors import BackendError, EngineError, FrameError, UserError
+from depthkit.reference import Reference
+from depthkit.runtime import null, ort, trt
+from depthkit.runtime.load import load
+from depthkit.runtime.profile import mean_times, profile_layers
+from depthkit.session import LayerTime
+from depthkit.spec import Dim
+from depthkit.train.networks import compact
+
+from . import cudart, tensorrt_runtime
+from .tensorrt_runtime import World, image_of, manifest, plan, spec
+
+STEM = "compact-32x48"
+MODULES = [name for name, module in compact().named_modules() if type(module).__name__ == "Conv2d"]
+"""Convolutions of the network, in the order in which they are computed."""
+FILES = ["fp32.ort.onnx", "fp32.onnx", "fp32.ov.blob"]
+
+
+@pytest.fixture(scope="module")
+def engines(pristine_exports: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exports, with an OpenVINO engine."""
+    folder = tmp_path_factory.mktemp("profiled")
+    for path in pristine_exports.glob(f"{STEM}.*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    build(folder / f"{STEM}.fp32.onnx", BuildOptions("openvino"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test writes into the folder for temporary files or the working directory must be gone at its end."""
+    for name in ("temporary", "working"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path / "working")
+        yield
+    assert [*(tmp_path / "temporary").iterdir(), *(tmp_path / "working").iterdir()] == []
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_convolution_is_there_by_its_module_and_in_order(engines: Path, reference: Reference, file: str) -> None:
+    layers = profile_layers(engines / f"{STEM}.{file}", reference.images, runs=3)
+    assert [layer.name for layer in layers if "conv" in layer.kind.lower()] == MODULES
+    assert {"MaxPool", "Concat"} <= {layer.kind for layer in layers}
+    assert len({layer.name for layer in layers}) == len(layers)
+    assert all(layer.ms >= 0 for layer in layers)
+    assert sum(layer.ms > 0 for layer in layers) > len(MODULES) / 2
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_sum_is_about_what_a_run_takes(engines: Path, reference: Reference, file: str) -> None:
+    layers = profile_layers(engines / f"{STEM}.{file}", reference.images, runs=20)
+    times = []
+    with load(engines / f"{STEM}.{file}") as session:
+        for frame in [*reference.images] * 4:
+            start = perf_counter()
+            session(frame)
+            times.append((perf_counter() - start) * 1000)
+    # The clock of a busy machine is not what is tested, but the unit, and that runs are neither added up nor lost.
+    assert min(times) / 10 < sum(layer.ms for layer in layers) < 10 * max(times)
+
+
+def test_the_first_run_does_not_count_and_the_others_are_averaged() -> None:
+    told = [LayerTime(name, "Conv", ms) for ms in (100.0, 1.0, 3.0) for name in ("b", "a")]
+    assert mean_times(told, 2) == (LayerTime("b", "Conv", 2.0), LayerTime("a", "Conv", 2.0))
+    twice = [LayerTime("a", "Conv", ms) for ms in (100.0, 100.0, 1.0, 2.0)]
+    assert mean_times(twice, 1) == (LayerTime("a", "Conv", 3.0),), "parts of one name are one layer"
+
+
+@pytest.mark.parametrize("file", ["fp32.ort.onnx", "fp32.ov.blob"])
+@pytest.mark.parametrize("beside", ["nothing", "another"])
+def test_without_its_onnx_file_an_engine_has_its_vendors_names(
+    engines: Path, reference: Reference, tmp_path: Path, file: str, beside: str
+) -> None:
+    engine = tmp_path / f"{STEM}.{file}"
+    for path in (engine, manifest_path(engine)):
+        path.write_bytes((engines / path.name).read_bytes())
+    if beside == "another":
+        (tmp_path / f"{STEM}.fp32.onnx").write_bytes((engines / f"{STEM}.fp16.onnx").read_bytes())
+    layers = profile_layers(engine, reference.images, runs=1)
+    found = [layer.name for layer in layers if "conv" in layer.kind.lower()]
+    assert len(found) == len(MODULES) and not set(found) & set(MODULES)
+
+
+def test_fewer_images_than_a_batch_are_shown_again(batched: Any, reference: Reference) -> None:
+    layers = profile_layers(batched(4), reference.images[:3], runs=2)
+    assert sum("conv" in layer.kind.lower() for layer in layers) == len(MODULES)
+
+
+def test_a_dynamic_batch_is_profiled_at_its_optimum(batched: Any, reference: Reference) -> None:
+    layers = profile_layers(batched(Dim("batch", 1, 2, 8)), reference.images, runs=2)
+    assert sum("conv" in layer.kind.lower() for layer in layers) == len(MODULES)
+
+
+def test_the_null_engine_is_one_layer(engines: Path, reference: Reference) -> None:
+    (layer,) = profile_layers(engines / f"{STEM}.fp32.null", reference.images, runs=2)
+    assert (layer.name, layer.kind) == ("depth", "Constant")
+    assert layer.ms > 0
+
+
+@pytest.mark.parametrize("file", [*FILES, "fp32.null"])
+def test_images_that_do_not_fit_are_refused(engines: Path, reference: Reference, file: str) -> None:
+    path = engines / f"{STEM}.{file}"
+    for images in (reference.images[:0], reference.images[:, :16], reference.images.astype(np.float32)):
+        with pytest.raises(FrameError):
+            profile_layers(path, images)
+
+
+def test_a_profile_needs_runs(engines: Path, reference: Reference) -> None:
+    with pytest.raises(UserError, match="0 runs cannot be profiled"):
+        profile_layers(engines / f"{STEM}.fp32.ort.onnx", reference.images, runs=0)
+
+
+def test_nothing_is_profiled_that_would_not_be_opened(
+    copied: Path, reference: Reference, engines: Path, pretend: Any
+) -> None:
+    with pytest.raises(EngineError, match="there is no engine"):
+        profile_layers(copied.with_name("none.ov.blob"), reference.images)
+    content = copied.read_bytes()
+    copied.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(EngineError, match="SHA-256 differs"):
+        profile_layers(copied, reference.images)
+    pretend({})
+    for file in FILES:
+        with pytest.raises(BackendError, match="is not here"):
+            profile_layers(engines / f"{STEM}.{file}", reference.images)
+
+
+def test_onnx_runtime_on_a_gpu_says_that_it_cannot_tell(fp32: Path, reference: Reference) -> None:
+    on_gpu = replace(read_manifest(fp32), backend="onnxruntime-cuda", device=Fingerprint("gpu", "Stand-in", "sm_89"))
+    with pytest.raises(BackendError, match=r"onnxruntime-cuda cannot profile .*Nsight Systems"):
+        ort.profile_engine(fp32, on_gpu, reference.images, 1)
+
+
+class IProfiler:
+    """TensorRT's, which a class of ours extends."""
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """The stand-in for TensorRT, whose contexts report two layers at every run that is not recorded."""
+    execute = tensorrt_runtime.IExecutionContext.execute_async_v3
+
+    def reporting(self: Any, stream_handle: int) -> bool:
+        assert World.now.cudart.streams[stream_handle].recording is None, "a graph would hide the layers"
+        done = execute(self, stream_handle)
+        for name, ms in (("conv", 2.0 + World.now.executed), ("shuffle", 0.5)):
+            self.profiler.report_layer_time(name, ms)
+        return done
+
+    monkeypatch.setattr(tensorrt_runtime.IExecutionContext, "execute_async_v3", reporting)
+    with cudart.installed() as fake, tensorrt_runtime.installed(fake, "tensorrt") as world:
+        monkeypatch.setitem(vars(sys.modules["tensorrt"]), "IProfiler", IProfiler)
+        yield world
+
+
+def test_tensorrt_reports_to_a_profiler_without_a_cuda_graph(world: World, tmp_path: Path) -> None:
+    path, model = tmp_path / "engine.plan", spec(2)
+    path.write_bytes(plan(model))
+    images = np.concatenate([image_of(seed) for seed in range(3)])
+    layers = trt.profile_engine(path, manifest(path, model), images, 4)
+    assert world.executed == 5, "one that does not count"
+    assert layers == (LayerTime("conv", "CONVOLUTION", 5.5), LayerTime("shuffle", "", 0.5))
+    assert world.engines == 0, "it is closed"
+
+
+def test_a_vendor_that_tells_nothing_is_an_error(
+    engines: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(null, "profile_engine", lambda *_: ())
+    with pytest.raises(BackendError, match="null tells nothing of the layers"):
+        profile_layers(engines / f"{STEM}.fp32.null", reference.images)
