@@ -1,0 +1,384 @@
+"""Where an engine goes wrong: the first layer whose output leaves that of the FP32 graph.
+
+The engine's graph is cut behind a layer, built anew by the same vendor with the same settings, and run; so is the FP32
+graph, by ONNX Runtime on the CPU without optimisation. A cut graph keeps all that a vendor may fuse before the cut;
+the whole graph with more outputs would not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import numpy as np
+
+from ..engines import ort, ov
+from ..engines.build import backend as find_backend
+from ..engines.build import require
+from ..engines.unsigned import unsigned
+from ..errors import BackendError, EngineError
+from ..tolerances import Precision
+from ..vendors import import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["LIMITS", "Divergence", "first_divergence"]
+
+LIMITS: Final[dict[Precision, float]] = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 5e-2, "int8": 0.1}
+"""How far a layer's output may be from the FP32 graph's: ||a - b|| / ||b|| over all frames.
+
+About three times the worst layer of sound engines or more: docs/precision.md has what was measured.
+"""
+
+_PLUMBING: Final = frozenset({"Constant", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear"})
+"""Operators that a precision adds or takes away: no layers, even where both graphs have one of the same name."""
+
+_PROBE: Final = "depthkit_probe"
+
+Options: TypeAlias = Mapping[str, str | int | bool]
+_Run: TypeAlias = Callable[[bytes, Sequence[np.ndarray]], list[np.ndarray]]
+"""Computes a serialised graph of one output for each of its inputs."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A layer whose output leaves that of the FP32 graph, while what it reads does not.
+
+    Attributes:
+        layer: its node in the ONNX file.
+        module: of the network, whose weights it computes with; empty: it has none.
+        kind: its ONNX operator.
+        error: ||a - b|| / ||b|| of its output over all frames; infinite where the output is not finite.
+        limit: of the error.
+        checked: how many layers were looked at.
+        culprit: "file": the engine's ONNX file, computed by ONNX Runtime as it is written, leaves the FP32 graph there
+            as well; "engine": it does not.
+    """
+
+    layer: str
+    module: str
+    kind: str
+    error: float
+    limit: float
+    checked: int
+    culprit: Literal["file", "engine"]
+
+    def describe(self) -> str:
+        """In words.
+
+        >>> Divergence("node_conv2d_3", "encoder.0.3", "Conv", 0.41, 0.01, 7, "file").describe()
+        'node_conv2d_3 (Conv, encoder.0.3) is off by 0.41, limit 0.01: the ONNX file itself is wrong'
+        """
+        name = f"{self.layer} ({', '.join(filter(None, (self.kind, self.module)))})"
+        off = f"is off by {self.error:.2g}, limit {self.limit:g}" if np.isfinite(self.error) else "has NaN or Inf"
+        file = "the ONNX file itself is wrong"
+        return f"{name} {off}: {file if self.culprit == 'file' else 'the ONNX file is right, its engine is not'}"
+
+
+def first_divergence(
+    engine_onnx: Path,
+    reference_onnx: Path | None,
+    backend: str,
+    precision: Precision,
+    images: np.ndarray,
+    options: Options | None = None,
+) -> Divergence | None:
+    """Find the first layer of an engine that goes wrong; None: no layer does.
+
+    Layers are those that both graphs have, by the name of their output or of their node. A wrong
+    one is looked for from the end; where the end is right, since a layer can hide the error of another, at its middle,
+    quarters and so on. Before it errors are taken to go on, so that bisection finds the first; what that one reads
+    from is then seen to be right.
+
+    Args:
+        engine_onnx: the ONNX file that the engine was built from.
+        reference_onnx: FP32 file of the same network, size and batch; None, or missing: `engine_onnx` itself, which
+            finds faults of the vendor only.
+        backend: that built the engine.
+        precision: that was asked of the engine.
+        images: frames, N x H x W x 3 uint8; two are enough.
+        options: of the backend, as the engine's manifest has them.
+
+    Raises:
+        BackendError: this backend cannot run parts of a graph here, or refuses one; Polygraphy is not installed.
+        EngineError: a file is no ONNX file, takes other frames, or both have no layer in common.
+    """
+    run, plainly = _runner(backend, precision, options or {}), _by_onnxruntime_as_written
+    written = _read(engine_onnx)
+    built = _Cuttable(unsigned(written) if precision == "int8" else written, images)
+    own = _Cuttable(_widened(built.model), images)
+    reference = own
+    if reference_onnx is not None and reference_onnx.is_file():
+        reference = _Cuttable(_read(reference_onnx), images)
+    pairs = _shared(built, reference)
+    if not pairs:
+        raise EngineError(f"{engine_onnx} and {reference_onnx} have no layer in common; export both again from one run")
+
+    def error(layer: _Layer, graph: _Cuttable, run: _Run) -> float:
+        return _distance(graph.output(layer.tensor, run), reference.output(pairs[layer.tensor], plainly))
+
+    limit, errors = LIMITS[precision], dict[str, float]()
+
+    def leaves(layer: _Layer) -> bool:
+        if layer.tensor not in errors:
+            errors[layer.tensor] = error(layer, built, run)
+        return not errors[layer.tensor] <= limit
+
+    found = _search(_layers(built.model, pairs), leaves)
+    if found is None:
+        return None
+    culprit: Literal["file", "engine"] = "engine" if error(found, own, plainly) <= limit else "file"
+    return Divergence(
+        found.name, found.module, found.kind, errors[found.tensor], limit, checked=len(errors), culprit=culprit
+    )
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer of the engine's graph.
+
+    Attributes:
+        name, kind: of its node.
+        tensor: its output.
+        module: of the network; empty: it has no weights.
+        reads: outputs of the layers that it reads from, through plumbing.
+    """
+
+    name: str
+    kind: str
+    tensor: str
+    module: str
+    reads: frozenset[str]
+
+
+class _Cuttable:
+    """A graph that can be computed up to any tensor, for the frames it is given."""
+
+    def __init__(self, model: onnx.ModelProto, images: np.ndarray) -> None:
+        import onnx
+
+        self.model = onnx.shape_inference.infer_shapes(model)
+        graph = self.model.graph
+        (end,) = graph.input
+        batch, *frame = [dim.dim_value for dim in end.type.tensor_type.shape.dim]
+        if tuple(frame) != images.shape[1:]:
+            raise EngineError(f"the frames are {images.shape[1:]} (H, W, 3), and the ONNX file takes {tuple(frame)}")
+        count = batch or 1  # 0: the batch is dynamic
+        starts = range(0, len(images), count)
+        self._feeds = [images[np.arange(start, start + count) % len(images)] for start in starts]
+        self.types = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
+
+    def shape(self, tensor: str) -> list[int] | None:
+        """Of a tensor of floats, with 0 where a size is dynamic; None: it holds something else, or is not known."""
+        import onnx
+
+        kind = self.types.get(tensor)
+        floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+        return [dim.dim_value for dim in kind.shape.dim] if kind is not None and kind.elem_type in floats else None
+
+    def output(self, tensor: str, run: _Run) -> np.ndarray:
+        """All its values, in FP32."""
+        return np.concatenate([values.ravel() for values in run(self._cut(tensor), self._feeds)])
+
+    def _cut(self, tensor: str) -> bytes:
+        import onnx
+        from onnx_graphsurgeon.logger import G_LOGGER as SURGEON_LOGGER
+        from polygraphy.backend.onnx import extract_subgraph
+        from polygraphy.common import TensorMetadata
+        from polygraphy.logger import G_LOGGER
+
+        SURGEON_LOGGER.severity = SURGEON_LOGGER.CRITICAL  # NumPy has no BF16, it would say
+        with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+            end = TensorMetadata().add(tensor, dtype=None, shape=None)
+            part: onnx.ModelProto = extract_subgraph(self.model, output_metadata=end, check_meta=False)
+        # NumPy knows no BF16, so all is read in FP32.
+        part.graph.node.append(onnx.helper.make_node("Cast", [tensor], [_PROBE], to=onnx.TensorProto.FLOAT))
+        del part.graph.output[:]
+        part.graph.output.append(onnx.helper.make_tensor_value_info(_PROBE, onnx.TensorProto.FLOAT, None))
+        return bytes(part.SerializeToString())
+
+
+def _search(layers: Sequence[_Layer], leaves: Callable[[_Layer], bool]) -> _Layer | None:
+    """The first of `layers`, in topological order, that `leaves` is true of, though of none that it reads from."""
+    by_tensor = {layer.tensor: layer for layer in layers}
+    wrong = next(filter(leaves, _ever_finer(layers)), None)
+    while wrong is not None:
+        line = _line(wrong, layers)
+        right, left = -1, len(line) - 1  # line[left] leaves; all up to line[right] are taken to be right
+        while left - right > 1:
+            middle = (right + left) // 2
+            right, left = (right, middle) if leaves(line[middle]) else (middle, left)
+        # In a line that is woven of branches, what comes before a layer need not be what it reads from.
+        earlier = [by_tensor[tensor] for tensor in sorted(line[left].reads)]
+        worse = next(filter(leaves, earlier), None)
+        if worse is None:
+            return line[left]
+        wrong = worse
+    return None
+
+
+def _ever_finer(layers: Sequence[_Layer]) -> Iterator[_Layer]:
+    """The last layer, the middle one, those at quarters and so on, until all have come at least once."""
+    step = len(layers)
+    while step:
+        yield from layers[::-1][::step]
+        step //= 2
+
+
+def _line(end: _Layer, layers: Sequence[_Layer]) -> list[_Layer]:
+    """All layers that `end` depends on, and itself, in topological order."""
+    wanted, line = {end.tensor}, []
+    for layer in reversed(layers):
+        if layer.tensor in wanted:
+            line.append(layer)
+            wanted |= layer.reads
+    return line[::-1]
+
+
+def _layers(model: onnx.ModelProto, tensors: Mapping[str, str]) -> list[_Layer]:
+    """The layers whose outputs are among `tensors`, in topological order."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    owners = {name: name for name in weights}
+    sources: dict[str, frozenset[str]] = {}
+    found = []
+    for node in model.graph.node:  # in topological order, as the standard wants them
+        if node.op_type in _PLUMBING and node.input and node.input[0] in owners:
+            owners[node.output[0]] = owners[node.input[0]]  # of a weight that is dequantised
+        reads = frozenset[str]().union(*(sources.get(tensor, frozenset()) for tensor in node.input))
+        tensor = node.output[0]
+        if tensor in tensors:
+            names = [owners[name] for name in node.input[1:] if name in owners]
+            found.append(_Layer(_name(node), node.op_type, tensor, _module(names), reads))
+            reads = frozenset({tensor})
+        sources.update(dict.fromkeys(node.output, reads))
+    return found
+
+
+def _module(weights: Sequence[str]) -> str:
+    """Name of the torch module that weights were exported from: they are called after it."""
+    modules = (name.removeprefix("network.").rpartition(".")[0] for name in weights)
+    return next(filter(None, modules), "")
+
+
+def _shared(built: _Cuttable, reference: _Cuttable) -> dict[str, str]:
+    """Outputs of the layers that both graphs have -> those in the reference; of the same operator and size."""
+    others = list(_candidates(reference))
+    by_tensor = {node.output[0]: node for node in others}
+    by_name = {node.name: node for node in others if node.name}
+    found = {}
+    for node in _candidates(built):
+        for other in (by_tensor.get(node.output[0]), by_name.get(node.name)):
+            if other is not None and _kind(node, built) == _kind(other, reference):
+                found[node.output[0]] = other.output[0]
+                break
+    return found
+
+
+def _candidates(graph: _Cuttable) -> Iterator[onnx.NodeProto]:
+    """Nodes that compute floats from the frames."""
+    reached = {end.name for end in graph.model.graph.input}
+    for node in graph.model.graph.node:
+        if reached.intersection(node.input):
+            reached.update(node.output)
+            if node.op_type not in _PLUMBING and graph.shape(node.output[0]) is not None:
+                yield node
+
+
+def _kind(node: onnx.NodeProto, graph: _Cuttable) -> tuple[str, list[int] | None]:
+    return node.op_type, graph.shape(node.output[0])
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return str(node.name or node.output[0])
+
+
+def _distance(found: np.ndarray, expected: np.ndarray) -> float:
+    """||a - b|| / ||b||; infinite where a is not finite."""
+    if not np.isfinite(found).all():
+        return float("inf")
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), np.finfo(np.float32).tiny))
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise EngineError(f"there is no ONNX file {path}; make one with `depthkit export`")
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(path)
+    except (DecodeError, OSError) as error:
+        raise EngineError(f"{path} is no ONNX file ({error}); make it again with `depthkit export`") from error
+
+
+def _widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with BF16 weights as FP32, which has its range and more; ONNX Runtime has no BF16 kernels for a CPU."""
+    import onnx
+    from onnx import numpy_helper
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]  # it names the types that are changed here
+    for tensor in copy.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.BFLOAT16:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for node in copy.graph.node:
+        for attribute in node.attribute:
+            if (node.op_type, attribute.name, attribute.i) == ("Cast", "to", onnx.TensorProto.BFLOAT16):
+                attribute.i = onnx.TensorProto.FLOAT
+    return copy
+
+
+def _runner(backend: str, precision: Precision, options: Options) -> _Run:
+    """What computes as that backend's engines do."""
+    maker = find_backend(backend)
+    if backend not in _RUNNERS:
+        raise BackendError(
+            f"layers of {backend} cannot be looked at, since it does not run parts of a graph here; "
+            f"those of {' and '.join(_RUNNERS)} can, so build the same ONNX file by one of them, or leave --bisect out"
+        )
+    try:
+        import polygraphy.backend.onnx  # noqa: F401
+    except ImportError as error:
+        raise BackendError("--bisect needs Polygraphy to cut graphs; pip install 'depthkit[train]'") from error
+    require(backend, to_run=True)
+    require(ort.CPU.name, to_run=True)
+    return _RUNNERS[backend](precision, maker.parse_options(options))
+
+
+def _by_onnxruntime(_precision: Precision, options: ort.CpuOptions) -> _Run:
+    return lambda graph, feeds: _run_onnxruntime(graph, feeds, ort.session_options(ort.CPU.threads(options)))
+
+
+def _by_onnxruntime_as_written(graph: bytes, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
+    settings = ort.session_options(ort.CPU.threads(ort.CpuOptions()))
+    settings.graph_optimization_level = import_onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+    return _run_onnxruntime(graph, feeds, settings)
+
+
+def _run_onnxruntime(graph: bytes, feeds: Sequence[np.ndarray], settings: Any) -> list[np.ndarray]:
+    with ort.translated("cannot run a part of the graph"):
+        session = ort.create(graph, settings, [(ort.CPU.provider, {})])
+        name = session.get_inputs()[0].name
+        return [session.run(None, {name: feed})[0] for feed in feeds]
+
+
+def _by_openvino(precision: Precision, options: ov.OpenVinoOptions) -> _Run:
+    def run(graph: bytes, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
+        with ov.translated("cannot run a part of the graph"):
+            model = ov.core().read_model(graph)
+            compiled = ov.core().compile_model(model, ov.DEVICE, ov.settings(precision, options))
+            return [compiled(feed)[0].copy() for feed in feeds]
+
+    return run
+
+
+_RUNNERS: Final[dict[str, Callable[[Precision, Any], _Run]]] = {
+    "onnxruntime": _by_onnxruntime,
+    "openvino": _by_openvino,
+}
