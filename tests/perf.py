@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -18,23 +19,28 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from depthkit.bench.peers import open_onnxruntime, open_openvino
+from depthkit.bench.roofline import find_roofline
 from depthkit.bench.timing import Steady, allocate, time_steady
 from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
 from depthkit.runtime.load import load
-from depthkit.runtime.null import NullSession
-from depthkit.session import Session
-from depthkit.spec import ModelSpec
+from depthkit.session import Peer, Session
 from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
 from depthkit.train.options import TrainOptions
+from depthkit.train.peers import open_torch_peer
 from depthkit.train.scenes import render_scenes
 from depthkit.train.session import TorchSession
-from depthkit.vendors import import_onnxruntime, import_openvino
 
 SIZE = (96, 128)
 FAILED: list[str] = []
+VENDORS: dict[str, Callable[[Path], Peer]] = {
+    "onnxruntime": open_onnxruntime,
+    "openvino": partial(open_openvino, precision_hint="f32"),
+}
+"""Each vendor's own call in FP32, by the name of the backend."""
 
 
 def report(what: str, figure: float, unit: str, bound: str, *, holds: bool) -> None:
@@ -74,75 +80,13 @@ def perf_scenes() -> None:
     report("scenes at 96x128", speed, "images/s", ">= 40", holds=speed >= 40)
 
 
-class Vendor(NullSession):
-    """A vendor's own call on memory that stands ready, timed by the same harness as our sessions."""
-
-    def __init__(self, spec: ModelSpec, prepare: Callable[[np.ndarray, np.ndarray], Callable[[], object]]) -> None:
-        super().__init__(spec, 0.0)
-        self._prepare = prepare
-
-    def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
-        """Let the vendor take the memory."""
-        super().bind(image=image, depth=depth)
-        self.run = self._prepare(image, depth)  # type: ignore[assignment]
-
-
-def onnxruntime_call(onnx: Path) -> Callable[[np.ndarray, np.ndarray], Callable[[], object]]:
-    """ONNX Runtime as its documentation shows it: IOBinding, default session options."""
-    onnxruntime = import_onnxruntime()
-    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
-
-    def prepare(image: np.ndarray, depth: np.ndarray) -> Callable[[], object]:
-        binding = session.io_binding()
-        binding.bind_input("image", "cpu", 0, image.dtype, image.shape, image.ctypes.data)
-        binding.bind_output("depth", "cpu", 0, depth.dtype, depth.shape, depth.ctypes.data)
-        return lambda: session.run_with_iobinding(binding)
-
-    return prepare
-
-
-def openvino_call(onnx: Path) -> Callable[[np.ndarray, np.ndarray], Callable[[], object]]:
-    """OpenVINO with shared tensors, and the call that copies nothing."""
-    openvino = import_openvino()
-    hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino.Core().compile_model(str(onnx), "CPU", hints)
-
-    def prepare(image: np.ndarray, depth: np.ndarray) -> Callable[[], object]:
-        request = compiled.create_infer_request()
-        request.set_input_tensor(openvino.Tensor(image, shared_memory=True))
-        request.set_output_tensor(openvino.Tensor(depth, shared_memory=True))
-
-        return lambda: request.infer(share_outputs=True)
-
-    return prepare
-
-
-def torch_call(run: Path) -> Callable[[np.ndarray, np.ndarray], Callable[[], object]]:
-    """The network in torch's default layout, N x 3 x H x W. A camera's bytes arrive as N x H x W x 3, so `TorchSession`
-    runs in channels-last without asking for it, and is faster than what most people have.
-    """
-    network = read_bundle(run).network.eval()
-
-    def prepare(image: np.ndarray, depth: np.ndarray) -> Callable[[], object]:
-        pixels, metres = torch.from_numpy(image), torch.from_numpy(depth)
-
-        @torch.inference_mode()
-        def call() -> None:
-            metres.copy_(network(pixels.permute(0, 3, 1, 2).contiguous().float() / 255)[:, 0])
-
-        return call
-
-    return prepare
-
-
 def perf_run(run: Path) -> None:
     """What `session.run()` adds to the vendor's own best call on the same memory."""
     for size, bound in (((96, 128), 1.05), ((240, 320), 1.03)):
         onnx = export_onnx(read_bundle(run), ExportOptions(size=size)).path
         frames = noise(size)
-        for backend, vendor in (("onnxruntime", onnxruntime_call), ("openvino", openvino_call)):
-            with load(build(onnx, BuildOptions(backend)).path) as session:
-                theirs = Vendor(session.spec, vendor(onnx))
+        for backend, vendor in VENDORS.items():
+            with load(build(onnx, BuildOptions(backend)).path) as session, vendor(onnx) as theirs:
                 ours, bare = time_steady([session, theirs], [frames] * 2, Steady(duration_s=8))
             ratio = median(ours) / median(bare)
             what = f"session.run over {backend}'s own call, {size[0]}x{size[1]}"
@@ -160,13 +104,13 @@ def perf_large(run: Path) -> None:
     }
     with ExitStack() as stack:
         sessions: dict[str, Session] = {"TorchSession": stack.enter_context(TorchSession(run, size))}
-        plain = stack.enter_context(load(build(onnx, BuildOptions("onnxruntime")).path))
-        sessions["ONNX Runtime"] = Vendor(plain.spec, onnxruntime_call(onnx))
-        sessions["torch, N x 3 x H x W"] = Vendor(plain.spec, torch_call(run))
+        sessions["ONNX Runtime"] = stack.enter_context(open_onnxruntime(onnx))
+        sessions["torch, N x 3 x H x W"] = stack.enter_context(open_torch_peer(run, size))
         for name, how in options.items():
             sessions[name] = stack.enter_context(load(build(onnx, how).path))
         times = time_steady(list(sessions.values()), [frames] * len(sessions), Steady(duration_s=10))
         p50 = {name: median(samples) for name, samples in zip(sessions, times, strict=True)}
+        limits = {name: find_roofline(sessions[name], onnx) for name in options}
         perf_call(sessions["OpenVINO f32"], frames[0])
     print(f"      480x640, p50 ms: {', '.join(f'{name} {ms:.1f}' for name, ms in p50.items())}")
     for name, over, bound in (
@@ -176,13 +120,13 @@ def perf_large(run: Path) -> None:
     ):
         gain = p50[over] / p50[name]
         report(f"{name} over {over}, 480x640", gain, "times as fast", f">= {bound}", holds=gain >= bound)
-    for name, dtype in (("OpenVINO f32", torch.float32), ("OpenVINO bf16", torch.bfloat16)):
-        peak = matrix_peak(dtype)
-        speed = plain.spec.macs / (p50[name] / 1000)
-        print(
-            f"      {name}: {speed / 1e9:.0f} of {peak / 1e9:.0f} GMAC/s that torch multiplies matrices with: "
-            f"{speed / peak:.0%}"
-        )
+    for name, limit in limits.items():
+        if limit is not None:
+            floor, peaks = limit.floor_ms, limit.peaks
+            print(
+                f"      {name}: {floor / p50[name]:.0%} of what {peaks.gmacs:.0f} GMAC/s ({peaks.by}) and "
+                f"{peaks.gbytes:.0f} GB/s allow"
+            )
 
 
 def perf_call(session: Session, frame: np.ndarray) -> None:
@@ -217,17 +161,6 @@ def perf_first_depth(run: Path) -> None:
         for _ in range(5)
     ]
     report("import and load to first depth, OpenVINO", median(times), "s", "<= 1.5", holds=median(times) <= 1.5)
-
-
-def matrix_peak(dtype: torch.dtype) -> float:
-    """Multiply-accumulates a second of a matrix product of 2048 x 2048, the best of 10."""
-    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
-    times = []
-    for _ in range(10):
-        start = perf_counter()
-        a @ b
-        times.append(perf_counter() - start)
-    return 2048**3 / min(times)
 
 
 def noise(size: tuple[int, int]) -> np.ndarray:

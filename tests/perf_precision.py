@@ -19,22 +19,23 @@ from time import perf_counter
 from unittest.mock import patch
 
 from depthkit.bench import search as search_module
+from depthkit.bench.peers import open_onnxruntime
 from depthkit.bench.timing import Steady, time_steady
-from depthkit.bench.tune import Budget, Tuning
+from depthkit.bench.tune import Tuning
+from depthkit.cli import run as depthkit
 from depthkit.commands.precision import read_calibration
-from depthkit.commands.tune import tune_run
-from depthkit.commands.workshop import Scope, read_panel
 from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
 from depthkit.runtime.load import load
 from depthkit.session import Session
 from depthkit.spec import from_json
-from depthkit.tests.perf import FAILED, Vendor, noise, onnxruntime_call, report, torch_call
+from depthkit.tests.perf import FAILED, noise, report
 from depthkit.tolerances import Precision
 from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
 from depthkit.train.options import TrainOptions
+from depthkit.train.peers import open_torch_peer
 from depthkit.train.shipped import shipped_run
 
 
@@ -51,10 +52,9 @@ def perf_int8(run: Path) -> None:
         plain = onnx_file(run, "fp32", size)
         files = {precision: onnx_file(run, precision, size) for precision in ("bf16", "int8")}
         with ExitStack() as stack:
-            spec = stack.enter_context(load(build(plain, BuildOptions("onnxruntime")).path)).spec
             sessions: dict[str, Session] = {
-                "torch eager": Vendor(spec, torch_call(run)),
-                "ONNX Runtime fp32": Vendor(spec, onnxruntime_call(plain)),
+                "torch eager": stack.enter_context(open_torch_peer(run, size)),
+                "ONNX Runtime fp32": stack.enter_context(open_onnxruntime(plain)),
                 "ONNX Runtime int8": stack.enter_context(load(build(files["int8"], BuildOptions("onnxruntime")).path)),
                 "OpenVINO bf16": stack.enter_context(load(build(files["bf16"], BuildOptions("openvino")).path)),
                 "OpenVINO int8": stack.enter_context(load(build(files["int8"], BuildOptions("openvino")).path)),
@@ -93,10 +93,9 @@ def perf_networks(compact: Path, unet: Path) -> None:
 
 def perf_tune(run: Path) -> None:
     """How long a search takes, and how far its choice is from the best when every candidate is measured for long."""
-    bundle = read_bundle(run)
 
     def search() -> Tuning:
-        tune_run(bundle, Budget(), Scope(), read_panel(bundle), seconds=600)
+        assert depthkit(["tune", str(run), "--minutes", "20"]) == 0
         return from_json(Tuning, (run / "tune.json").read_bytes(), source="tune.json")
 
     start = perf_counter()
@@ -113,15 +112,19 @@ def perf_tune(run: Path) -> None:
 
 
 def main() -> int:
-    """Run all."""
+    """Run all, or what is named: int8, networks, tune."""
+    wanted = set(sys.argv[1:]) or {"int8", "networks", "tune"}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DEPTHKIT_STORE"] = f"{folder}/store"
         compact = Path(shutil.copytree(shipped_run("compact"), Path(folder) / "compact"))
-        perf_int8(compact)
-        unet = fit(TrainOptions("unet", size=(96, 128), epochs=1, steps=2, batch=2, out=Path(folder)))
-        assert unet is not None
-        perf_networks(compact, unet)
-        perf_tune(compact)
+        if "int8" in wanted:
+            perf_int8(compact)
+        if "networks" in wanted:
+            unet = fit(TrainOptions("unet", size=(96, 128), epochs=1, steps=2, batch=2, out=Path(folder)))
+            assert unet is not None
+            perf_networks(compact, unet)
+        if "tune" in wanted:
+            perf_tune(compact)
     return 1 if FAILED else 0
 
 

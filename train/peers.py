@@ -1,0 +1,53 @@
+"""Torch without depthkit: the network in torch's own layout, eager or compiled, as most people run it.
+
+A camera's bytes arrive as N x H x W x 3, so `TorchSession` runs in channels-last without asking for it, and is faster.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..session import Call, Peer
+from .bundle import read_bundle
+
+__all__ = ["open_torch_peer"]
+
+
+def open_torch_peer(run: Path, size: tuple[int, int] | None = None, *, batch: int = 1, compiled: bool = False) -> Peer:
+    """Torch in FP32 on the CPU, with the threads that it takes by itself.
+
+    Args:
+        run: a run folder.
+        size, batch: as of `TorchSession`.
+        compiled: by `torch.compile` in its default mode.
+
+    Raises:
+        BundleError: the run cannot be read.
+    """
+    bundle = read_bundle(run)
+    spec = bundle.spec_at(size).with_batch(batch)
+    network = bundle.network.eval()
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (spec.preprocessing.mean, spec.preprocessing.std))
+    low, high = spec.depth_range
+
+    def answer(image: torch.Tensor) -> torch.Tensor:
+        pixels = image.permute(0, 3, 1, 2).contiguous().float() / 255
+        depth: torch.Tensor = network((pixels - mean) / std)[:, 0]
+        return (depth * high).clamp(low, high)
+
+    call = torch.compile(answer) if compiled else answer
+
+    def prepare(image: np.ndarray, depth: np.ndarray) -> Call:
+        pixels, metres = torch.from_numpy(image), torch.from_numpy(depth)
+
+        @torch.inference_mode()
+        def run() -> None:
+            metres.copy_(call(pixels))
+
+        return run
+
+    how = "compile" if compiled else "eager"
+    return Peer(spec, f"torch {torch.__version__} {how}, {torch.get_num_threads()} threads", "fp32", prepare)
