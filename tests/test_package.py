@@ -21,7 +21,13 @@ ROOT = Path(depthkit.__file__).resolve().parent
 TRAINING = ("torch", "lightning", "kornia", "polygraphy", "onnxscript", "safetensors", "huggingface_hub", "h5py")
 VENDORS = ("onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda")
 HEAVY = (*TRAINING, *VENDORS, "scipy", "skimage", "matplotlib", "torchmetrics", "psutil")
-DATA_FILES = {"depthkit/py.typed", "depthkit/bench/report.html.j2", "depthkit/train/nyu_test_frames.txt"}
+DATA_FILES = {
+    "depthkit/py.typed",
+    "depthkit/bench/report.css",
+    "depthkit/bench/report.html.j2",
+    "depthkit/bench/report.js",
+    "depthkit/train/nyu_test_frames.txt",
+}
 
 
 def _python(code: str, *arguments: str) -> str:

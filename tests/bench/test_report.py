@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import csv
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from io import BytesIO
+from io import BytesIO, StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +17,22 @@ import pytest
 from PIL import Image
 
 from depthkit.bench.report import write_report
-from depthkit.bench.results import BenchResult
+from depthkit.bench.results import Accuracy, BenchResult, Peaks, Phase, Roofline, Row
 from depthkit.bench.suite import Contender
-from depthkit.bench.table import TABLES
+from depthkit.bench.table import TABLES, csv_text
 from depthkit.errors import OutputError
+from depthkit.metrics import DepthScores, Scores
+from depthkit.session import LayerTime
 
-Benched = tuple[BenchResult, list[np.ndarray]]
+Benched = tuple[BenchResult, list[np.ndarray | None]]
+FULL: dict[Phase, tuple[float, ...]] = {
+    "preprocess": (1.0, 1.5),
+    "h2d": (0.25,),
+    "device": (7.0,),
+    "d2h": (0.125,),
+    "postprocess": (0.5,),
+    "enqueue": (0.75,),
+}
 
 
 class _Page(HTMLParser):
@@ -30,22 +43,86 @@ class _Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
         self.open: list[str] = []
+        self.texts: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.inner: list[list[str]] = []
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in {"meta", "link", "img", "br"}:
+        if tag not in {"meta", "link", "img", "br", "input"}:
             self.open.append(tag)
+            self.inner.append([])
+            self.texts.append((tag, dict(attrs), self.inner[-1]))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        self.inner.pop()
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        if not {"script", "style"} & set(self.open):
+            self.words.append(data)
+        for words in self.inner:
+            words.append(data)
+
+    @property
+    def text(self) -> str:
+        """What is read."""
+        return " ".join(self.words)
+
+    def inside(self, tag: str) -> list[str]:
+        """The text directly or deeper in each element of that kind."""
+        return ["".join(words) for name, _, words in self.texts if name == tag]
+
+    def ticks(self, kind: str) -> list[list[str]]:
+        """Of each drawing of that class the figures below it."""
+        found: list[list[str]] = []
+        current = ""
+        for tag, attributes, words in self.texts:
+            if tag == "svg" and "class" in attributes:
+                current = attributes["class"] or ""
+                found += [[]] if current == kind else []
+            beside = kind == "scatter" and attributes.get("text-anchor") == "end"
+            if current == kind and attributes.get("class") == "tick" and not beside:
+                found[-1].append("".join(words))
+        return found
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
+
+
+def timed(row: Row, middle: float, turns: int = 8) -> Row:
+    """The row as if its runs had taken so long, in turns enough for an interval."""
+    wall = tuple(middle * (1 + 0.01 * (n % 7 - 3)) for n in range(20 * turns))
+    return replace(row, wall_ms=wall, turns=(20,) * turns)
+
+
+def judged(row: Row, abs_rel: float) -> Row:
+    scores = Scores(abs_rel, 0.5, 0.06, 0.8, 0.95, 0.99)
+    return replace(row, accuracy=Accuracy("data/nyu", 10, 654, DepthScores(0.05, 0.7, scores, scores, 10)))
+
+
+@pytest.fixture
+def rich(benched: Benched) -> BenchResult:
+    """Of those rows one with everything, one that fails, one that could not be opened, and one that nobody knows."""
+    full, other, broken, unknown = benched[0].rows
+    roof = Roofline(10**9, 10**7, Peaks("fp32", 500.0, 20.0, "NumPy"))
+    layers = tuple(LayerTime(f"layer{n}", "Conv", 1.0 / (n + 1)) for n in range(12))
+    full = judged(replace(timed(full, 20.0), phases=FULL, roofline=roof, layers=layers, notes=("it was warm",)), 0.15)
+    other = judged(replace(timed(other, 10.0), phases={"device": (9.0,)}, faults=("SSIM 0.5 < 0.98",)), 0.2)
+    broken = replace(broken, wall_ms=(), turns=(), parity=None, phases={}, error="no such provider")
+    unknown = replace(
+        timed(unknown, 5.0), network="", kind="trtexec", size=None, parameters=None, macs=None, parity=None, faults=(),
+        phases={},
+    )  # fmt: skip
+    return replace(benched[0], rows=(full, other, broken, unknown), complete=False, notes=("the clock moved",))
+
+
+@pytest.fixture
+def rich_page(rich: BenchResult, benched: Benched, contenders: list[Contender], tmp_path: Path) -> _Page:
+    answers = [*benched[1][:2], None, None]
+    write_report(tmp_path / "rich.html", rich, [contender.reference for contender in contenders], answers)
+    return _Page((tmp_path / "rich.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -59,36 +136,80 @@ def page(benched: Benched, contenders: list[Contender], tmp_path_factory: pytest
 def test_page_loads_nothing_from_anywhere(page: _Page) -> None:
     links = [value or "" for _, attributes in page.tags for key, value in attributes.items() if key in {"src", "href"}]
     assert links
-    assert all(link.startswith("data:") for link in links)
-    assert not page.of("script")
-    styles = " ".join(page.words)
-    assert "url(" not in styles
-    assert "@import" not in styles
+    assert all(link.startswith(("data:", "#")) for link in links)
+    names = {attributes.get("id") for _, attributes in page.tags}
+    assert all(link[1:] in names for link in links if link.startswith("#")), "every section that is linked is there"
+    (style,) = page.inside("style")
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "http" not in style + page.inside("script")[0]
+
+
+def test_policy_allows_this_page_and_nothing_else(page: _Page) -> None:
+    (policy,) = [tag["content"] or "" for tag in page.of("meta") if tag.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    for tag in ("style", "script"):
+        (content,) = page.inside(tag)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert not [key for _, attributes in page.tags for key in attributes if key == "style" or key.startswith("on")]
 
 
 def test_page_is_well_formed_and_says_its_language(page: _Page) -> None:
     assert page.open == []
     assert page.of("html") == [{"lang": "en"}]
-    assert len(page.of("title")) == len(page.of("h1")) == len(page.of("main")) == 1
+    assert page.inside("title")[0].startswith("depthkit bench")
+    assert len(page.of("h1")) == len(page.of("main")) == len(page.of("nav")) == 1
 
 
-def test_every_picture_is_described_and_decodes(page: _Page, benched: Benched) -> None:
+def test_headings_follow_each_other(page: _Page) -> None:
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
+
+
+def test_every_picture_is_described_and_decodes(page: _Page) -> None:
     pictures = page.of("img")
-    assert len(pictures) == 4 * len(benched[0].rows)
+    assert pictures
     for picture in pictures:
         assert (picture["alt"] or "").strip()
-        content = base64.b64decode((picture["src"] or "").removeprefix("data:image/png;base64,"), validate=True)
+        content = base64.b64decode((picture["src"] or "").partition(";base64,")[2], validate=True)
         with Image.open(BytesIO(content)) as image:
             image.load()
-            assert image.mode == "RGB"
-            assert image.width / image.height == 48 / 32
-            assert image.width >= 256
-    described = [picture["alt"] for picture in pictures if "predict" in (picture["alt"] or "")]
+            assert image.size in {(48, 32), (255, 2)}, "a picture, or a scale"
+    described = [alt for picture in pictures if "predict" in (alt := picture["alt"] or "")]
+    assert described
     assert len(set(described)) == len(described), "each prediction is told apart"
 
 
+def test_every_frame_shows_camera_truth_and_all_engines(page: _Page, benched: Benched) -> None:
+    shown = [picture["data-name"] for picture in page.of("img") if "data-name" in picture]
+    names = ["camera", "measured depth", "torch FP32", *(f"{row.backend}, {row.precision}" for row in benched[0].rows)]
+    assert len(shown) >= len(names)
+    assert shown == names * (len(shown) // len(names))
+    options = page.inside("option")
+    assert options.count("camera") == 2, "left and right"
+
+
+def test_pictures_are_there_without_the_script(page: _Page) -> None:
+    viewers = [attributes for _, attributes in page.tags if "data-viewer" in attributes]
+    assert viewers
+    assert all("hidden" in viewer for viewer in viewers), "what only the script can fill"
+    assert all("open" in folded for folded in page.of("details"))
+
+
+def test_drawings_tell_what_they_show(rich_page: _Page) -> None:
+    drawings = rich_page.of("svg")
+    told = [tag for tag in drawings if tag.get("role") == "img"]
+    assert told
+    assert all((tag["aria-label"] or "").strip() for tag in told)
+    for tag in drawings:
+        nested = tag.get("preserveaspectratio") == "none"
+        assert nested or tag.get("aria-hidden") == "true" or tag in told
+
+
 def test_page_tells_what_failed_and_shows_every_row(page: _Page, benched: Benched) -> None:
-    text = " ".join(page.words)
+    text = page.text
     assert "1 of 4 rows fail" in text
     assert "PASS" in text
     assert "FAIL" in text
@@ -97,19 +218,126 @@ def test_page_tells_what_failed_and_shows_every_row(page: _Page, benched: Benche
     tables = sum(table.wanted(benched[0]) for table in TABLES)
     assert tables
     assert len(page.of("tr")) == tables * (1 + len(benched[0].rows))
-    widths = [
-        float(found[1]) for tag in page.of("span") if (found := re.search(r"width: ([\d.]+)%", tag.get("style") or ""))
-    ]
-    assert len(widths) == len(benched[0].rows)
-    assert max(widths) == 100
+    assert "interrupted" not in text
 
 
 def test_bench_that_passes_says_so(benched: Benched, contenders: list[Contender], tmp_path: Path) -> None:
-    result = replace(benched[0], rows=benched[0].rows[:1])
-    write_report(tmp_path / "b.html", result, [contenders[0].reference], benched[1][:1])
-    text = (tmp_path / "b.html").read_text()
-    assert "All 1 rows pass" in text
-    assert 'class="fail"' not in text
+    result = replace(benched[0], rows=benched[0].rows[:2])
+    write_report(tmp_path / "b.html", result, [contender.reference for contender in contenders[:2]], benched[1][:2])
+    text = _Page((tmp_path / "b.html").read_text()).text
+    assert "All 2 rows pass" in text
+    assert "FAIL" not in text
+    assert "What fails" not in text
+
+
+def test_summary_names_verdicts_fastest_and_doubts(rich_page: _Page, rich: BenchResult) -> None:
+    text = rich_page.text
+    assert "incomplete: interrupted" in text
+    assert "2 of 3 rows fail" in text
+    assert "1 more without a gate" in text
+    assert "ERROR: no such provider" in text
+    assert "FAIL: SSIM 0.5 < 0.98" in text
+    assert "it was warm" in text
+    assert "the clock moved" in text
+    cards = [words for words in rich_page.inside("b") if words.endswith(" ms")]
+    assert cards[0] == f"{rich.rows[0].p50_ms:.2f} ms", "the fastest is the one that passes, not the one that fails"
+
+
+def test_row_that_did_not_run_is_nowhere_a_zero(rich_page: _Page, rich: BenchResult) -> None:
+    broken = rich.rows[2]
+    told = [tag["aria-label"] or "" for tag in rich_page.of("svg") if "aria-label" in tag]
+    assert not [label for label in told if broken.name in label]
+    assert f"not here: {broken.name}" in " ".join(rich_page.text.split())
+    first = next(table for table in TABLES if table.wanted(rich))
+    cells = {column.heading: column.cell(broken) for column in first.columns if column.number}
+    assert set(cells.values()) == {""}
+
+
+def test_phases_that_were_not_measured_are_not_drawn(rich_page: _Page, rich: BenchResult) -> None:
+    stacks = [tag["aria-label"] or "" for tag in rich_page.of("svg") if " device " in (tag.get("aria-label") or "")]
+    assert stacks == [
+        f"{rich.rows[0].name}: preprocess 1.25 ms, h2d 0.25 ms, device 7 ms, d2h 0.125 ms, postprocess 0.5 ms, "
+        "enqueue 0.75 ms",
+        f"{rich.rows[1].name}: device 9 ms",
+    ]
+    classes = [tag.get("class") or "" for tag in rich_page.of("rect")]
+    drawn = [found for found in classes if found.startswith("phase")]
+    assert sorted(drawn) == sorted([*(f"phase {phase}" for phase in FULL), "phase device"])
+
+
+def test_intervals_speedups_roofline_and_layers_are_told(rich_page: _Page, rich: BenchResult) -> None:
+    text = " ".join(rich_page.text.split())
+    row, other = rich.rows[:2]
+    assert row.p50_interval is not None
+    assert f"{row.p50_interval.low:.2f} to {row.p50_interval.high:.2f} ms" in text
+    assert f"{rich.speedups[other.name].middle:.2f}×" in text
+    assert "10% of its roof" in text, "2 ms at the least by the arithmetic, of 20 ms"
+    assert "layer9" in text
+    assert "layer10" not in text, "only ten"
+    assert "2 more take" in text
+    assert "1.00 ms" not in text
+    assert "32.2%" in text, "of the first layer: 1 / (1 + 1/2 + … + 1/12)"
+
+
+def test_rows_are_held_against_truth_where_it_was_measured(
+    rich_page: _Page, page: _Page, rich: BenchResult, benched: Benched
+) -> None:
+    def told(of: _Page) -> str:
+        return next(tag["aria-label"] or "" for tag in of.of("svg") if tag.get("class") == "scatter")
+
+    assert "AbsRel" in told(rich_page)
+    assert rich.rows[0].backend in told(rich_page).partition("front, the fastest first: ")[2]
+    assert rich.rows[1].precision + "." not in told(rich_page).partition("first: ")[2], "what fails is on no front"
+    assert "SSIM" in told(page)
+
+
+def test_small_figures_do_not_read_as_zero(rich: BenchResult, contenders: list[Contender], tmp_path: Path) -> None:
+    row = replace(timed(rich.rows[0], 0.0017), phases={"device": (0.0012,)}, roofline=None)
+    write_report(tmp_path / "b.html", replace(rich, rows=(row,)), [contenders[0].reference], [None])
+    page = _Page((tmp_path / "b.html").read_text())
+    charts = page.text.partition("All figures")[0]
+    assert "0.0017 ms" in charts
+    assert "0.0012 ms" in charts
+    assert not re.search(r"\b0\.0+ ms", charts)
+
+
+def test_rows_without_a_run_still_get_a_report(rich: BenchResult, contenders: list[Contender], tmp_path: Path) -> None:
+    result = replace(rich, rows=rich.rows[2:3])
+    write_report(tmp_path / "b.html", result, [contenders[2].reference], [None])
+    page = _Page((tmp_path / "b.html").read_text())
+    assert "1 of 1 rows fail" in page.text
+    assert not page.of("img")
+
+
+def test_csv_has_a_line_for_each_row_and_nothing_where_nothing_was_measured(rich: BenchResult) -> None:
+    lines = list(csv.DictReader(StringIO(csv_text(rich))))
+    assert [line["name"] for line in lines] == [row.name for row in rich.rows]
+    full, other, broken, unknown = lines
+    assert float(full["p50_ms"]) == rich.rows[0].p50_ms
+    assert rich.rows[0].p50_interval is not None
+    assert float(full["p50_low_ms"]) == rich.rows[0].p50_interval.low
+    assert float(full["preprocess_ms"]) == 1.25
+    assert (full["abs_rel"], full["passed"], full["notes"]) == ("0.15", "True", "it was warm")
+    assert (other["h2d_ms"], other["device_ms"], other["faults"]) == ("", "9.0", "SSIM 0.5 < 0.98")
+    measured = {"p50_ms", "p50_low_ms", "cv", "fps", "device_ms", "max_abs_mm", "abs_rel", "energy_j", "load_bytes"}
+    assert {broken[name] for name in measured} == {""}
+    assert (broken["error"], broken["passed"]) == ("no such provider", "False")
+    assert (unknown["height"], unknown["parameters"], unknown["network"]) == ("", "", "")
+
+
+@pytest.mark.parametrize("middle", [1e-3, 0.3, 0.5, 1.0, 3.0, 9.99, 4444.0])
+def test_every_plot_has_figures_on_its_axes(
+    benched: Benched, contenders: list[Contender], tmp_path: Path, middle: float
+) -> None:
+    rows = (timed(benched[0].rows[0], middle), timed(benched[0].rows[1], 1.001 * middle))
+    result = replace(benched[0], rows=rows)
+    write_report(tmp_path / "b.html", result, [contender.reference for contender in contenders[:2]], benched[1][:2])
+    page = _Page((tmp_path / "b.html").read_text())
+    plots = page.ticks("scatter") + page.ticks("histogram")
+    assert len(plots) == 2 + 2, "one for a desk and one for a phone, and a histogram of each row"
+    for ticks in plots:
+        assert len(ticks) >= 2
+        assert len(set(ticks)) == len(ticks), "two ticks that read the same"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -118,6 +346,7 @@ def test_engine_that_answers_no_numbers_still_gets_its_report(
 ) -> None:
     """The report that is needed most: of an engine that is broken."""
     row = replace(benched[0].rows[0], faults=("NaN or Inf in the output",))
+    assert benched[1][0] is not None
     depths = benched[1][0].copy()
     depths[:, ::2] = bad
     reference = contenders[0].reference
@@ -128,11 +357,27 @@ def test_engine_that_answers_no_numbers_still_gets_its_report(
 
 
 def test_names_are_escaped(benched: Benched, contenders: list[Contender], tmp_path: Path) -> None:
-    row = replace(benched[0].rows[0], network='<script>alert("x")</script>')
+    hostile = '<script>alert("x")</script>'
+    row = replace(
+        timed(benched[0].rows[0], 3.0),
+        network=hostile,
+        backend=f"{hostile}'\"",
+        target=hostile,
+        precision=hostile,
+        provider=hostile,
+        faults=(hostile,),
+        notes=(hostile,),
+        phases=FULL,
+        layers=(LayerTime(hostile, f'" onload="{hostile}', 1.0),),
+        roofline=Roofline(10**9, 10**7, Peaks(hostile, 500.0, 20.0, hostile)),
+    )
     write_report(tmp_path / "b.html", replace(benched[0], rows=(row,)), [contenders[0].reference], benched[1][:1])
     page = _Page((tmp_path / "b.html").read_text())
-    assert not page.of("script")
-    assert "alert" in " ".join(page.words)
+    assert page.open == []
+    assert len(page.of("script")) == 1, "the page's own"
+    assert "alert" not in page.inside("script")[0]
+    assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
+    assert page.text.count(hostile) > 5
 
 
 def test_report_that_cannot_be_written_is_an_output_error(

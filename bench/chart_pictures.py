@@ -1,0 +1,227 @@
+"""The report's pictures: what the camera saw, what was measured, what engines answer, and where they leave torch."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final, Literal
+
+import numpy as np
+from PIL import Image
+
+from ..metrics import VALID_DEPTH, valid_pixels
+from ..reference import Reference
+from .chart_svg import short
+from .results import Row
+
+__all__ = ["ErrorMap", "Frame", "Picture", "Scene", "error_maps", "scenes"]
+
+_WIDEST: Final = 320  # pixels; larger ones are shrunk, so that the file stays one that can be mailed
+_MOST_PICTURES: Final = 36  # of depth in all scenes, except that each engine has one
+_MOST_FRAMES: Final = 3
+_MOST_MAPS: Final = 12  # of errors, except that each engine has one
+_DEPTH, _ERROR = "turbo", "viridis"  # neither has black, which stands for what is no number
+_BRIGHT: Final = 99.5  # per cent of pixels that an error map tells apart; single ones are often far worse
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`source`: a data URI; `rough`: so small that enlarging it must not blur it."""
+
+    view: str
+    source: str
+    alt: str
+    rough: bool
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A reference frame, `index` of its reference; depth is coloured from `low` to `high` metres."""
+
+    index: int
+    pictures: tuple[Picture, ...]
+    low: str
+    high: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Frames of one reference, which some rows answered. `views`: the names of each frame's pictures."""
+
+    title: str
+    views: tuple[str, ...]
+    frames: tuple[Frame, ...]
+    ramp: str
+
+
+@dataclass(frozen=True)
+class ErrorMap:
+    """|answer - torch| of a row's worst frame.
+
+    Attributes:
+        name: of the row.
+        frame: counted from 1.
+        why: what it is worst in.
+        picture: dark where nothing differs.
+        ramp: its colours, from 0 to `high`; "" where no pixel differs.
+        high: metres at the bright end, which most pixels are below.
+        most: metres of the worst pixel.
+    """
+
+    name: str
+    frame: int
+    why: str
+    picture: Picture
+    ramp: str
+    high: str
+    most: str
+
+
+_Answered = tuple[Row, Reference, np.ndarray]
+
+
+def scenes(rows: Sequence[Row], references: Sequence[Reference], answers: Sequence[np.ndarray | None]) -> list[Scene]:
+    """A scene for each reference that differs from the others; rows without an answer are left out."""
+    found: dict[str, list[_Answered]] = {}
+    for row, reference, depths in zip(rows, references, answers, strict=False):
+        if depths is not None and len(depths):
+            content = reference.images.tobytes() + reference.depths.tobytes()
+            found.setdefault(hashlib.sha256(content).hexdigest(), []).append((row, reference, depths))
+    total = sum(len(answered) for answered in found.values())
+    most = min(_MOST_FRAMES, max(_MOST_PICTURES // max(total, 1), 1))
+    return [_scene(answered, most) for answered in found.values()]
+
+
+def _scene(answered: Sequence[_Answered], most: int) -> Scene:
+    reference = answered[0][1]
+    views = ["camera", "measured depth", "torch FP32"]
+    models = dict.fromkeys(row.model for row, _, _ in answered)
+    full = [row.name for row, _, _ in answered]
+    brief = [f"{row.backend}, {row.precision}" for row, _, _ in answered]
+    names = _distinct(brief if len(models) == 1 else full, taken=views)
+    frames = []
+    for index in _frames(answered)[:most]:
+        truth = reference.truths[index]
+        span = _span(truth[valid_pixels(truth)], reference.depths[index])
+        maps = [("torch FP32", reference.depths[index], "depth that torch answered in FP32, which is the reference")]
+        maps += [
+            (name, depths[index], f"depth predicted by {name}, frame {index + 1}, of {row.model or 'an unknown model'}")
+            for name, (row, _, depths) in zip(names, answered, strict=True)
+        ]
+        pictures = [
+            _photo("camera", reference.images[index], f"the camera's picture, frame {index + 1}"),
+            _map("measured depth", np.where(valid_pixels(truth), truth, np.nan), span, _DEPTH,
+                 f"measured depth, frame {index + 1}, black where it was not measured"),
+            *(_map(name, depth, span, _DEPTH, alt) for name, depth, alt in maps),
+        ]  # fmt: skip
+        frames.append(Frame(index, tuple(pictures), f"{span[0]:.1f}", f"{span[1]:.1f}"))
+    title = " and ".join(filter(None, models)) or "model not told"
+    return Scene(title, (*views, *names), tuple(frames), _ramp(_DEPTH))
+
+
+def _distinct(names: Iterable[str], taken: Iterable[str]) -> list[str]:
+    """Names that occur again get a number: a picture is chosen by its name."""
+    seen, found = dict.fromkeys(taken, 1), []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
+
+
+def _frames(answered: Sequence[_Answered]) -> list[int]:
+    """All frames, first those that tell most: with the widest range of depth, and where rows were worst."""
+    reference, last = answered[0][1], min(len(depths) for _, _, depths in answered)
+    spans = [
+        _span(truth[valid_pixels(truth)], depth)
+        for truth, depth in zip(reference.truths, reference.depths, strict=True)
+    ]
+    wanted = [int(np.argmax([high - low for low, high in spans[:last]]))]
+    for row, _, _ in answered:
+        if row.parity is not None:
+            wanted += [row.parity.worst_ssim_frame, row.parity.max_abs_frame]
+    wanted += range(last)
+    return [frame for frame in dict.fromkeys(wanted) if frame < last]
+
+
+def error_maps(
+    rows: Sequence[Row], references: Sequence[Reference], answers: Sequence[np.ndarray | None]
+) -> list[ErrorMap]:
+    """Of every row that answered and was compared: the frame of its worst pixel.
+
+    And that of its worst SSIM, where the rows are few.
+    """
+    found: list[ErrorMap] = []
+    for row, reference, depths in zip(rows, references, answers, strict=False):
+        if depths is None or row.parity is None:
+            continue
+        worst, unlike = row.parity.max_abs_frame, row.parity.worst_ssim_frame
+        maps = {worst: "worst pixel and SSIM" if unlike == worst else "worst pixel"}
+        if 2 * len(rows) <= _MOST_MAPS:
+            maps.setdefault(unlike, "worst SSIM")
+        found += [_error_map(row, frame, why, reference, depths) for frame, why in maps.items()]
+    return found
+
+
+def _error_map(row: Row, frame: int, why: str, reference: Reference, depths: np.ndarray) -> ErrorMap:
+    error = np.abs(depths[frame].astype(np.float64) - reference.depths[frame])
+    finite = error[np.isfinite(error)]
+    most = float(finite.max()) if finite.size else 0.0
+    high = float(np.percentile(finite, _BRIGHT)) or most if most else 0.0
+    told = f"{short(most, 2)}\u00a0m"
+    alt = f"distance of {row.name} from torch FP32 in frame {frame + 1}, at most {told}"
+    picture = _map("error", error, (0.0, high), _ERROR, alt)
+    ramp = _ramp(_ERROR) if most else ""
+    return ErrorMap(row.name, frame + 1, why, picture, ramp, f"{short(high, 2)}\u00a0m", told)
+
+
+def _span(measured: np.ndarray, otherwise: np.ndarray) -> tuple[float, float]:
+    """Between which depths most pixels lie: measured ones, or else those of `otherwise`."""
+    depths = measured if measured.size else otherwise[np.isfinite(otherwise)]
+    low, high = np.percentile(depths, (2, 98)) if depths.size else VALID_DEPTH
+    return float(low), float(high)
+
+
+def _palette(name: str) -> np.ndarray:
+    """256 x 3 uint8: black for what is not a number, then the colours of matplotlib's map."""
+    from matplotlib import colormaps
+
+    colours = colormaps[name](np.linspace(0, 1, 255), bytes=True)[:, :3]
+    return np.concatenate([np.zeros((1, 3), np.uint8), colours])
+
+
+def _map(view: str, depth: np.ndarray, span: tuple[float, float], colours: str, alt: str) -> Picture:
+    """Metres as colours between the ends of `span`; NaN and infinity are black."""
+    finite = np.isfinite(depth)
+    share = (np.where(finite, depth, 0.0) - span[0]) / max(span[1] - span[0], 1e-9)
+    levels = np.where(finite, 1 + np.rint(254 * np.clip(share, 0, 1)), 0).astype(np.uint8)
+    picture = Image.fromarray(levels)
+    picture.putpalette(_palette(colours).tobytes())
+    return _picture(view, picture, alt, Image.Resampling.NEAREST)
+
+
+def _photo(view: str, image: np.ndarray, alt: str) -> Picture:
+    return _picture(view, Image.fromarray(np.ascontiguousarray(image)), alt, Image.Resampling.BILINEAR)
+
+
+def _picture(view: str, picture: Image.Image, alt: str, method: Image.Resampling) -> Picture:
+    rough = picture.width < _WIDEST // 2
+    if picture.width > _WIDEST:
+        picture = picture.resize((_WIDEST, round(picture.height * _WIDEST / picture.width)), method)
+    smooth = picture.mode == "RGB" and not rough
+    return Picture(view, _data_uri(picture, "JPEG" if smooth else "PNG"), alt, rough)
+
+
+def _ramp(colours: str) -> str:
+    """The colours from left to right, for a scale."""
+    picture = Image.fromarray(np.arange(1, 256, dtype=np.uint8)[None].repeat(2, 0))
+    picture.putpalette(_palette(colours).tobytes())
+    return _data_uri(picture, "PNG")
+
+
+def _data_uri(picture: Image.Image, form: Literal["PNG", "JPEG"]) -> str:
+    stream = BytesIO()
+    picture.save(stream, form, optimize=True, quality=88)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
