@@ -16,7 +16,7 @@ demo: $(INSTALLED)  ## the whole line on the built-in scenes, ending in demo/rep
 	$(BIN)/depthkit demo --out demo
 
 test: check  ## linters, types, architecture, documentation, tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED) build/mypy/depthkit
 	$(BIN)/ruff check .
@@ -24,13 +24,15 @@ check: $(INSTALLED) build/mypy/depthkit
 	cd build/mypy && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p depthkit
 	$(BIN)/lint-imports
 	$(BIN)/python docs/reference.py --check
+	$(BIN)/python docs/schema.py --check
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(INSTALLED)  ## write docs/cli.md from the commands
+docs: $(INSTALLED)  ## write docs/cli.md from the commands, and the schema of bench.json
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/schema.py
 
 # With RUNS="…" NYU=… the numbers are measured first: accuracy once for all weights, and speed anew.
 paper: $(INSTALLED)  ## write docs/results/paper.md from its committed numbers
@@ -42,6 +44,7 @@ perf: $(INSTALLED)  ## speed, as ratios measured in one run
 	$(BIN)/python tests/perf.py
 	$(BIN)/python tests/perf_precision.py
 	$(BIN)/python tests/perf_train.py
+	$(BIN)/python tests/perf_bench.py
 
 gpu-check: build/mypy/depthkit $(if $(GPU_PYTHON),,$(GPU_INSTALLED))  ## on a machine with a GPU: its tests and its bench
 	PYTHONPATH=$(CURDIR)/build/mypy $(or $(GPU_PYTHON),$(GPU_VENV)/bin/python) tests/gpu_check.py
