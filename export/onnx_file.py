@@ -146,7 +146,9 @@ def _quantized(subject: Subject, options: ExportOptions, origin: Origin) -> tupl
     if all(image.min() == image.max() for image in calibration.images):
         frames += ", each of one colour"
     detail = f"{how.method} is the best (SSIM: {tried}) on {frames}; {_left_in_fp32(how.kept)}"
-    model = sign(place(plain, how.ranges, how.kept), subject.spec, "int8", origin)
+    if how.shift:
+        detail += f"; depth was off by {1000 * how.shift_m:.0f} mm, which the last bias takes back"
+    model = sign(place(plain, how.ranges, how.kept, shift=how.shift), subject.spec, "int8", origin)
     return model, Check("INT8 calibration", passed=True, detail=detail)
 
 
