@@ -7,11 +7,24 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from .options import command_line, data_option, depth_units_option, runs_option
+from .options import PercentType, command_line, data_option, depth_units_option, runs_option
 
 if TYPE_CHECKING:
-    from ..bench.results import BenchResult
-    from ..bench.suite import Contender, SampleSet, SuiteOptions
+    from ..bench.suite import Contender, SampleSet
+
+VENDORS = ("torch", "torch-compile", "onnxruntime", "openvino")
+
+
+class _VendorsType(click.ParamType["list[str]"]):
+    """Names with commas between them."""
+
+    name = ",".join(VENDORS)
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        names = str(value).split(",")
+        if unknown := [name for name in names if name not in VENDORS]:
+            self.fail(f"{', '.join(map(repr, unknown))}: no such peer; choose of {', '.join(VENDORS)}", param, ctx)
+        return list(dict.fromkeys(names))
 
 
 @click.command()
@@ -34,12 +47,21 @@ if TYPE_CHECKING:
     help="steady: real frames, engines in turns. paper: random, 100 warm-ups, mean of 10.",
 )
 @click.option(
+    "--duration",
     "--seconds",
+    "seconds",
     type=click.FloatRange(min=0),
     default=3.0,
     show_default=True,
-    help="Steady: time for each row, and at least 10 runs.",
+    help="Steady: seconds for each row, and at least 10 runs.",
 )
+@click.option(
+    "--until",
+    type=PercentType(),
+    help="Go on until the 95 % interval of every median is as narrow as this, as 1%; at most a minute a row.",
+)
+@click.option("--streams", type=click.IntRange(min=1), help="Measure throughput too: so many sessions side by side.")
+@click.option("--batch", type=click.IntRange(min=1), help="Frames a run; engines that do not take them are left out.")
 @click.option(
     "--torch/--no-torch",
     "with_torch",
@@ -48,8 +70,32 @@ if TYPE_CHECKING:
     help="Bench torch eager beside engines whose run is there.",
 )
 @click.option(
-    "--memory/--no-memory", default=True, show_default=True, help="Measure peak memory, each in a process of its own."
+    "--vs",
+    "vendors",
+    type=_VendorsType(),
+    help="Bench these vendors' own calls in the same run, on the FP32 model, with no depthkit between.",
 )
+@click.option(
+    "--trtexec",
+    "traces",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File of trtexec --exportTimes, for a row of its own.",
+)
+@click.option(
+    "--memory/--no-memory",
+    default=True,
+    show_default=True,
+    help="Measure memory first, each engine in a process of its own; one that crashes there takes no other with it.",
+)
+@click.option(
+    "--roofline/--no-roofline",
+    default=True,
+    show_default=True,
+    help="Measure what the machine can do, and put every engine under it.",
+)
+@click.option("--profile", is_flag=True, help="Ask the vendors what each layer takes.")
+@click.option("--bisect", is_flag=True, help="Where a gate fails, find the first layer that goes wrong.")
 @click.option("--gate/--no-gate", default=True, show_default=True, help="Exit 3 when a row fails its gate.")
 @click.option(
     "--json",
@@ -64,7 +110,36 @@ if TYPE_CHECKING:
     "--markdown",
     "markdown_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the tables to this file.",
+    help="Write the tables, or the comparison, to this file.",
+)
+@click.option(
+    "--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to this file."
+)
+@click.option(
+    "--table", "paper_table", type=click.Choice(["paper"]), help="Print the shape of the paper's Table 2 too."
+)
+@click.option(
+    "--compare",
+    "files",
+    nargs=2,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="OLD NEW",
+    help="Bench nothing: compare two files of --json, and exit 3 on a regression that their intervals support.",
+)
+@click.option(
+    "--fail-above",
+    type=PercentType(),
+    default="5%",
+    show_default=True,
+    help="With --compare: how much slower is a regression.",
+)
+@click.option(
+    "--relative-to",
+    metavar="BACKEND|auto|none",
+    default="auto",
+    show_default=True,
+    help="With --compare: divide by this one's time in the same rounds first, so that a machine that is slower as a "
+    "whole is no regression; auto: by torch, or a peer, where both files have it.",
 )
 @depth_units_option
 @runs_option
@@ -74,12 +149,25 @@ def bench(
     frames: int,
     protocol: str,
     seconds: float,
+    until: float | None,
+    streams: int | None,
+    batch: int | None,
     with_torch: bool,
+    vendors: list[str] | None,
+    traces: tuple[Path, ...],
     memory: bool,
+    roofline: bool,
+    profile: bool,
+    bisect: bool,
     gate: bool,
     json_file: Path | None,
     html_file: Path | None,
     markdown_file: Path | None,
+    csv_file: Path | None,
+    paper_table: str | None,
+    files: tuple[Path, Path] | None,
+    fail_above: float,
+    relative_to: str,
     depth_units: float,
     runs: Path,
 ) -> None:
@@ -87,101 +175,70 @@ def bench(
 
     Parity: every engine answers the reference frames that travel with its model, and must agree with what torch
     answered in FP32, as closely as its precision allows (docs/precision.md). A row that does not, or an ONNX file that
-    is not the one its engine was built from, fails its gate, and the command exits 3.
+    is not the one its engine was built from, fails its gate, and the command exits 3. So it does where an engine cannot
+    be benched; the others are. After Ctrl-C what was measured is written. docs/bench.md says how each figure is made.
 
     \b
     Examples:
       depthkit bench                                        every engine in runs/, and torch
       depthkit bench --data path/to/nyu --html bench.html   accuracy too, and a report
+      depthkit bench --vs torch,onnxruntime --until 1%      beside the vendors' own calls, as sure as ±1 %
+      depthkit bench --compare old.json new.json            what became slower
       depthkit bench --engine e.ort.onnx                    one engine; needs no torch
     """
     from ..bench.suite import SuiteOptions
     from ..bench.timing import Steady
-    from .targets import contenders, find_engines, sample_set
+    from ..bench.trtexec import read_trtexec
+    from .bench_output import Outputs, compare_and_show, require_any, require_gate, run_and_show
+    from .contenders import contenders, peers
+    from .targets import find_engines
 
+    if files:
+        compare_and_show(*files, fail_above=fail_above, relative_to=relative_to, markdown_file=markdown_file)
+        return
+    samples, notes = _samples(data, frames, depth_units)
+    rows = [read_trtexec(path) for path in traces]
+    chosen = contenders(list(engines) or find_engines(runs), with_torch=with_torch, batch=batch)
+    if vendors:
+        chosen = _in_groups([*chosen, *peers(chosen, vendors)])
     options = SuiteOptions(
-        cast("Literal['steady', 'paper']", protocol), Steady(duration_s=seconds), memory, command_line()
+        protocol=cast("Literal['steady', 'paper']", protocol),
+        steady=Steady(duration_s=seconds, until=until),
+        memory=memory,
+        streams=streams,
+        roofline=roofline,
+        profile=profile,
+        notes=notes,
+        command=command_line(),
     )
-    samples = sample_set(data, frames, depth_units) if data else None
-    chosen = contenders(list(engines) or find_engines(runs), with_torch=with_torch)
-    result = run_and_show(
-        chosen, samples, options, json_file=json_file, html_file=html_file, markdown_file=markdown_file
-    )
+    outputs = Outputs(json_file, html_file, markdown_file, csv_file, paper=paper_table == "paper")
+    result = run_and_show(chosen, samples, options, outputs, others=rows, bisect=bisect)
+    if not result.complete:
+        raise click.Abort
+    require_any(result)
     if gate:
         require_gate(result)
 
 
-def run_and_show(
-    chosen: list[Contender],
-    samples: SampleSet | None,
-    options: SuiteOptions,
-    *,
-    json_file: Path | None = None,
-    html_file: Path | None = None,
-    markdown_file: Path | None = None,
-) -> BenchResult:
-    """Bench, print the tables, write the files that were asked for."""
-    from rich.markup import escape
+def _samples(data: str | None, frames: int, depth_units: float) -> tuple[SampleSet | None, tuple[str, ...]]:
+    """What fills the accuracy columns, or why they stay empty."""
+    from ..errors import DataError
+    from ..images import find_images
+    from .contenders import sample_set
 
-    from ..bench.suite import run_suite
-    from ..files import write_text
-    from .console import out, progress
-
-    with progress() as bar:
-        task = bar.add_task("starting", total=1.0)
-        result, answers = run_suite(
-            chosen, samples, options, lambda what, share: bar.update(task, description=what, completed=share)
-        )
-    _print(result)
-    if json_file:
-        from ..spec import to_json
-
-        write_text(json_file, to_json(result))
-    if markdown_file:
-        from ..bench.table import markdown
-
-        write_text(markdown_file, markdown(result))
-    if html_file:
-        from ..bench.report import write_report
-
-        write_report(html_file, result, [contender.reference for contender in chosen], answers)
-    for path in (json_file, markdown_file, html_file):
-        if path:
-            out.print(f"[green]wrote[/] {escape(str(path))}")
-    return result
+    if data is None:
+        return None, ()
+    try:
+        return sample_set(data, frames, depth_units), ()
+    except DataError as unknown:
+        try:
+            pictures = find_images(Path(data))
+        except (DataError, OSError):
+            raise unknown from None
+        return None, (f"no accuracy: the {len(pictures)} pictures in {data} have no measured depth",)
 
 
-def require_gate(result: BenchResult) -> None:
-    """Raise GateError when a row fails."""
-    from ..errors import GateError
-
-    if result.failed:
-        rows = "; ".join(f"{row.target}: {', '.join(row.faults)}" for row in result.failed)
-        raise GateError(f"{len(result.failed)} of {len(result.rows)} rows fail their gate: {rows}")
-
-
-def _print(result: BenchResult) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from ..bench.table import TABLES
-    from .console import out
-
-    for table in TABLES:
-        if not table.wanted(result):
-            continue
-        # Narrow: at 80 columns no cell is cut, above all not the precision.
-        look = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
-        shown = Table(title=table.heading(result), title_justify="left", title_style="bold", **look)  # type: ignore[arg-type]
-        for column in table.columns:
-            wraps = column.heading in {"gate", "provider"}
-            justify: Literal["left", "right"] = "right" if column.number else "left"
-            shown.add_column(column.heading, justify=justify, no_wrap=not wraps, overflow="fold")
-        for row in result.rows:
-            cells = [Text(column.cell(row)) for column in table.columns]
-            for column, cell in zip(table.columns, cells, strict=True):
-                if column.heading == "gate":
-                    cell.stylize("green" if row.passed else "bold red")
-            shown.add_row(*cells)
-        out.print(shown)
+def _in_groups(chosen: list[Contender]) -> list[Contender]:
+    """Peers right after the engines of their model."""
+    models = dict.fromkeys(contender.model for contender in chosen)
+    return [contender for model in models for contender in chosen if contender.model == model]

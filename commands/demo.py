@@ -59,11 +59,11 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     from ..train.document import read_document
     from ..train.fit import fit
     from ..train.options import TrainOptions
-    from .bench import require_gate, run_and_show
+    from .bench_output import Outputs, require_gate, run_and_show
     from .console import out as console
+    from .contenders import contenders, sample_set
     from .export import EngineOptions, export_run
     from .precision import PrecisionOptions
-    from .targets import contenders, sample_set
     from .train import epoch_line
     from .tune import tune_run
     from .workshop import Scope, read_panel
@@ -97,8 +97,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
         contenders(engines, with_torch=True),
         sample_set("scenes", 32, 1000.0),
         SuiteOptions(steady=Steady(duration_s=seconds), command=command_line()),
-        json_file=out / "bench.json",
-        html_file=out / "report.html",
+        Outputs(json=out / "bench.json", html=out / "report.html"),
     )
     require_gate(result)
     console.rule("tune")

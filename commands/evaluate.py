@@ -40,7 +40,8 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     from ..errors import GateError
     from .console import out
     from .console import progress as progress_bar
-    from .targets import open_target, sample_set
+    from .contenders import sample_set
+    from .targets import open_target
 
     samples = sample_set(data, frames, depth_units)
     title = f"{escape(data)}, {samples.frames} of {samples.available} test frames"

@@ -13,6 +13,7 @@ import click
 __all__ = [
     "NetworkType",
     "NumbersType",
+    "PercentType",
     "PositiveType",
     "SizeType",
     "command_line",
@@ -57,6 +58,23 @@ class PositiveType(click.ParamType[float]):
         if not (isfinite(number) and number > 0):
             self.fail(f"{value} is no number above 0", param, ctx)
         return number
+
+
+class PercentType(click.ParamType[float]):
+    """`5%`, or the same as a share: `0.05`."""
+
+    name = "PERCENT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse "5%" into 0.05."""
+        text = str(value).strip()
+        try:
+            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = 0.0
+        if not 0 < share < 1:
+            self.fail(f"{value!r} is no share between 0 and 100 %; write 5% or 0.05", param, ctx)
+        return share
 
 
 class NetworkType(click.ParamType[str]):

@@ -176,7 +176,7 @@ class Workshop:
 
 def _make(onnx: Path, folder: Path, candidate: Candidate) -> Contender:
     """The candidate as the bench takes it; its engine is built, unless the store has it. Raises DepthkitError."""
-    from .targets import contenders
+    from .contenders import contenders
 
     (contender,) = contenders([_built(onnx, folder, candidate)], with_torch=False)
     run = {"transfer": candidate.transfer, "cuda_graph": candidate.cuda_graph}

@@ -1,0 +1,208 @@
+"""What `depthkit bench` prints and writes, and when it exits 3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from ..bench.results import BenchResult, Row
+    from ..bench.suite import Contender, SampleSet, SuiteOptions
+    from ..bench.table import Table
+
+__all__ = ["Outputs", "compare_and_show", "require_any", "require_gate", "run_and_show"]
+
+DEAREST: Final = 10
+"""Layers that are named on the terminal; the report and the JSON file have all."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files to write, if any; `paper`: print the paper's table too."""
+
+    json: Path | None = None
+    html: Path | None = None
+    markdown: Path | None = None
+    csv: Path | None = None
+    paper: bool = False
+
+
+def run_and_show(
+    chosen: list[Contender],
+    samples: SampleSet | None,
+    options: SuiteOptions,
+    outputs: Outputs,
+    *,
+    others: Sequence[Row] = (),
+    bisect: bool = False,
+) -> BenchResult:
+    """Bench, print the tables, write the files that were asked for.
+
+    Args:
+        chosen, samples, options: see `run_suite`.
+        outputs: what to write.
+        others: rows that were measured elsewhere.
+        bisect: look for the layer where those that fail their gate go wrong.
+    """
+    from ..bench.suite import run_suite
+    from .console import err, progress
+
+    models = {contender.model for contender in chosen}
+    if len(models) > 1:
+        err.print(
+            f"{len(models)} models (weights, size, batch) in one bench: rows are compared within their own only",
+            style="yellow",
+        )
+    with progress() as bar:
+        task = bar.add_task("starting", total=1.0)
+        result, answers = run_suite(
+            chosen, samples, options, lambda what, share: bar.update(task, description=what, completed=share)
+        )
+    if bisect:
+        result = _bisect(result, chosen)
+    result = replace(result, rows=(*result.rows, *others))
+    _print(result, outputs)
+    _write(result, outputs, chosen, [*answers, *[None] * len(others)])
+    return result
+
+
+def require_any(result: BenchResult) -> None:
+    """Raise UserError where no engine could be benched at all: then nothing was found to be false."""
+    from ..errors import UserError
+
+    engines = [row for row in result.rows if row.kind == "engine"]
+    if result.complete and all(row.error for row in engines):
+        raise UserError("; ".join(dict.fromkeys(row.error for row in engines)))
+
+
+def require_gate(result: BenchResult) -> None:
+    """Raise GateError when a row could not be benched, or fails its gate."""
+    from ..errors import GateError
+
+    if result.failed:
+        rows = "; ".join(f"{row.target}: {row.error or ', '.join(row.faults)}" for row in result.failed)
+        raise GateError(f"{len(result.failed)} of {len(result.rows)} rows failed: {rows}")
+
+
+def compare_and_show(old: Path, new: Path, *, fail_above: float, relative_to: str, markdown_file: Path | None) -> None:
+    """Compare two results; `relative_to`: a backend, "auto" or "none". Raises GateError on a regression."""
+    from ..bench.compare import compare, markdown, yardstick
+    from ..bench.results import read_result
+    from ..errors import GateError
+    from ..files import write_text
+    from .console import out
+
+    before, after = read_result(old), read_result(new)
+    backend = {"auto": yardstick(before, after), "none": None}.get(relative_to, relative_to)
+    found = compare(before, after, fail_above=fail_above, relative_to=backend)
+    text = markdown(found)
+    if markdown_file:
+        write_text(markdown_file, text)
+    out.print(text, markup=False)
+    if found.regressions:
+        raise GateError(f"{new} is worse than {old}: {'; '.join(map(str, found.regressions))}")
+
+
+def _bisect(result: BenchResult, chosen: Sequence[Contender]) -> BenchResult:
+    """The same with `diverges` of the engines that answered something else than their gate allows."""
+    from ..errors import UserError
+    from .console import err, progress
+    from .contenders import find_divergence
+
+    rows = []
+    with progress() as bar:
+        task = bar.add_task("bisecting", total=len(result.rows))
+        for row, contender in zip(result.rows, chosen, strict=True):
+            bar.advance(task)
+            wrong = row.faults and row.parity is not None and Path(row.target).is_file()
+            try:
+                rows.append(replace(row, diverges=find_divergence(contender)) if wrong else row)
+            except UserError as error:
+                err.print(f"not bisected: {row.name}: {error}", style="yellow", markup=False)
+                rows.append(row)
+    return replace(result, rows=tuple(rows))
+
+
+def _write(result: BenchResult, outputs: Outputs, chosen: Sequence[Contender], answers: Sequence[object]) -> None:
+    from rich.markup import escape
+
+    from ..bench.report import write_report
+    from ..bench.table import csv_text, markdown
+    from ..files import write_text
+    from ..spec import to_json
+    from .console import out
+
+    for path, text in ((outputs.json, to_json), (outputs.markdown, markdown), (outputs.csv, csv_text)):
+        if path:
+            write_text(path, text(result))
+    if outputs.html:
+        references = [contender.reference for contender in chosen]
+        write_report(outputs.html, result, references, answers)  # type: ignore[arg-type]
+    for path in (outputs.json, outputs.html, outputs.markdown, outputs.csv):
+        if path:
+            out.print(f"[green]wrote[/] {escape(str(path))}")
+
+
+def _print(result: BenchResult, outputs: Outputs) -> None:
+    from ..bench.table import PAPER, TABLES
+    from .console import err, out
+
+    for table in (*TABLES, *([PAPER] if outputs.paper else [])):
+        if table.wanted(result):
+            for group in result.groups:
+                out.print(_shown(table, result, group))
+    for row in result.rows:
+        if row.layers:
+            out.print(_dearest(row))
+    for row in result.rows:
+        for note in (*row.notes, *([f"bisected: {row.diverges}"] if row.diverges else [])):
+            err.print(f"note: {row.name}: {note}", style="yellow", markup=False)
+    for note in result.notes:
+        err.print(f"note: {note}", style="yellow", markup=False)
+    if not result.complete:
+        err.print("interrupted: this is what was measured until then", style="yellow")
+
+
+def _dearest(row: Row) -> object:
+    """The layers that take longest."""
+    from rich import box
+    from rich.table import Table as Shown
+
+    whole = sum(layer.ms for layer in row.layers)
+    shown = Shown(
+        title=f"Layers of {row.name}: the {DEAREST} dearest of {len(row.layers)}, {whole:.2f} ms in all",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for heading in ("layer", "kind", "ms", "share"):
+        shown.add_column(heading, justify="right" if heading in {"ms", "share"} else "left", overflow="fold")
+    for layer in row.layers[:DEAREST]:
+        shown.add_row(layer.name, layer.kind, f"{layer.ms:.3f}", f"{layer.ms / whole:.1%}")
+    return shown
+
+
+def _shown(table: Table, result: BenchResult, group: Sequence[Row]) -> object:
+    """A table of the rows of one model, without columns in which none of them has anything."""
+    from rich import box
+    from rich.table import Table as Shown
+    from rich.text import Text
+
+    # At 80 columns words wrap, and no figure is cut.
+    look = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+    title = f"{group[0].model or group[0].target}: {table.heading(result)}"
+    shown = Shown(title=title, title_justify="left", title_style="bold", **look)  # type: ignore[arg-type]
+    filled = [each for each in table.columns if each.heading != "model" and any(each.cell(row) for row in group)]
+    for column in filled:
+        justify: Literal["left", "right"] = "right" if column.number else "left"
+        shown.add_column(column.heading, justify=justify, no_wrap=column.number, overflow="fold")
+    for row in group:
+        cells = [Text(column.cell(row)) for column in filled]
+        for column, cell in zip(filled, cells, strict=True):
+            if column.heading == "gate":
+                cell.stylize("green" if row.passed else "bold red")
+        shown.add_row(*cells)
+    return shown

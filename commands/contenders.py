@@ -1,0 +1,287 @@
+"""What a bench compares: engines and ONNX files, torch beside them, vendors' own calls, and pictures to judge by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..errors import DataError, EngineError, UserError
+from ..files import sha256
+from .targets import locate, open_torch
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..bench.suite import Contender, SampleSet
+    from ..session import Session
+    from ..spec import ModelSpec
+    from ..tolerances import Precision
+    from ..train.datasets import RGBDDataset
+
+__all__ = ["contenders", "find_divergence", "open_at", "open_torch_peer", "peers", "sample_set"]
+
+BISECTED: Final = 2
+"""Reference frames by which the layer is found where an engine goes wrong."""
+
+
+def contenders(paths: list[Path], *, with_torch: bool, batch: int | None = None) -> list[Contender]:
+    """What to bench; where torch is wanted and a run is there, it stands before the engines of each size and batch.
+
+    Args:
+        paths: engines and ONNX files.
+        with_torch: whether torch is wanted.
+        batch: frames a run; None: what each engine is made for. Those that cannot are left out aloud.
+
+    Raises:
+        UserError: none of them can take that batch.
+    """
+    found: list[Contender] = []
+    seen: set[tuple[Path, tuple[int, int], int]] = set()
+    for path in paths:
+        contender = _contender(path, batch)
+        if contender is None:
+            continue
+        of = path.parent, contender.reference.size, contender.batch
+        if with_torch and of not in seen and _can_run_torch(path.parent):
+            found.append(_torch_contender(path.parent, contender))
+        seen.add(of)
+        found.append(contender)
+    if paths and not found:
+        raise UserError(
+            f"no engine takes {batch} frames a run; build some with `depthkit export --batch {batch}`, or for several: "
+            f"--batch 1,{batch},{batch}"
+        )
+    return found
+
+
+def _can_run_torch(folder: Path) -> bool:
+    from ..train.document import MODEL
+
+    return find_spec("torch") is not None and (folder / MODEL).is_file() and _weights(folder).is_file()
+
+
+def _torch_contender(folder: Path, beside: Contender) -> Contender:
+    return replace(
+        beside,
+        target=str(folder),
+        backend="torch",
+        open=partial(open_torch, folder, beside.reference.size, beside.batch),
+        precision="fp32",
+        file_bytes=_weights(folder).stat().st_size,
+        faults=(),
+        macs_share=None,
+        profile=None,
+    )
+
+
+def _weights(folder: Path) -> Path:
+    from ..train.document import WEIGHTS
+
+    return folder / WEIGHTS
+
+
+def _contender(path: Path, batch: int | None) -> Contender | None:
+    """An ONNX file or an engine, with all that is wrong with it as far as hashes tell; None: not of this batch."""
+    from ..bench.suite import Contender
+    from ..reference import read_reference
+    from ..runtime.profile import profile_layers
+
+    if locate(path).is_dir():
+        raise EngineError(
+            f"{path} is a run; build its engines with `depthkit export {path}`, and give these, or no --engine to "
+            "bench every one"
+        )
+    made = _look_at(path)
+    frames = made.model.opt_batch if batch is None else batch
+    if not _takes(made.model, frames):
+        from .console import err
+
+        err.print(f"left out {path}: it does not take {frames} frames a run", style="yellow", markup=False)
+        return None
+    faults = list(made.faults)
+    weights = _weights(path.parent)
+    if weights.is_file() and sha256(weights) != made.weights_sha256:
+        faults.append(f"made from other weights than {weights.name} beside it")
+    answers = read_reference(made.reference)
+    if answers.weights_sha256 != made.weights_sha256:
+        faults.append(f"{made.reference.name} holds the answers of other weights")
+    return Contender(
+        target=str(path),
+        backend=made.backend,
+        open=partial(open_at, path, frames),
+        precision=made.precision,
+        reference=answers,
+        batch=frames,
+        file_bytes=path.stat().st_size,
+        faults=tuple(faults),
+        macs_share=made.share,
+        network=made.model.network,
+        onnx=made.onnx if made.onnx.is_file() else None,
+        profile=partial(profile_layers, path),
+    )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What an ONNX file or a manifest tells."""
+
+    model: ModelSpec
+    backend: str
+    precision: Precision
+    weights_sha256: str
+    reference: Path
+    onnx: Path
+    share: float | None
+    faults: tuple[str, ...]
+
+
+def _look_at(path: Path) -> _Made:
+    from ..description import describe_onnx
+    from ..engines.manifest import read_manifest
+    from ..reference import reference_path
+    from ..runtime.load import is_onnx_file
+
+    if is_onnx_file(path):
+        told = describe_onnx(path)
+        faults = () if told.intact else (f"{path.name} was changed since its export",)
+        return _Made(
+            told.model, "ONNX file", told.precision, told.weights_sha256, reference_path(path), path, None, faults
+        )
+    manifest = read_manifest(path)
+    onnx, reference = path.with_name(manifest.onnx), path.with_name(manifest.reference)
+    same = not onnx.is_file() or sha256(onnx) == manifest.onnx_sha256
+    faults = () if same else (f"{onnx.name} is not the file that this engine was built from",)
+    asked, weights = manifest.precision_asked, manifest.weights_sha256
+    return _Made(manifest.model, manifest.backend, asked, weights, reference, onnx, manifest.share, faults)
+
+
+def _takes(model: ModelSpec, frames: int) -> bool:
+    return model.batch == frames if isinstance(model.batch, int) else model.batch.min <= frames <= model.batch.max
+
+
+def open_at(path: Path, batch: int) -> Session:
+    """An engine or ONNX file that is given `batch` frames a run, where its batch is dynamic."""
+    from ..runtime.load import load
+    from ..spec import Dim
+
+    session = load(path)
+    dynamic = session.spec.batch
+    if isinstance(dynamic, Dim):
+        session.spec = session.spec.with_batch(replace(dynamic, opt=batch))
+    return session
+
+
+def peers(beside: list[Contender], names: list[str]) -> list[Contender]:
+    """Vendors' own calls on the models of these engines, in FP32: one of each for every run, size and batch.
+
+    Raises:
+        UserError: the run or the FP32 ONNX file that they read is not there, or is not of the same weights.
+    """
+    engines = [contender for contender in reversed(beside) if contender.onnx and Path(contender.target).is_file()]
+    models = {(Path(engine.target).parent, engine.reference.size, engine.batch): engine for engine in engines}
+    if not models:
+        raise UserError("--vs needs the ONNX file of an engine beside it, and there is none; run `depthkit export`")
+    return [_peer(name, folder, contender) for (folder, _, _), contender in models.items() for name in names]
+
+
+def _peer(name: str, folder: Path, beside: Contender) -> Contender:
+    from ..bench.peers import PEERS, open_peer
+
+    common = replace(
+        beside, backend=f"{name} (vendor)", kind="peer", precision="fp32", faults=(), macs_share=None, profile=None
+    )
+    if name not in PEERS:
+        if not _can_run_torch(folder):
+            raise UserError(f"--vs {name} needs torch and the run, and {folder} is not both; leave it out")
+        compiled = name == "torch-compile"
+        return replace(
+            common,
+            target=str(folder),
+            open=partial(open_torch_peer, folder, beside.reference.size, beside.batch, compiled),
+            file_bytes=_weights(folder).stat().st_size,
+        )
+    onnx = _fp32_onnx(beside)
+    return replace(
+        common, target=str(onnx), open=partial(open_peer, name, onnx), file_bytes=onnx.stat().st_size, onnx=onnx
+    )
+
+
+def open_torch_peer(folder: Path, size: tuple[int, int], batch: int, compiled: bool) -> Session:
+    """See `train.peers`; can be pickled without torch."""
+    from ..train import peers as torch_peers
+
+    return torch_peers.open_torch_peer(folder, size, batch=batch, compiled=compiled)
+
+
+def find_divergence(contender: Contender) -> str:
+    """Where an engine or ONNX file leaves the FP32 graph, in words, see `bench.bisect`. Raises UserError kinds."""
+    from ..bench.bisect import first_divergence
+    from ..engines.manifest import read_manifest
+    from ..runtime.load import is_onnx_file
+
+    path = Path(contender.target)
+    if contender.onnx is None:
+        raise UserError(f"the ONNX file of {path} is not there; export it again")
+    backend, options = (
+        ("onnxruntime", None) if is_onnx_file(path) else ((manifest := read_manifest(path)).backend, manifest.options)
+    )
+    images, fp32 = contender.reference.images[:BISECTED], _beside(contender.onnx)
+    found = first_divergence(contender.onnx, fp32, backend, contender.precision, images, options)
+    return found.describe() if found else "no layer is over the limit of its precision"
+
+
+def _beside(onnx: Path) -> Path:
+    """Where the FP32 ONNX file of the same model is, if it is there."""
+    stem = onnx.name.removesuffix(".onnx").rpartition(".")[0]
+    return onnx.with_name(f"{stem}.fp32.onnx")
+
+
+def _fp32_onnx(beside: Contender) -> Path:
+    """The FP32 ONNX file of the model that an engine is made of."""
+    from ..description import describe_onnx
+
+    assert beside.onnx is not None
+    path = _beside(beside.onnx)
+    if not path.is_file():
+        raise UserError(f"--vs reads the FP32 ONNX file, and {path} is not there; write it with `depthkit export`")
+    told = describe_onnx(path)
+    if not told.intact or told.weights_sha256 != beside.reference.weights_sha256:
+        raise UserError(f"--vs reads {path}, which is not of the weights of {beside.target}; export both again")
+    return path
+
+
+def sample_set(data: str, frames: int | None, depth_units: float) -> SampleSet:
+    """The test split of `data`, or evenly spaced `frames` of it. Raises DataError."""
+    from ..bench.suite import SampleSet
+    from ..train.datasets import evenly_spaced, open_dataset
+
+    dataset = open_dataset(data, "test", depth_units=depth_units)
+    chosen = evenly_spaced(dataset, frames or len(dataset))
+    return SampleSet(data, len(chosen), len(dataset), dataset.crop, _Chosen(dataset, chosen))
+
+
+class _Chosen:
+    """Some samples of a data set as pairs of picture and depth, read when they are asked for."""
+
+    def __init__(self, dataset: RGBDDataset, indices: list[int]) -> None:
+        self._dataset = dataset
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        sample = self._dataset[self._indices[index]]
+        from ..metrics import EIGEN_SIZE
+
+        if self._dataset.crop is not None and sample.depth.shape != EIGEN_SIZE:
+            raise DataError(
+                f"{self._dataset.source(self._indices[index])} is {sample.depth.shape} (H, W), and the Eigen crop is "
+                f"made for {EIGEN_SIZE}; use NYU frames at their own size, or a `pairs` folder, which is not cropped"
+            )
+        return sample.image, sample.depth
