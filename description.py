@@ -11,7 +11,7 @@ from .errors import EngineError
 from .spec import METADATA, ModelSpec, from_json, graph_sha256
 from .tolerances import TOLERANCES, Precision
 
-__all__ = ["CONVOLUTIONS", "Convolution", "OnnxDescription", "convolutions", "describe_onnx"]
+__all__ = ["CONVOLUTIONS", "Convolution", "OnnxDescription", "convolutions", "describe_onnx", "module_of"]
 
 CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
 """ONNX's operators that convolve."""
@@ -20,6 +20,15 @@ _FUSED: Final = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "Quan
 """What a backend may compute together with the convolution before it, and then name them by."""
 
 _TYPES: Final = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8"}
+
+
+def module_of(weight: str) -> str:
+    """The network's module whose weight an export called so; empty: of none.
+
+    >>> module_of("network.encoder.0.3.weight")
+    'encoder.0.3'
+    """
+    return weight.removeprefix("network.").rpartition(".")[0]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from time import perf_counter
 
 import numpy as np
@@ -40,8 +39,7 @@ def measure_throughput(
     def work() -> None:
         nonlocal batch
         try:
-            with ExitStack() as stack:
-                session = stack.enter_context(open_session())
+            with open_session() as session:
                 image, _ = allocate(session)
                 batch = len(image)
                 np.take(frames, range(batch), axis=0, mode="wrap", out=image)

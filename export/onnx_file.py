@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ..description import CONVOLUTIONS, convolutions
+from ..description import CONVOLUTIONS, convolutions, module_of
 from ..errors import GateError, OutputError, UserError
 from ..files import is_refused_write, make_folder, remove
 from ..images import resize_depth, resize_image
@@ -106,17 +106,12 @@ def rank_run(bundle: Bundle, size: tuple[int, int] | None, calibration: Calibrat
     spec = bundle.spec_at(size)
     model = build_graph(bundle.network, spec, "int8", Origin(bundle.weights_sha256, ""))
     work = {each.name: each.macs for each in convolutions(model)}
-    modules = {node.name: _module(node) for node in model.graph.node if node.op_type in CONVOLUTIONS}
+    modules = {node.name: module_of(node.input[1]) for node in model.graph.node if node.op_type in CONVOLUTIONS}
     ranges = calibrate(model, calibration.images, "minmax")
     return [
         RankedLayer(each.layer, modules[each.layer], work[each.layer] / sum(work.values()), each.parity)
         for each in rank_layers(model, ranges, make_reference(bundle, spec.size))
     ]
-
-
-def _module(node: onnx.NodeProto) -> str:
-    """The name of the torch module that a convolution was exported from: its weight is called after it."""
-    return str(node.input[1]).removeprefix("network.").rpartition(".")[0]
 
 
 def _made(subject: Subject, options: ExportOptions, origin: Origin) -> Iterator[Check]:

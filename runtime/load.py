@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.build import BACKENDS, backend, rebuild_command, require, require_fit
-from ..engines.manifest import read_manifest, verify_file
+from ..engines.manifest import Manifest, read_manifest, verify_file
 from ..errors import EngineError
 from ..session import Session
 from .options import RunOptions, Transfer
 
-__all__ = ["is_onnx_file", "load"]
+__all__ = ["is_onnx_file", "load", "runner", "verified"]
 
 
 def load(path: str | Path, *, transfer: Transfer = "auto", cuda_graph: bool = True) -> Session:
@@ -38,11 +38,9 @@ def load(path: str | Path, *, transfer: Transfer = "auto", cuda_graph: bool = Tr
         )
     if is_onnx_file(path):
         require("onnxruntime", to_run=True)
-        return _runner("onnxruntime").open_onnx(path, run)  # type: ignore[no-any-return]
-    manifest = read_manifest(path)
-    require_fit(path, manifest)
-    verify_file(path, manifest, rebuild_command(path, manifest))
-    return _runner(manifest.backend).open_engine(path, manifest, run)  # type: ignore[no-any-return]
+        return runner("onnxruntime").open_onnx(path, run)  # type: ignore[no-any-return]
+    manifest = verified(path)
+    return runner(manifest.backend).open_engine(path, manifest, run)  # type: ignore[no-any-return]
 
 
 def is_onnx_file(path: Path) -> bool:
@@ -51,6 +49,15 @@ def is_onnx_file(path: Path) -> bool:
     return path.suffix == ".onnx" and not engine
 
 
-def _runner(name: str) -> Any:
+def verified(path: Path) -> Manifest:
+    """An engine's manifest, if it fits this machine and the file is the one it describes. Raises EngineError kinds."""
+    manifest = read_manifest(path)
+    require_fit(path, manifest)
+    verify_file(path, manifest, rebuild_command(path, manifest))
+    return manifest
+
+
+def runner(name: str) -> Any:
+    """A backend's module of this folder."""
     module, _, _ = BACKENDS[name].partition(":")
     return import_module(f".{module}", __package__)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..description import Convolution, describe_onnx
+from ..description import Convolution, describe_onnx, module_of
 from ..engines.backend import attribute
-from ..engines.build import BACKENDS, rebuild_command, require, require_fit
-from ..engines.manifest import Layer, read_manifest, verify_file
+from ..engines.build import require
+from ..engines.manifest import Layer
 from ..errors import BackendError, FrameError, UserError
 from ..files import sha256
 from ..session import LayerTime, Session
-from .load import is_onnx_file
+from .load import is_onnx_file, runner, verified
 
 __all__ = ["mean_times", "profile_layers", "shown"]
 
@@ -45,11 +43,9 @@ def profile_layers(path: str | Path, images: np.ndarray, runs: int = 20) -> tupl
         raise UserError(f"{runs} runs cannot be profiled; ask for one at least")
     if is_onnx_file(path):
         require("onnxruntime", to_run=True)
-        return _named(_module("onnxruntime").profile_onnx(path, images, runs), path)
-    manifest = read_manifest(path)
-    require_fit(path, manifest)
-    verify_file(path, manifest, rebuild_command(path, manifest))
-    layers: tuple[LayerTime, ...] = _module(manifest.backend).profile_engine(path, manifest, images, runs)
+        return _named(runner("onnxruntime").profile_onnx(path, images, runs), path)
+    manifest = verified(path)
+    layers: tuple[LayerTime, ...] = runner(manifest.backend).profile_engine(path, manifest, images, runs)
     if not layers:
         raise BackendError(f"{manifest.backend} tells nothing of the layers of {path}; build it again")
     onnx = path.with_name(manifest.onnx)
@@ -106,9 +102,4 @@ def _modules(onnx: Path) -> Iterator[Convolution]:
         kernel = kernels[each.name]
         while kernel not in weights:
             kernel = sources[kernel]
-        yield replace(each, precision=kernel.removeprefix("network.").rpartition(".weight")[0])
-
-
-def _module(name: str) -> Any:
-    module, _, _ = BACKENDS[name].partition(":")
-    return import_module(f".{module}", __package__)
+        yield replace(each, precision=module_of(kernel))
