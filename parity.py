@@ -12,7 +12,7 @@ from .reference import Reference
 from .spec import STRICT
 from .tolerances import TOLERANCES, Precision
 
-__all__ = ["Parity", "compare", "describe_gate", "gate_faults"]
+__all__ = ["Parity", "compare", "describe_gate", "describe_parity", "gate_faults"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -100,3 +100,13 @@ def describe_gate(precision: Precision) -> str:
         ("δ1 ≤ {:g} worse", tolerance.max_delta1_loss),
     )
     return ", ".join(words.format(limit) for words, limit in limits if limit is not None)
+
+
+def describe_parity(parity: Parity, precision: Precision) -> str:
+    """Largest error, worst SSIM and what the gate of a precision looks at besides, in words."""
+    words = f"max |Δ| {parity.max_abs_mm:.3g} mm, worst SSIM {parity.worst_ssim:.5f}"
+    if parity.abs_rel_loss is not None:
+        words += f", AbsRel {parity.abs_rel_loss:+.4f}"
+    if parity.delta1_loss is not None and TOLERANCES[precision].max_delta1_loss is not None:
+        words += f", δ1 {0 - parity.delta1_loss:+.4f}"
+    return words

@@ -17,7 +17,8 @@ import numpy as np
 from ..engines import ort, ov
 from ..engines.build import backend as find_backend
 from ..engines.build import require
-from ..engines.unsigned import unsigned
+from ..engines.cpu_int8 import for_cpu
+from ..engines.fingerprint import cpu_fingerprint
 from ..errors import BackendError, EngineError
 from ..tolerances import Precision
 from ..vendors import import_onnxruntime
@@ -108,7 +109,7 @@ def first_divergence(
     """
     run, plainly = _runner(backend, precision, options or {}), _by_onnxruntime_as_written
     written = _read(engine_onnx)
-    built = _Cuttable(unsigned(written) if precision == "int8" else written, images)
+    built = _Cuttable(for_cpu(written, cpu_fingerprint().int8) if precision == "int8" else written, images)
     own = _Cuttable(_widened(built.model), images)
     reference = own
     if reference_onnx is not None and reference_onnx.is_file():

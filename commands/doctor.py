@@ -54,10 +54,12 @@ def examine() -> list[Finding]:
 
     from .. import __version__
     from ..engines.build import BACKENDS, backend
-    from ..engines.fingerprint import cpu_fingerprint, usable_cores
+    from ..engines.fingerprint import cpu_fingerprint, describe_arithmetic, usable_cores
     from ..engines.gpu import find_gpu
 
     cpu, gpu = cpu_fingerprint(), find_gpu()
+    arithmetic = cpu.int8
+    assert arithmetic is not None, "a CPU has one, or none"
     findings = [
         Finding("depthkit", here=True, seen=f"{__version__}, Python {platform.python_version()}"),
         Finding("processor", here=True, seen=f"{cpu.name}, {usable_cores()} cores, {' '.join(cpu.isa)}"),
@@ -67,6 +69,7 @@ def examine() -> list[Finding]:
             here=cpu.computes_half,
             seen="on this CPU" if cpu.computes_half else "not on this CPU: FP16 files are computed in FP32 (fp16→fp32)",
         ),
+        Finding("INT8 arithmetic", here=arithmetic != "none", seen=describe_arithmetic(arithmetic)),
         _extra("train and evaluate runs", "train", ("torch", "lightning", "kornia", "safetensors")),
         _extra("export to ONNX", "train", ("torch", "onnx", "onnxscript", "polygraphy", "onnx-graphsurgeon")),
         _extra("read nyu_depth_v2_labeled.mat", "train", ("h5py",)),

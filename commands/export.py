@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,13 +12,14 @@ import click
 
 from .options import NumbersType, SizeType, data_option, depth_units_option, runs_option
 from .precision import PrecisionOptions, explain_layers, precision_options
+from .proof import Proof
 
 if TYPE_CHECKING:
     from ..engines.build import BuiltEngine
     from ..export.checks import Check
     from ..export.recipe import ExportOptions
+    from ..reference import Reference
     from ..spec import Dim
-    from ..tolerances import Precision
 
 BACKENDS = (
     "tensorrt",
@@ -225,7 +227,7 @@ def export(
     for target in run or find_runs(runs):
         console.print(str(target), style="bold", markup=False)
         if target.suffix == ".onnx":
-            _require_exported_so(target, asked, size, batch, onnx_only)
+            _require_exported_so(target, precision, explain, size, batch, onnx_only)
             build_engines(target, engines)
         else:
             from ..export.recipe import ExportOptions
@@ -264,7 +266,12 @@ def _run_folder(target: Path, runs: Path, size: tuple[int, int] | None, foreign:
 
 
 def _require_exported_so(
-    onnx: Path, precision: Precision, size: tuple[int, int] | None, batch: int | Dim, onnx_only: bool
+    onnx: Path,
+    precision: PrecisionOptions,
+    explain: bool,
+    size: tuple[int, int] | None,
+    batch: int | Dim,
+    onnx_only: bool,
 ) -> None:
     """Raise UserError where an ONNX file is not what the options ask for: they are for runs."""
     from ..description import describe_onnx
@@ -272,7 +279,10 @@ def _require_exported_so(
 
     found = describe_onnx(onnx)
     asked = {
-        f"--{precision}": precision not in {"fp32", found.precision},
+        f"--{precision.precision}": precision.precision not in {"fp32", found.precision},
+        "--calibrate": precision.calibrate is not None,
+        "--keep": precision.keep is not None,
+        "--explain": explain,
         "--size": size not in {None, found.model.size},
         "--batch": batch not in (1, found.model.batch),
         "--onnx-only": onnx_only,
@@ -285,7 +295,11 @@ def _require_exported_so(
 
 
 def export_run(folder: Path, options: ExportOptions, engines: EngineOptions) -> list[Path]:
-    """Export one run and build its engines; print a line for each step. The engines, or the ONNX file without any."""
+    """Export one run and build its engines; print a line for each step. The engines, or the ONNX file without any.
+
+    Raises:
+        GateError: a check of the ONNX file failed, or the gate of an engine; see `build_engines`.
+    """
     from rich.markup import escape
 
     from ..engines.build import require
@@ -301,39 +315,69 @@ def export_run(folder: Path, options: ExportOptions, engines: EngineOptions) -> 
         require("onnxruntime", to_run=True)  # the export's own parity check runs on it
         made = export_onnx(read_bundle(folder), options, _line)
         console.print(f"  [green]wrote[/] {escape(str(made.path))} and {made.reference.name}")
+        proof = Proof(lambda: made.held_out)
         current = made.path
     else:
         console.print(f"  [green]kept[/]  {escape(str(current))}: passed its checks, and nothing has changed since")
-    return build_engines(current, engines) if engines.backends else [current]
+        proof = Proof(partial(_held_out, folder, options))
+    return build_engines(current, engines, proof) if engines.backends else [current]
 
 
-def build_engines(onnx: Path, options: EngineOptions) -> list[Path]:
-    """Build the engines of an ONNX file, and print what was built; needs no torch."""
+def _held_out(folder: Path, options: ExportOptions) -> Reference | None:
+    """The held-out frames again, for an engine that is new while its ONNX file is not; None: without torch."""
+    from importlib.util import find_spec
+
+    if options.calibration is None or find_spec("torch") is None:
+        return None
+    from ..export.onnx_file import held_out_reference
+    from ..train.bundle import read_bundle
+
+    bundle = read_bundle(folder)
+    return held_out_reference(bundle, options.size or bundle.document.model.size, options.calibration)
+
+
+def build_engines(onnx: Path, options: EngineOptions, proof: Proof | None = None) -> list[Path]:
+    """Build the engines of an ONNX file, prove each, and print what was built; needs no torch.
+
+    Raises:
+        GateError: an engine does not run, or its gate fails. The others are built all the same.
+    """
     from rich.markup import escape
 
     from ..description import describe_onnx
     from ..engines.build import BuildOptions, backend, build
-    from ..errors import BackendError
+    from ..errors import BackendError, GateError
     from .console import out as console
 
-    built = []
+    proof = proof or Proof()
+    built, failed = [], []
     stored = describe_onnx(onnx).precision
     for name, said in _chosen(options.backends):
         maker = backend(name)
         try:
-            maker.asked(stored, maker.parse_options(options.vendor))
+            settings = maker.parse_options(options.vendor)
+            maker.asked(stored, settings)
         except BackendError as error:
             if name in options.backends or "all" not in options.backends:
                 raise
-            console.print(f"  [yellow]left out[/] {name}: {escape(str(error))}")
+            console.print(f"  [yellow]skipped[/] {name}: {escape(str(error))}")
             continue
 
         def waiting(name: str = name) -> None:
             console.print(f"  [yellow]waits[/] for another process that is building this engine by {name}")
 
-        found = build(onnx, BuildOptions(name, options.vendor, options.rebuild), waiting)
+        try:
+            found = build(
+                onnx, BuildOptions(name, options.vendor, options.rebuild), waiting, partial(proof.prove, onnx)
+            )
+        except GateError as error:
+            console.print(f"  [red]FAIL[/]  {name}: {escape(str(error))}")
+            failed.append(f"{name}: {error}")
+            continue
         _report(found, said)
         built.append(found.path)
+    if failed:
+        raise GateError(f"of {onnx.name} {len(failed)} engines were not built: {'; '.join(failed)}")
     return built
 
 
@@ -370,6 +414,8 @@ def _report(engine: BuiltEngine, said: str) -> None:
         console.print(
             "  [yellow]note[/]  FP16 is stored in the ONNX file; this engine computes it in FP32: not faster here"
         )
+    if manifest.arithmetic == "none":
+        console.print("  [yellow]note[/]  this CPU has no INT8 arithmetic: INT8 is not faster than FP32 here")
     if manifest.layers_from == "network":
         console.print(
             f"  [yellow]note[/]  built for {escape(manifest.device.describe())}; not every layer could be read "

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from ..train.datasets import Split
 
-__all__ = ["Pictures", "read_pictures"]
+__all__ = ["Pictures", "divide_pictures", "identify", "read_pictures"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,3 +62,57 @@ def read_pictures(
         return Pictures(source, tuple(read_image(files[index]) for index in evenly_spaced(files, count)))
     samples = [data[index] for index in evenly_spaced(data, count)]
     return Pictures(source, tuple(s.image for s in samples), tuple(s.depth for s in samples), data.crop)
+
+
+def divide_pictures(
+    source: str,
+    choose: tuple[int, int],
+    prove: int,
+    *,
+    size: tuple[int, int] | None = None,
+    depth_units: float = 1000.0,
+) -> tuple[Pictures, Pictures]:
+    """Frames to choose by, and others to prove what was chosen.
+
+    Of a data set they are of its training and its validation split. A folder of pictures is divided: half of what it
+    has above the least number proves.
+
+    Args:
+        source, size, depth_units: see `read_pictures`.
+        choose: the least and the largest number of frames to choose by.
+        prove: the largest number of frames that prove.
+
+    Raises:
+        DataError: see `read_pictures`.
+    """
+    from ..images import find_images, read_image
+    from ..train.datasets import evenly_spaced
+
+    chosen = read_pictures(source, "train", choose[1], size=size, depth_units=depth_units)
+    if chosen.depths:
+        return chosen, read_pictures(source, "val", prove, size=size, depth_units=depth_units)
+    files = find_images(Path(source))
+    held = {files[index] for index in evenly_spaced(files, min(prove, max(len(files) - choose[0], 0) // 2))}
+    others = [path for path in files if path not in held]
+    rest = [others[index] for index in evenly_spaced(others, choose[1])]
+    first, second = (tuple(read_image(path) for path in paths) for paths in (rest, sorted(held)))
+    return Pictures(source, first), Pictures(source, second)
+
+
+def identify(source: str) -> str:
+    """What tells a data set or a folder from another without reading it: names, sizes and times of its files.
+
+    Raises:
+        DataError: there is nothing at `source`.
+    """
+    from ..errors import DataError
+    from ..files import sha256_text
+
+    if source == "scenes":
+        return source
+    path = Path(source)
+    if not path.exists():
+        raise DataError(f"there is no data at {path}; give a folder, a .mat file, or the word `scenes`")
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    stats = [(str(each.relative_to(path)), each.stat().st_size, each.stat().st_mtime_ns) for each in files]
+    return sha256_text(repr(stats))

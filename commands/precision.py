@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import click
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ..train.document import BundleDocument
 
 __all__ = ["PrecisionOptions", "explain_layers", "precision_options"]
+
+HELD_OUT: Final = 32
+"""Frames that prove an INT8 file and its engines, where the source has so many."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -42,13 +45,14 @@ def precision_options(command: _Command) -> _Command:
             click.option(
                 "--calibrate",
                 metavar="PATH",
-                help="With --int8: a data set, of which the training split is used, or a folder of pictures.  "
-                "[default: what the run was trained on]",
+                help="With --int8 (or --fp16 --keep auto): a data set, whose training split chooses and whose "
+                "validation split proves, or a folder of pictures.  [default: what the run was trained on]",
             ),
             click.option(
                 "--keep",
                 type=_KeepType(),
-                help="With --int8: so many of the most sensitive layers stay in FP32; auto: as many as the gate needs. "
+                help="With --int8: so many of the most sensitive layers stay in FP32; auto: as many as the gate needs, "
+                "if 95 % of the work is left in INT8. "
                 "With --fp16, auto: the layers whose activations leave FP16's range.",
             ),
         )
@@ -77,17 +81,17 @@ class PrecisionOptions:
         if len(given) > 1:
             raise UserError(f"an ONNX file has one precision: choose one of {', '.join(f'--{each}' for each in given)}")
         precision: Precision = given[0] if given else "fp32"
-        if self.calibrate is not None and precision != "int8":
-            raise UserError("--calibrate means nothing without --int8")
+        if self.calibrate is not None and precision != "int8" and (precision, self.keep) != ("fp16", "auto"):
+            raise UserError("--calibrate has no effect without --int8, or --fp16 --keep auto")
         if self.keep is not None and not (precision == "int8" or (precision == "fp16" and self.keep == "auto")):
             raise UserError("--keep is for --int8; --keep auto also for --fp16")
         return precision
 
     def calibration(self, document: BundleDocument, size: tuple[int, int] | None) -> Calibration | None:
-        """The frames for INT8; None for any other precision. Raises UserError kinds."""
+        """The frames that something is chosen by, read later; None where nothing is. Raises UserError kinds."""
         from ..errors import UserError
 
-        if self.precision != "int8":
+        if self.precision != "int8" and self.keep is None:
             return None
         source = self.calibrate
         if source is None:
@@ -99,13 +103,23 @@ class PrecisionOptions:
         return read_calibration(source, size or document.model.size)
 
 
-def read_calibration(source: str, size: tuple[int, int]) -> Calibration:
-    """As many frames as `size` needs, of a data set's training split or of a folder of pictures. Raises DataError."""
-    from ..export.quantize import frames_wanted
-    from ..export.recipe import Calibration
-    from .pictures import read_pictures
+def read_calibration(source: str, size: tuple[int, int], depth_units: float = 1000.0) -> Calibration:
+    """Frames of a data set or of a folder of pictures: as many as `size` needs to choose by, and 32 others to prove.
 
-    return Calibration(source, read_pictures(source, "train", frames_wanted(size), size=size).images)
+    Raises:
+        DataError: there is nothing of this kind at `source`. What is wrong inside is raised when it is read.
+    """
+    from ..export.quantize import LEAST_FRAMES, frames_wanted
+    from ..export.recipe import Calibration, Frames
+    from .pictures import divide_pictures, identify
+
+    def load() -> tuple[Frames, Frames]:
+        wanted = frames_wanted(size)
+        halves = divide_pictures(source, (LEAST_FRAMES, wanted), HELD_OUT, size=size, depth_units=depth_units)
+        chosen, proof = (Frames(each.images, each.depths) for each in halves)
+        return chosen, proof
+
+    return Calibration(source, identify(source), load)
 
 
 def explain_layers(folder: Path, size: tuple[int, int] | None, options: PrecisionOptions) -> None:

@@ -64,11 +64,13 @@ class Backend(ABC, Generic[OptionsT]):
         name: as it is written after `--backend`, and in manifests.
         extension: of its engine files, without a leading dot.
         options: a frozen pydantic dataclass of `int`, `bool` and `str` fields, all with a default: what `build` takes.
+        computes: whether its engines answer depth; only the null backend's do not.
     """
 
     name: str
     extension: str
     options: type[OptionsT]
+    computes: bool = True
 
     @abstractmethod
     def availability(self) -> Availability:

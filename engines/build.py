@@ -106,7 +106,12 @@ def fastest() -> str:
     return names[0]
 
 
-def build(onnx: Path, options: BuildOptions | None = None, on_wait: Callable[[], None] | None = None) -> BuiltEngine:
+def build(
+    onnx: Path,
+    options: BuildOptions | None = None,
+    on_wait: Callable[[], None] | None = None,
+    prove: Callable[[Path, bool], None] | None = None,
+) -> BuiltEngine:
     """Build `<stem>.<precision>.<extension>` beside `<stem>.<precision>.onnx`, and its manifest.
 
     The engine is taken from the store if it is there, and is kept there.
@@ -115,6 +120,8 @@ def build(onnx: Path, options: BuildOptions | None = None, on_wait: Callable[[],
         onnx: an ONNX file that depthkit exported.
         options: backend and its options.
         on_wait: told when another process is building this very engine, before waiting for it.
+        prove: given the engine, with its manifest beside it, and whether it is new, before it is called built. What it
+            raises is passed on: then no engine is put beside `onnx`, and a new one is not kept in the store.
 
     Raises:
         BackendError: the backend is missing, refuses the file, or does not compute in the precision that was asked for.
@@ -128,10 +135,12 @@ def build(onnx: Path, options: BuildOptions | None = None, on_wait: Callable[[],
     if not description.intact:
         raise EngineError(f"{onnx} was changed since its export; make it again with `depthkit export`")
     asked = maker.asked(description.precision, settings)
-    recipe = _Recipe(maker, version, settings, asked, onnx, sha256(onnx), description)
+    recipe = _Recipe(maker, version, settings, asked, onnx, sha256(onnx), description, prove)
     store = Store()
     with store.locked(recipe.key, on_wait):
         found = None if options.rebuild else store.find(recipe.key)
+        if found and prove:
+            prove(found.engine, False)
         entry = found or store.add(recipe.key, maker.extension, recipe.make)
         engine = onnx.with_name(f"{_stem(onnx, description.precision)}.{asked}.{maker.extension}")
         manifest = replace(entry.manifest, onnx=onnx.name, reference=reference_path(onnx).name).sealed()
@@ -200,6 +209,7 @@ class _Recipe:
     onnx: Path
     onnx_sha256: str
     description: OnnxDescription
+    prove: Callable[[Path, bool], None] | None = None
 
     @property
     def key(self) -> str:
@@ -230,8 +240,11 @@ class _Recipe:
             options=self.maker.record(self.settings),
             build_seconds=round(perf_counter() - started, 3),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            arithmetic=self.maker.target(self.settings).int8 if self.asked == "int8" else None,
         )
         write_manifest(engine, manifest)
+        if self.prove:
+            self.prove(engine, True)
 
 
 def _stem(onnx: Path, stored: Precision) -> str:

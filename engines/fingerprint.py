@@ -12,13 +12,41 @@ from pydantic.dataclasses import dataclass
 
 from ..spec import STRICT
 
-__all__ = ["Fingerprint", "cpu_fingerprint", "usable_cores"]
+__all__ = ["Arithmetic", "Fingerprint", "cpu_fingerprint", "describe_arithmetic", "limit_isa", "usable_cores"]
+
+Arithmetic = Literal["amx", "vnni", "dot", "saturating", "none"]
+"""How a CPU multiplies and adds INT8 numbers.
+
+* amx, vnni: x86, four products are added in 32 bits (TDPBUSD, VPDPBUSD). Exact.
+* dot: Arm, the same (UDOT, SDOT, I8MM). Exact.
+* saturating: x86 with AVX2 but without VNNI. VPMADDUBSW adds two products in 16 bits and saturates above 32,767, which
+  255 x 127 x 2 exceeds (Intel, "Lower Numerical Precision Deep Learning Inference and Training", 2018).
+* none: no INT8 kernels that are worth having.
+"""
 
 _ISA: Final = (
     "sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16",
     "amx_tile", "amx_bf16", "amx_int8", "amx_fp16", "avx_vnni", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
+_ARM: Final = frozenset({"asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve"})
 _HALF: Final = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
+
+_AVX2: Final = frozenset({"sse4_1", "avx", "avx2", "fma", "f16c"})
+_AVX512: Final = _AVX2 | {"avx512f", "avx512bw"}
+_ONEDNN: Final = {
+    "SSE41": frozenset({"sse4_1"}),
+    "AVX": frozenset({"sse4_1", "avx"}),
+    "AVX2": _AVX2,
+    "AVX2_VNNI": _AVX2 | {"avx_vnni"},
+    "AVX2_VNNI_2": _AVX2 | {"avx_vnni"},
+    "AVX512_CORE": _AVX512,
+    "AVX512_CORE_VNNI": _AVX512 | {"avx512_vnni"},
+    "AVX512_CORE_BF16": _AVX512 | {"avx512_vnni", "avx512_bf16"},
+    "AVX512_CORE_FP16": _AVX512 | {"avx512_vnni", "avx512_bf16", "avx512_fp16"},
+    "AVX10_1_512": _AVX512 | {"avx512_vnni", "avx512_bf16", "avx512_fp16"},
+}
+"""ONEDNN_MAX_CPU_ISA -> what oneDNN, and so OpenVINO and torch, still use; higher values leave everything
+(oneDNN's developer guide, "CPU Dispatcher Control")."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -43,11 +71,30 @@ class Fingerprint:
         """Whether this CPU has FP16 arithmetic, and not only conversion to and from it."""
         return not _HALF.isdisjoint(self.isa)
 
+    @property
+    def int8(self) -> Arithmetic | None:
+        """The INT8 arithmetic of this CPU; None: it is a GPU.
+
+        >>> Fingerprint("cpu", "EPYC 7763", "x86_64", ("avx", "avx2", "fma")).int8
+        'saturating'
+        """
+        if self.kind == "gpu":
+            return None
+        has = set(self.isa)
+        if "amx_int8" in has:
+            return "amx"
+        if has & {"avx512_vnni", "avx_vnni"}:
+            return "vnni"
+        if has & {"asimddp", "i8mm"}:
+            return "dot"
+        return "saturating" if "avx2" in has else "none"
+
     def accepts(self, other: Fingerprint) -> bool:
         """Whether an engine built for `other` runs here.
 
-        On a CPU the instruction sets must be the same, and the name may differ. On a GPU the name counts as well, since
-        tactics are chosen by timing, unless the engine was built for every GPU of some architectures.
+        On a CPU the instruction sets must be the same, and so the INT8 arithmetic; the name may differ. On a GPU the
+        name counts as well, since tactics are chosen by timing, unless the engine was built for every GPU of some
+        architectures.
 
         >>> here = Fingerprint("gpu", "NVIDIA L4", "sm_89")
         >>> here.accepts(Fingerprint("gpu", "", "sm_80+")), here.accepts(Fingerprint("gpu", "NVIDIA A10", "sm_86"))
@@ -85,7 +132,36 @@ def cpu_fingerprint() -> Fingerprint:
         entries.setdefault(key.strip(), value.strip())
     flags = set((entries.get("flags") or entries.get("Features") or "").split())
     name = entries.get("model name") or entries.get("CPU part") or platform.processor() or "unknown CPU"
-    return Fingerprint("cpu", name, platform.machine(), tuple(flag for flag in _ISA if flag in flags))
+    asked = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    isa = limit_isa(tuple(flag for flag in _ISA if flag in flags), asked)
+    return Fingerprint("cpu", name, platform.machine(), isa)
+
+
+def limit_isa(isa: tuple[str, ...], limit: str) -> tuple[str, ...]:
+    """What is left of a CPU's instruction sets under `ONEDNN_MAX_CPU_ISA=limit`.
+
+    Engines differ with it: OpenVINO's INT8 kernels saturate where it takes VNNI away. ONNX Runtime does not read it;
+    its engine for the smaller CPU is right on the larger one.
+
+    >>> limit_isa(("avx2", "avx512f", "avx512_vnni"), "AVX2"), limit_isa(("avx2", "avx512_vnni"), "")
+    (('avx2',), ('avx2', 'avx512_vnni'))
+    """
+    left = _ONEDNN.get(limit.upper())
+    return isa if left is None else tuple(flag for flag in isa if flag in left or flag in _ARM)
+
+
+def describe_arithmetic(arithmetic: Arithmetic) -> str:
+    """How INT8 is computed, and how engines are made for it, in words."""
+    return _ARITHMETIC[arithmetic]
+
+
+_ARITHMETIC: Final[dict[Arithmetic, str]] = {
+    "amx": "AMX, 8-bit weights",
+    "vnni": "VNNI, 8-bit weights",
+    "dot": "Arm dot product, 8-bit weights",
+    "saturating": "AVX2, whose 16-bit sums saturate: 7-bit weights",
+    "none": "no INT8 dot product: 7-bit weights, not faster than FP32",
+}
 
 
 def usable_cores() -> int:

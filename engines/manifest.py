@@ -16,7 +16,7 @@ from ..errors import EngineError
 from ..files import sha256, sha256_text, write_text
 from ..spec import STRICT, ModelSpec, from_json, to_json
 from ..tolerances import Precision
-from .fingerprint import Fingerprint
+from .fingerprint import Arithmetic, Fingerprint
 
 __all__ = ["Layer", "Manifest", "computes", "manifest_path", "read_manifest", "verify_file", "write_manifest"]
 
@@ -64,6 +64,7 @@ class Manifest:
         engine_sha256, onnx_sha256, weights_sha256: hashes of the engine, of the ONNX file, of the bundle's weights.
         onnx, reference: names of the files beside the engine that it belongs to.
         options: what the builder was told.
+        arithmetic: of an INT8 engine on a CPU: the INT8 arithmetic that it was made for; None: of any other engine.
         build_seconds: how long it took.
         created: UTC, ISO 8601.
         seal: SHA-256 of all the rest, by which an edited manifest is told from a written one.
@@ -85,8 +86,9 @@ class Manifest:
     options: dict[str, str | int | bool]
     build_seconds: float
     created: str
+    arithmetic: Arithmetic | None = None
     seal: str = ""
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
 
     @property
     def share(self) -> float | None:

@@ -37,6 +37,7 @@ class Null(Backend[NullOptions]):
     name = "null"
     extension = "null"
     options = NullOptions
+    computes = False
 
     def availability(self) -> Availability:
         """See `Backend.availability`: always there."""

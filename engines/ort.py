@@ -24,11 +24,11 @@ from ..spec import STRICT
 from ..tolerances import Precision
 from ..vendors import import_onnxruntime
 from .backend import Availability, Backend, Built, found_precision
+from .cpu_int8 import read_for_cpu
 from .fingerprint import Fingerprint, cpu_fingerprint, usable_cores
 from .gpu import find_gpu, gpu_fingerprint
 from .manifest import Layer
 from .store import timing_cache_path
-from .unsigned import read_unsigned
 
 __all__ = [
     "CPU",
@@ -106,7 +106,7 @@ class OnnxRuntime(Backend[OptionsT]):
         settings.optimized_model_filepath = str(engine)
         try:
             with translated(f"cannot build {onnx}"):
-                source = read_unsigned(onnx) if asked == "int8" and self is CPU else onnx
+                source = read_for_cpu(onnx, self.here().int8) if asked == "int8" and self is CPU else onnx
                 create(source, settings, self.providers(options, asked))
         except BackendError as error:
             if "serialization failed" in str(error):  # its words for a file that cannot be written

@@ -16,9 +16,9 @@ from ..spec import STRICT
 from ..tolerances import Precision
 from ..vendors import import_openvino
 from .backend import Availability, Backend, Built, found_precision
+from .cpu_int8 import read_for_cpu
 from .fingerprint import Fingerprint, cpu_fingerprint, usable_cores
 from .manifest import Layer
-from .unsigned import read_unsigned
 
 __all__ = [
     "DEVICE",
@@ -95,7 +95,7 @@ class OpenVino(Backend[OpenVinoOptions]):
     def build(self, onnx: Path, engine: Path, asked: Precision, options: OpenVinoOptions) -> Built:
         """See `Backend.build`."""
         with translated(f"cannot build {onnx}"):
-            source: Path | bytes = read_unsigned(onnx) if asked == "int8" else onnx
+            source: Path | bytes = read_for_cpu(onnx, self.here().int8) if asked == "int8" else onnx
             compiled = core().compile_model(core().read_model(source), DEVICE, settings(asked, options))
             engine.write_bytes(compiled.export_model().getbuffer())
             return Built(read_layers(compiled))

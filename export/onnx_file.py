@@ -7,33 +7,40 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnx
 
 from ..description import CONVOLUTIONS, convolutions, module_of
-from ..errors import GateError, OutputError, UserError
+from ..errors import DataError, GateError, OutputError, UserError
 from ..files import is_refused_write, make_folder, remove
 from ..images import resize_depth, resize_image
 from ..parity import Parity
 from ..reference import Reference, reference_path, write_reference
+from ..tolerances import LEAST_SHARE
 from ..train.bundle import Bundle
+from ..train.datasets import evenly_spaced
 from ..train.session import TorchSession
 from .checks import Check, Subject, find_overflows, run_checks
 from .graph import Origin, build_graph, sign
-from .quantize import METHODS, calibrate, place, plan, rank_layers
-from .recipe import Calibration, ExportOptions, onnx_path, recipe
+from .quantize import LEAST_FRAMES, METHODS, calibrate, place, plan, rank_layers
+from .recipe import Calibration, ExportOptions, Frames, onnx_path, recipe
 
-__all__ = ["OnnxFile", "RankedLayer", "export_onnx", "rank_run"]
+__all__ = ["OnnxFile", "RankedLayer", "export_onnx", "held_out_reference", "rank_run"]
+
+CHOOSING: Final = 16
+"""Of the calibration frames so many judge methods, bias and layers."""
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What an export left."""
+    """What an export left; `held_out`: the frames that proved it, with torch's answers, besides those that travel."""
 
     path: Path
     reference: Path
     checks: tuple[Check, ...]
+    held_out: Reference | None = None
 
 
 def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Check], None] | None = None) -> OnnxFile:
@@ -54,14 +61,15 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
     make_folder(goal.parent)
     remove(goal)
     reference = make_reference(bundle, spec.size)
+    held_out = held_out_reference(bundle, spec.size, options.calibration)
     # Beside the goal, so that moving it there is a rename, and a full disk is found before anything stands there.
     with _scratch(goal.parent) as scratch:
         candidate = scratch / goal.name
         origin = Origin(bundle.weights_sha256, recipe(bundle.folder, options))
-        subject = Subject(candidate, bundle.network, spec, options.precision, reference)
+        subject = Subject(candidate, bundle.network, spec, options.precision, reference, held_out=held_out)
         tell = on_check or (lambda _check: None)
         checks = []
-        for check in _made(subject, options, origin):
+        for check in _made(bundle, subject, options, origin):
             checks.append(check)
             tell(check)
             if not check.passed:
@@ -69,7 +77,7 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
         path = reference_path(goal)
         write_reference(path, reference)
         candidate.replace(goal)
-    return OnnxFile(goal, path, tuple(checks))
+    return OnnxFile(goal, path, tuple(checks), held_out)
 
 
 def _remedy(options: ExportOptions) -> str:
@@ -107,43 +115,69 @@ def rank_run(bundle: Bundle, size: tuple[int, int] | None, calibration: Calibrat
     model = build_graph(bundle.network, spec, "int8", Origin(bundle.weights_sha256, ""))
     work = {each.name: each.macs for each in convolutions(model)}
     modules = {node.name: module_of(node.input[1]) for node in model.graph.node if node.op_type in CONVOLUTIONS}
-    ranges = calibrate(model, calibration.images, "minmax")
+    frames, _ = calibration.frames
+    ranges = calibrate(model, frames.images, "minmax")
     return [
         RankedLayer(each.layer, modules[each.layer], work[each.layer] / sum(work.values()), each.parity)
-        for each in rank_layers(model, ranges, make_reference(bundle, spec.size))
+        for each in rank_layers(model, ranges, _choosing(bundle, spec.size, frames))
     ]
 
 
-def _made(subject: Subject, options: ExportOptions, origin: Origin) -> Iterator[Check]:
+def _made(bundle: Bundle, subject: Subject, options: ExportOptions, origin: Origin) -> Iterator[Check]:
     """Write the file, saying what was decided on the way, and check it."""
     kept: tuple[str, ...] = ()
     if options.precision == "int8":
-        model, decided = _quantized(subject, options, origin)
+        model, decided = _quantized(bundle, subject, options, origin)
         yield decided
     else:
         if options.keep == "auto":
-            kept = find_overflows(subject)
-            yield Check("FP16 range", passed=True, detail=_left_in_fp32(kept))
+            kept = _overflowing(subject, options)
         model = build_graph(subject.network, subject.spec, options.precision, origin, kept)
+        if options.keep == "auto":
+            yield _half_range(model, kept)
     onnx.save(model, subject.path)
     yield from run_checks(replace(subject, kept=kept))
 
 
-def _quantized(subject: Subject, options: ExportOptions, origin: Origin) -> tuple[onnx.ModelProto, Check]:
+def _overflowing(subject: Subject, options: ExportOptions) -> tuple[str, ...]:
+    """The layers that leave FP16's range on frames that prove nothing later."""
+    if options.calibration is None:
+        raise UserError("--keep auto needs frames to choose layers by; give some by --calibrate")
+    frames, _ = options.calibration.frames
+    chosen = evenly_spaced(frames.images, CHOOSING)
+    return find_overflows(subject, [resize_image(frames.images[index], subject.spec.size) for index in chosen])
+
+
+def _half_range(model: onnx.ModelProto, kept: tuple[str, ...]) -> Check:
+    found = list(convolutions(model))
+    work, half = sum(each.macs for each in found), sum(each.macs for each in found if each.precision == "fp16")
+    share = half / work if work else 1.0
+    detail = _left_in_fp32(kept)
+    if share < LEAST_SHARE:
+        detail += f": {share:.0%} of the work would be left in FP16, less than {LEAST_SHARE:.0%}; export --bf16 or FP32"
+    return Check("FP16 range", passed=share >= LEAST_SHARE, detail=detail)
+
+
+def _quantized(
+    bundle: Bundle, subject: Subject, options: ExportOptions, origin: Origin
+) -> tuple[onnx.ModelProto, Check]:
     """The INT8 graph, and how it was calibrated."""
     calibration = options.calibration
     if calibration is None:
         raise UserError("INT8 needs frames to calibrate on")
     plain = build_graph(subject.network, subject.spec, "int8", origin)
-    how = plan(plain, calibration.images, subject.reference, options.keep)
-    tried = ", ".join(f"{method} {how.tried[method].ssim:.4f}" for method in METHODS)
-    frames = f"{len(calibration.images)} frames of {calibration.source}"
-    if all(image.min() == image.max() for image in calibration.images):
-        frames += ", each of one colour"
-    detail = f"{how.method} is the best (SSIM: {tried}) on {frames}; {_left_in_fp32(how.kept)}"
-    if how.shift:
-        detail += f"; depth was off by {1000 * how.shift_m:.0f} mm, which the last bias takes back"
-    model = sign(place(plain, how.ranges, how.kept, shift=how.shift), subject.spec, "int8", origin)
+    frames, _ = calibration.frames
+    if len(frames) < LEAST_FRAMES:
+        raise DataError(f"INT8 is calibrated on at least {LEAST_FRAMES} frames, and there are {len(frames)}")
+    how = plan(plain, frames.images, _choosing(bundle, subject.spec.size, frames), options.keep)
+    best, tried = how.best, ", ".join(f"{method} {how.tried[method].change:.2%}" for method in METHODS)
+    told = f"{len(frames)} frames of {calibration.source}"
+    if all(image.min() == image.max() for image in frames.images):
+        told += ", each of one colour"
+    detail = f"{how.method} changes depth least ({tried}) on {told}; {_left_in_fp32(how.kept)}"
+    if best.shift:
+        detail += f"; median depth offset of {1000 * best.shift_m:.0f} mm corrected in the last bias"
+    model = sign(place(plain, how.ranges, how.kept, shift=best.shift), subject.spec, "int8", origin)
     return model, Check("INT8 calibration", passed=True, detail=detail)
 
 
@@ -164,7 +198,25 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 def make_reference(bundle: Bundle, size: tuple[int, int]) -> Reference:
     """The run's frames at `size`, with torch's FP32 answers."""
-    images = np.stack([resize_image(image, size) for image in bundle.frames.images])
-    truths = np.stack([resize_depth(depth, size, smooth=False) for depth in bundle.frames.depths])
+    return _answered(bundle, size, Frames(tuple(bundle.frames.images), tuple(bundle.frames.depths)))
+
+
+def held_out_reference(bundle: Bundle, size: tuple[int, int], calibration: Calibration | None) -> Reference | None:
+    """The frames that a calibration holds out, at `size`, with torch's FP32 answers; None: there are none."""
+    _, frames = calibration.frames if calibration else (None, Frames(()))
+    return _answered(bundle, size, frames) if len(frames) else None
+
+
+def _choosing(bundle: Bundle, size: tuple[int, int], frames: Frames) -> Reference:
+    chosen = evenly_spaced(frames.images, CHOOSING)
+    some = Frames(tuple(frames.images[i] for i in chosen), tuple(frames.truths[i] for i in chosen if frames.truths))
+    return _answered(bundle, size, some)
+
+
+def _answered(bundle: Bundle, size: tuple[int, int], frames: Frames) -> Reference:
+    """Frames at `size` with torch's FP32 answers."""
+    images = np.stack([resize_image(image, size) for image in frames.images])
     with TorchSession(bundle, size) as session:
-        return Reference(images, session(images), truths, bundle.weights_sha256)
+        answers = session(images)
+    truths = [resize_depth(depth, size, smooth=False) for depth in frames.truths]
+    return Reference(images, answers, np.stack(truths) if truths else np.zeros_like(answers), bundle.weights_sha256)

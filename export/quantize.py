@@ -9,8 +9,10 @@ in FP32. ONNX Runtime's quantiser places the nodes; three things are decided her
 * The convolution that answers depth reads INT8 and answers FP32: a step of its answer would be a 127th of the largest
   depth.
 * How ranges are found, since no method is the best for every network: all are tried, and the best is kept.
-* Rounding can shift all depth by some millimetres, which costs δ1 more than SSIM. Where the gate fails, what depth was
-  shifted by on the calibration frames is taken back in the last bias (bias correction: Nagel et al., "Data-Free
+  Graphs are judged as they are written, without ONNX Runtime's INT8 kernels, so that the choice and the file are the
+  same on every CPU. What chooses are the calibration frames; those that prove the file are others.
+* Rounding can shift all depth by some millimetres, which costs δ1 more than SSIM. The median depth offset on
+  the frames that choose is corrected in the last layer's bias where that changes depth less (bias correction: Nagel et al., "Data-Free
   Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2, of the last layer only).
 """
 
@@ -19,7 +21,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -28,11 +30,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..description import CONVOLUTIONS
+from ..description import CONVOLUTIONS, convolutions
 from ..errors import DataError, GateError
 from ..images import resize_image
 from ..parity import Parity, compare, gate_faults
 from ..reference import Reference
+from ..tolerances import LEAST_SHARE
 from ..vendors import import_onnxruntime
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "Method",
     "Plan",
     "Sensitivity",
+    "Trial",
     "calibrate",
     "find_shift",
     "frames_wanted",
@@ -80,6 +84,29 @@ class Sensitivity:
     parity: Parity
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What came of a method with one last bias.
+
+    Attributes:
+        parity: on the frames that choose.
+        change: mean of |answer - torch's answer| / torch's answer there. SSIM hardly sees that all depths moved a
+            little, and AbsRel and δ1 of few frames are noisy; this is neither.
+        shift: see `place`.
+        shift_m: by how many metres it moves depth.
+    """
+
+    parity: Parity
+    change: float
+    shift: float = 0.0
+    shift_m: float = 0.0
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The higher, the better: first what holds the gate, then what changes depth least."""
+        return not gate_faults(self.parity, "int8"), -float(np.nan_to_num(self.change, nan=np.inf))
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """How to quantise a graph: what `place` needs to be told.
@@ -87,18 +114,19 @@ class Plan:
     Attributes:
         method: how its ranges were found.
         ranges: what it found.
-        tried: every method with what came out of it.
+        tried: every method with the better of its trials.
         kept: names of the convolutions that were left in FP32.
-        shift: see `place`; 0: the gate holds without.
-        shift_m: by how many metres it moves depth.
     """
 
     method: Method
     ranges: Ranges
-    tried: dict[Method, Parity]
+    tried: dict[Method, Trial]
     kept: tuple[str, ...]
-    shift: float = 0.0
-    shift_m: float = 0.0
+
+    @property
+    def best(self) -> Trial:
+        """Of the method that was chosen."""
+        return self.tried[self.method]
 
 
 def frames_wanted(size: tuple[int, int]) -> int:
@@ -233,12 +261,16 @@ def _answer_in_floats(model: Any, convolutions: Sequence[str]) -> None:
 
 
 def judge(model: onnx.ModelProto, reference: Reference) -> Parity:
-    """The graph's answers to the reference frames, by ONNX Runtime on the CPU, against torch's."""
+    """The graph's answers to the reference frames, computed as it is written, against torch's."""
     return compare(_answers(model, reference.images), reference)
 
 
 def _answers(model: onnx.ModelProto, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    session = import_onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    onnxruntime = import_onnxruntime()
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # no INT8 kernels
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
     return np.concatenate([session.run(None, _feed(model, image))[0][:1] for image in images])
 
 
@@ -260,49 +292,60 @@ def plan(
     Args:
         model: camera-ready.
         images: to calibrate on: H x W x 3 uint8.
-        reference: by which methods and layers are judged.
+        reference: by which methods and layers are judged; frames that prove nothing later.
         keep: so many of the most sensitive convolutions stay in FP32; "auto": as many as it takes to hold the gate.
 
     Raises:
         DataError: see `calibrate`.
-        GateError: "auto", and the gate does not hold even then.
+        GateError: "auto", and the gate holds only with less than 95 % of the work in INT8; or nothing is left in INT8.
     """
     found: dict[Method, Ranges] = {}
-    tried: dict[Method, Parity] = {}
+    tried: dict[Method, Trial] = {}
     for method in METHODS:
-        found[method] = calibrate(model, images, method)
-        tried[method] = judge(place(model, found[method], ()), reference)
-    shifts: dict[Method, tuple[float, float]] = dict.fromkeys(METHODS, (0.0, 0.0))
-    if all(gate_faults(parity, "int8") for parity in tried.values()):
-        for method, ranges in found.items():
-            shift = find_shift(model, ranges, (), images)
-            parity = judge(place(model, ranges, (), shift=shift[0]), reference)
-            if _rank(parity) > _rank(tried[method]):
-                shifts[method], tried[method] = shift, parity
-    best = max(tried, key=lambda method: _rank(tried[method]))
-    bias, metres = shifts[best]
+        found[method] = ranges = calibrate(model, images, method)
+        shift, metres = find_shift(model, ranges, (), reference.images)
+        trials = [_try(model, ranges, reference)]
+        if shift:
+            trials.append(replace(_try(model, ranges, reference, shift), shift=shift, shift_m=metres))
+        tried[method] = max(trials, key=lambda trial: trial.rank)
+    best = max(tried, key=lambda method: tried[method].rank)
     kept: tuple[str, ...] = ()
-    if isinstance(keep, int) or (keep == "auto" and gate_faults(tried[best], "int8")):
-        kept = _choose_kept(model, found[best], reference, keep, bias)
-    return Plan(best, found[best], tried, kept, bias, metres)
+    if isinstance(keep, int) or (keep == "auto" and gate_faults(tried[best].parity, "int8")):
+        kept = _choose_kept(model, found[best], reference, keep, tried[best].shift)
+    return Plan(best, found[best], tried, kept)
 
 
-def _rank(parity: Parity) -> tuple[bool, float]:
-    """The higher, the better: first what holds the gate, then by SSIM."""
-    return not gate_faults(parity, "int8"), float(np.nan_to_num(parity.ssim, nan=-1.0))
+def _try(model: onnx.ModelProto, ranges: Ranges, reference: Reference, shift: float = 0.0) -> Trial:
+    answers = _answers(place(model, ranges, (), shift=shift), reference.images)
+    change = np.abs(answers - reference.depths) / np.maximum(reference.depths, np.float32(1e-3))
+    return Trial(compare(answers, reference), float(change.mean()))
 
 
 def _choose_kept(
     model: onnx.ModelProto, ranges: Ranges, reference: Reference, keep: int | Literal["auto"], shift: float
 ) -> tuple[str, ...]:
     order = [each.layer for each in rank_layers(model, ranges, reference)]
+    macs = {each.name: each.macs for each in convolutions(model)}
+
+    def left(kept: Sequence[str]) -> float:
+        """The share of the work that INT8 would do."""
+        return 1 - sum(macs[name] for name in kept) / sum(macs.values())
+
     if isinstance(keep, int):
+        if keep >= len(order):
+            raise GateError(f"--keep {keep} leaves nothing in INT8: the network has {len(order)} convolutions")
         return tuple(order[:keep])
     for count in range(1, len(order) + 1):
         kept = tuple(order[:count])
+        if left(kept) < LEAST_SHARE:
+            raise GateError(
+                f"INT8 does not hold its gate with {LEAST_SHARE:.0%} of the work in INT8: with {', '.join(kept)} in "
+                f"FP32, {left(kept):.0%} would be left; train for it with `depthkit train --quantize RUN`, calibrate "
+                "on frames of the camera by --calibrate, or choose --fp16 or --bf16"
+            )
         if not gate_faults(judge(place(model, ranges, kept, shift=shift), reference), "int8"):
             return kept
-    raise GateError("the INT8 gate does not hold even with every convolution in FP32; the run is broken")
+    raise AssertionError("the last convolution leaves no work in INT8")
 
 
 def rank_layers(model: onnx.ModelProto, ranges: Ranges, reference: Reference) -> list[Sensitivity]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal
@@ -19,27 +21,53 @@ from ..spec import Dim, file_name
 from ..tolerances import Precision
 from ..train.document import FRAMES, BundleDocument
 
-__all__ = ["Calibration", "ExportOptions", "find_current", "onnx_path", "recipe"]
+__all__ = ["Calibration", "ExportOptions", "Frames", "find_current", "onnx_path", "recipe"]
 
 _MAKERS: Final = ("torch", "onnx", "onnxscript", "polygraphy", "onnxruntime", "onnxruntime-gpu")
 
 
 @dataclass(frozen=True, eq=False)
+class Frames:
+    """Real frames.
+
+    Attributes:
+        images: H x W x 3 uint8, of any size.
+        truths: measured depth of each, H x W float32 metres, 0 where there is none; empty: nothing was measured.
+    """
+
+    images: tuple[np.ndarray, ...]
+    truths: tuple[np.ndarray, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
 class Calibration:
-    """Real frames, by which INT8 finds the ranges of a network's activations.
+    """Frames by which INT8 finds ranges, method, bias and kept layers, and others that prove what came of it.
+
+    Nothing is read before it is needed, because most exports find that nothing has changed.
 
     Attributes:
         source: where they are from, as a user writes it.
-        images: H x W x 3 uint8, of any size.
+        identity: what tells these frames from others, found without reading them.
+        load: reads the frames that choose, and those that prove, which are others.
     """
 
     source: str
-    images: tuple[np.ndarray, ...]
+    identity: str
+    load: Callable[[], tuple[Frames, Frames]]
 
-    @property
-    def digest(self) -> str:
-        """What tells these frames from others."""
-        return sha256_arrays(self.images)
+    @classmethod
+    def of(cls, source: str, images: Sequence[np.ndarray], held_out: Frames | None = None) -> Calibration:
+        """Of frames that are there."""
+        frames, others = Frames(tuple(images)), held_out or Frames(())
+        return cls(source, sha256_arrays((*frames.images, *others.images)), lambda: (frames, others))
+
+    @cached_property
+    def frames(self) -> tuple[Frames, Frames]:
+        """Those that choose, and those that prove. Raises DataError."""
+        return self.load()
 
 
 @dataclass(frozen=True)
@@ -50,7 +78,7 @@ class ExportOptions:
         precision: of the network; its input and output stay as they are.
         size: height and width; None: what the run was trained at.
         batch: frames a run.
-        calibration: for "int8", and only for it.
+        calibration: for what is chosen by frames: "int8", and the layers of "fp16" that `keep` leaves in FP32.
         keep: so many of the layers that suffer most stay in FP32; "auto": as many as it takes; None: none.
         out: folder of the file; None: the run's.
     """
@@ -86,7 +114,7 @@ def recipe(folder: Path, options: ExportOptions) -> str:
     versions = {"depthkit": __version__} | {name: _version(name) for name in _MAKERS}
     made: dict[str, object] = {"frames_sha256": sha256(folder / FRAMES), "batch": range_, "versions": versions}
     if options.calibration is not None:
-        made["calibration"] = [options.calibration.source, len(options.calibration.images), options.calibration.digest]
+        made["calibration"] = options.calibration.identity
     if options.keep is not None:
         made["keep"] = options.keep
     return json.dumps(made)

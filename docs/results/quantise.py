@@ -26,9 +26,9 @@ import onnx
 
 from depthkit.commands.pictures import read_pictures
 from depthkit.commands.precision import read_calibration
+from depthkit.engines.cpu_int8 import unsigned
 from depthkit.engines.fingerprint import cpu_fingerprint, usable_cores
 from depthkit.engines.ov import core
-from depthkit.engines.unsigned import unsigned
 from depthkit.export import quantize
 from depthkit.export.graph import Origin, build_graph
 from depthkit.images import resize_depth, resize_image

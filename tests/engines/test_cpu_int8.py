@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from depthkit.engines.unsigned import unsigned
+from depthkit.engines.cpu_int8 import unsigned
 
 
 def _rounded(before: str | None, after: str | None = None) -> onnx.ModelProto:

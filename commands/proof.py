@@ -1,0 +1,60 @@
+"""The gate of an engine that `depthkit export` builds: it runs on this machine before it is called built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..reference import Reference
+
+__all__ = ["Proof"]
+
+
+class Proof:
+    """Runs engines on the reference that travels with their ONNX file, and new ones on held-out frames as well.
+
+    Args:
+        held_out: answers held-out frames with torch's depth, or None where there are none; asked once, if at all.
+    """
+
+    def __init__(self, held_out: Callable[[], Reference | None] = lambda: None) -> None:
+        self._held_out = cache(held_out)
+
+    def prove(self, onnx: Path, engine: Path, is_new: bool) -> None:
+        """Print the parity of an engine, in the store or elsewhere, that was built from `onnx`.
+
+        Raises:
+            GateError: it does not run, or its gate fails.
+        """
+        from ..bench.parity import measure_parity
+        from ..engines.build import backend
+        from ..engines.manifest import read_manifest
+        from ..errors import DepthkitError, GateError
+        from ..parity import describe_gate, describe_parity, gate_faults
+        from ..reference import read_reference, reference_path
+        from ..runtime.load import load
+        from .console import out as console
+
+        manifest = read_manifest(engine)
+        maker, asked = backend(manifest.backend), manifest.precision_asked
+        if not maker.computes:
+            return
+        if not (maker.availability().runnable and maker.here().accepts(manifest.device)):
+            console.print(f"  [yellow]note[/]  {maker.name}: not run here, so its gate was not checked")
+            return
+        proofs = [("", read_reference(reference_path(onnx)))]
+        if is_new and (others := self._held_out()) is not None:
+            proofs.append((" held-out", others))
+        try:
+            with load(engine) as session:
+                found = [(what, measure_parity(session, reference)[0]) for what, reference in proofs]
+        except DepthkitError as error:
+            raise GateError(f"the engine does not run: {error}") from error
+        for what, parity in found:
+            told = f"{describe_parity(parity, asked)} on {parity.frames}{what} frames"
+            if faults := gate_faults(parity, asked):
+                raise GateError(f"{', '.join(faults)} on {parity.frames}{what} frames ({describe_gate(asked)} allowed)")
+            console.print(f"  [green]pass[/]  {maker.name} vs torch: {told}")
