@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,13 +129,36 @@ def _with_manifest(folder: Path) -> list[Path]:
 
 
 def open_target(target: Path) -> Session:
-    """A run folder or shipped weights by torch; an ONNX file or engine by the runtime. Raises UserError kinds."""
+    """A run folder or shipped weights by torch, or without torch by the FP32 ONNX file in it; an ONNX file or engine
+    by the runtime. Raises UserError kinds.
+    """
     path = locate(target)
     if path.is_dir():
-        return open_torch(path, None)
+        return open_torch(path, None) if find_spec("torch") is not None else _open_fp32(path)
     from ..runtime.load import load
 
     return load(path)
+
+
+def _open_fp32(folder: Path) -> Session:
+    """An engine of a run's FP32 ONNX file, by the fastest backend here. Raises UserError where there is none."""
+    from ..engines.build import BuildOptions, build, fastest
+    from ..export.recipe import ExportOptions, find_current
+    from ..reference import reference_path
+    from ..runtime.load import load
+    from ..train.document import read_document
+
+    onnx = find_current(folder, read_document(folder), ExportOptions())
+    if onnx is None:
+        raise UserError(
+            f"{folder} is a run without an FP32 ONNX file and needs torch; pip install 'depthkit[train]', or name an "
+            "engine instead"
+        )
+    # Elsewhere, because shipped weights may lie in a folder that cannot be written. The store keeps the engine.
+    with tempfile.TemporaryDirectory(prefix="depthkit-") as scratch:
+        for path in (onnx, reference_path(onnx)):
+            shutil.copyfile(path, Path(scratch) / path.name)
+        return load(build(Path(scratch) / onnx.name, BuildOptions(fastest())).path)
 
 
 def open_torch(folder: Path, size: tuple[int, int] | None, batch: int = 1) -> Session:

@@ -1,7 +1,7 @@
 """Put a run's weights into the package, with a model card: `python docs/ship.py runs/compact evaluation.json`.
 
 The evaluation is what `depthkit evaluate runs/compact --data path/to/nyu --json` printed. Every figure on the card is
-read from it or from the run.
+read from it or from the run. An FP32 ONNX file with its reference goes there too, for installations without torch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Final
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from pydantic import TypeAdapter, ValidationError
 
+from depthkit.export.onnx_file import export_onnx
+from depthkit.export.recipe import ExportOptions
 from depthkit.files import write_text
 from depthkit.metrics import DepthScores
 from depthkit.train.bundle import read_bundle
@@ -33,6 +35,7 @@ def ship(run: Path, evaluation: Path, shipped: Path = SHIPPED) -> Path:
     name = model.spec.network
     folder = shipped / name
     model.save_pretrained(folder)
+    export_onnx(read_bundle(folder), ExportOptions())  # for those who have no torch
     write_text(folder / EVALUATION, json.dumps({name: scores}, indent=2) + "\n")
     write_text(folder / CARD, f"{model_card(folder)}\n")
     return folder

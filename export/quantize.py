@@ -1,7 +1,7 @@
 """INT8: quantise and dequantise nodes (QDQ) around a graph's convolutions, calibrated on real frames.
 
 What ONNX Runtime, OpenVINO and TensorRT's parser all read: symmetric INT8 activations, weights by channel, biases left
-in FP32. ONNX Runtime's quantiser places the nodes; three things are decided here, by measurement
+in FP32. ONNX Runtime's quantiser places the nodes; four things are decided here, by measurement
 (docs/results/quantise.md):
 
 * A convolution's output that goes to a ReLU gets the range that the ReLU leaves. Its own range would spend steps on
@@ -11,9 +11,10 @@ in FP32. ONNX Runtime's quantiser places the nodes; three things are decided her
 * How ranges are found, since no method is the best for every network: all are tried, and the best is kept.
   Graphs are judged as they are written, without ONNX Runtime's INT8 kernels, so that the choice and the file are the
   same on every CPU. What chooses are the calibration frames; those that prove the file are others.
-* Rounding can shift all depth by some millimetres, which costs δ1 more than SSIM. The median depth offset on
-  the frames that choose is corrected in the last layer's bias where that changes depth less (bias correction: Nagel et al., "Data-Free
-  Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2, of the last layer only).
+* Rounding can shift all depth by some millimetres, which costs δ1 more than SSIM. The median depth offset on the frames
+  that choose is corrected in the last layer's bias where that changes depth less (bias correction: Nagel et al.,
+  "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2, of the last layer
+  only).
 """
 
 from __future__ import annotations

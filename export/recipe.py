@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
@@ -121,7 +122,10 @@ def recipe(folder: Path, options: ExportOptions) -> str:
 
 
 def find_current(folder: Path, document: BundleDocument, options: ExportOptions) -> Path | None:
-    """The ONNX file that an earlier export left, if it is whole and would come out the same; its checks passed then."""
+    """The ONNX file that an earlier export left, if it is whole and would come out the same; its checks passed then.
+
+    Without torch it may have been made by other versions of depthkit, torch and the like.
+    """
     path = onnx_path(folder, document, options)
     size = options.size or document.model.size
     try:
@@ -135,12 +139,19 @@ def find_current(folder: Path, document: BundleDocument, options: ExportOptions)
         and reference.weights_sha256 == document.weights_sha256
         and found.weights_sha256 == document.weights_sha256
         and found.precision == options.precision
-        and found.recipe == recipe(folder, options)
+        and _same_recipe(found.recipe, recipe(folder, options))
         # Size, batch and what depends on them were compared; the rest is the run's.
         and replace(found.model, input=document.model.input, output=document.model.output, macs=document.model.macs)
         == document.model
     )
     return path if same else None
+
+
+def _same_recipe(found: str, now: str) -> bool:
+    """Whether both recipes are the same. Without torch nothing can be made anew, so other versions will do then."""
+    if find_spec("torch") is not None:
+        return found == now
+    return all(json.loads(found).get(key) == value for key, value in json.loads(now).items() if key != "versions")
 
 
 def _version(name: str) -> str:

@@ -50,7 +50,7 @@ def main(run: Path, data: str, seconds: float) -> None:
     bundle = read_bundle(run)
     size = bundle.document.model.size
     plain = build_graph(bundle.network, bundle.spec_at(None), "int8", Origin(bundle.weights_sha256, ""))
-    calibration = read_calibration(data, size).images
+    calibration = read_calibration(data, size).frames[0].images
     reference = _reference(bundle, data, size)
     rows: list[tuple[str, str, Run]] = []
     with ExitStack() as stack:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hypothesis.extra.numpy as hnp
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from depthkit.engines.cpu_int8 import unsigned
+from depthkit.engines.cpu_int8 import for_cpu, narrow_weights, unsigned
+from depthkit.engines.fingerprint import Arithmetic
 
 
 def _rounded(before: str | None, after: str | None = None) -> onnx.ModelProto:
@@ -57,3 +61,54 @@ def test_the_model_itself_is_not_changed() -> None:
     before = model.SerializeToString()
     unsigned(model)
     assert model.SerializeToString() == before
+
+
+def _weighted(weights: np.ndarray) -> onnx.ModelProto:
+    """x (1 x I x 8 x 8, uint8 steps) convolved with INT8 weights, one scale for each output channel."""
+    scales = np.linspace(0.01, 0.02, len(weights), dtype=np.float32)
+    constants = {"q": weights, "scales": scales, "zeros": np.zeros(len(weights), np.int8)}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "scales", "zeros"], ["w"], axis=0),
+        helper.make_node("Conv", ["x", "w"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, weights.shape[1], 8, 8]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+    ]
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+KERNELS = hnp.arrays(np.int8, st.tuples(*[st.integers(1, 4)] * 4), elements=st.integers(-127, 127))
+
+
+@given(weights=KERNELS)
+def test_narrow_weights_cannot_saturate_and_keep_every_kernels_sum(weights: np.ndarray) -> None:
+    """VPMADDUBSW adds two products of an unsigned byte in 16 bits."""
+    model = narrow_weights(_weighted(weights))
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    narrow = values["q"].astype(int)
+    assert 2 * 255 * np.abs(narrow).max() <= np.iinfo(np.int16).max
+    assert np.abs(2 * narrow - weights).max() <= 1
+    sums = 2 * narrow.reshape(len(narrow), -1).sum(1) - weights.reshape(len(weights), -1).sum(1, dtype=int)
+    assert np.abs(sums).max() <= 1
+
+
+def test_narrow_weights_answer_almost_the_same() -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-127, 128, (4, 16, 3, 3)).astype(np.int8)
+    x = np.broadcast_to(rng.uniform(0, 1, (1, 16, 1, 1)).astype(np.float32), (1, 16, 8, 8))
+    model = _weighted(weights)
+    exact, found = (ReferenceEvaluator(each).run(None, {"x": x})[0] for each in (model, narrow_weights(model)))
+    assert np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "most"),
+    [("amx", 127), ("vnni", 127), ("dot", 127), ("saturating", 64), ("none", 64)],
+)
+def test_weights_are_narrowed_only_where_sums_saturate(arithmetic: Arithmetic, most: int) -> None:
+    model = for_cpu(_weighted(np.full((1, 1, 2, 2), 127, np.int8)), arithmetic)
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert values["q"].max() == most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthkit.engines.fingerprint import Fingerprint, cpu_fingerprint
+from depthkit.engines.fingerprint import Arithmetic, Fingerprint, cpu_fingerprint, describe_arithmetic, limit_isa
 
 ISAS = st.lists(st.sampled_from(["avx", "avx2", "f16c", "avx512f"]), unique=True).map(lambda isa: tuple(sorted(isa)))
 
@@ -21,6 +22,8 @@ def test_cpu_is_what_the_kernel_says() -> None:
     assert here.architecture == platform.machine()
     flags = set(Path("/proc/cpuinfo").read_text().split())
     assert set(here.isa) <= flags
+    if os.environ.get("ONEDNN_MAX_CPU_ISA"):
+        pytest.skip("ONEDNN_MAX_CPU_ISA takes some instruction sets away")
     assert {"avx2", "avx512f", "asimd"} & flags == {"avx2", "avx512f", "asimd"} & set(here.isa)
 
 
@@ -99,3 +102,54 @@ def test_words_name_every_part() -> None:
 )
 def test_converting_to_half_is_not_computing_in_it(isa: tuple[str, ...], half: bool) -> None:
     assert Fingerprint("cpu", "c", "m", isa).computes_half is half
+
+
+EPYC_7763 = ("sse4_1", "avx", "avx2", "fma", "f16c")
+SKYLAKE = (*EPYC_7763, "avx512f", "avx512bw")
+ZEN_4 = (*SKYLAKE, "avx512_vnni", "avx512_bf16")
+SAPPHIRE_RAPIDS = (*ZEN_4, "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
+
+
+@pytest.mark.parametrize(
+    ("isa", "arithmetic"),
+    [
+        (("sse4_1", "avx"), "none"),
+        (EPYC_7763, "saturating"),
+        (SKYLAKE, "saturating"),
+        ((*EPYC_7763, "avx_vnni"), "vnni"),
+        (ZEN_4, "vnni"),
+        (SAPPHIRE_RAPIDS, "amx"),
+        (("asimd",), "none"),
+        (("asimd", "asimdhp", "asimddp"), "dot"),
+    ],
+)
+def test_int8_arithmetic_follows_from_the_instruction_sets(isa: tuple[str, ...], arithmetic: Arithmetic) -> None:
+    cpu = Fingerprint("cpu", "made up", "x86_64", isa)
+    assert cpu.int8 == arithmetic
+    assert describe_arithmetic(arithmetic)
+
+
+def test_a_gpu_has_no_cpu_arithmetic() -> None:
+    assert Fingerprint("gpu", "NVIDIA L4", "sm_89").int8 is None
+
+
+def test_an_engine_for_one_arithmetic_is_not_taken_on_another() -> None:
+    machines = [Fingerprint("cpu", "", "x86_64", isa) for isa in (EPYC_7763, SKYLAKE, ZEN_4, SAPPHIRE_RAPIDS)]
+    for here in machines:
+        assert [here.accepts(built) for built in machines] == [here is built for built in machines]
+
+
+@pytest.mark.parametrize(
+    ("limit", "left"),
+    [
+        ("", SAPPHIRE_RAPIDS),
+        ("ALL", SAPPHIRE_RAPIDS),
+        ("avx2", EPYC_7763),
+        ("AVX2", EPYC_7763),
+        ("AVX512_CORE", SKYLAKE),
+        ("AVX512_CORE_BF16", ZEN_4),
+    ],
+)
+def test_onednn_may_be_told_to_use_less(limit: str, left: tuple[str, ...]) -> None:
+    assert limit_isa(SAPPHIRE_RAPIDS, limit) == left
+    assert limit_isa(("asimd", "asimddp"), limit) == ("asimd", "asimddp")
