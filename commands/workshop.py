@@ -17,7 +17,7 @@ from ..engines.fingerprint import cpu_fingerprint, usable_cores
 from ..engines.manifest import manifest_path, read_manifest
 from ..engines.store import locked
 from ..errors import BackendError, DataError
-from ..files import atomic_write, make_folder, sha256_arrays, sha256_text
+from ..files import atomic_folder, atomic_write, make_folder, sha256_arrays, sha256_text
 from ..reference import reference_path
 from ..runtime.load import load
 from ..spec import smaller_size, to_json
@@ -141,15 +141,10 @@ class Workshop:
         """Put a candidate's engine, with all that belongs to it, into the folder `goal`. The engine's path there."""
         engine = _built(self._onnx(candidate), self._place(candidate), candidate)
         manifest = read_manifest(engine)
-        shutil.rmtree(goal, ignore_errors=True)  # the winner of an earlier search
-        for path in (
-            engine.with_name(manifest.onnx),
-            engine.with_name(manifest.reference),
-            engine,
-            manifest_path(engine),
-        ):
-            with atomic_write(goal / path.name) as temporary:
-                shutil.copyfile(path, temporary)
+        with atomic_folder(goal) as fresh:  # the winner of an earlier search stays until this one is whole
+            for name in (manifest.onnx, manifest.reference, engine.name, manifest_path(engine).name):
+                with atomic_write(fresh / name) as temporary:
+                    shutil.copyfile(engine.with_name(name), temporary)
         return goal / engine.name
 
     def _place(self, candidate: Candidate) -> Path:

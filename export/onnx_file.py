@@ -47,7 +47,7 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
     The file and reference of an earlier export stay until the new ones have passed.
 
     Raises:
-        GateError: a check failed; then no file stands under the goal's name, unless an earlier one of these weights does.
+        GateError: a check failed; no file stands under the goal's name then, but an earlier one of these weights.
         SpecError: a size that the network does not take.
         OutputError: the folder cannot be written.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from depthkit.bench import search as search_module
 from depthkit.bench.timing import Steady
 from depthkit.bench.tune import Tuning
 from depthkit.cli import run as depthkit
+from depthkit.commands import workshop as workshop_module
 from depthkit.commands.tune import PRECISIONS
 from depthkit.engines.build import backend
 from depthkit.engines.store import Store
@@ -60,6 +62,21 @@ def test_the_winner_is_delivered_whole_and_passes_the_bench(run: Path, store: St
     assert not (run / ".tune").exists()
     engine = str(run / "best" / "compact-32x48.fp32.ort.onnx")
     assert depthkit(["bench", "--engine", engine, "--seconds", "0", "--no-memory"]) == 0
+
+
+def test_the_earlier_winner_stays_until_the_new_one_is_whole(
+    run: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    (run / "best").mkdir()
+    (run / "best" / "engine").write_text("the winner of yesterday")
+
+    def full(source: Path, goal: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(goal))
+
+    monkeypatch.setattr(workshop_module.shutil, "copyfile", full)
+    assert depthkit(["tune", str(run), *QUICK]) == 2
+    assert [path.name for path in (run / "best").iterdir()] == ["engine"]
+    assert "No space left" in capsys.readouterr().err
 
 
 def test_a_smaller_size_is_judged_at_the_pictures_resolution(run: Path, store: Store, capsys: Captured) -> None:
