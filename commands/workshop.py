@@ -148,7 +148,7 @@ class Workshop:
         return goal / engine.name
 
     def _place(self, candidate: Candidate) -> Path:
-        """A folder for each engine, since those that differ in options only share a name."""
+        """A folder for each candidate, so that nothing is built beside what `depthkit export` left."""
         return self._folder / candidate.name.replace(" ", "_")
 
     def _onnx(self, candidate: Candidate) -> Path:
