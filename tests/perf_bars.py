@@ -53,11 +53,10 @@ def session_bound(cpu: Fingerprint, size: tuple[int, int]) -> float:
 
 def fp32_bars(cpu: Fingerprint) -> tuple[Bar, ...]:
     """Of compact's FP32 file, at 480x640."""
-    wide = "avx512f" in cpu.isa
-    bars = (Bar("OpenVINO f32", "ONNX Runtime", 1.05),) if wide else ()
+    bars = [Bar("OpenVINO f32", "ONNX Runtime", 1.05)] if "avx512f" in cpu.isa else []
     if has_bf16(cpu):
-        bars += (Bar("OpenVINO bf16", "ONNX Runtime", 2.0), Bar("OpenVINO bf16", "torch, N x 3 x H x W", 4.5))
-    return bars
+        bars += [Bar("OpenVINO bf16", "ONNX Runtime", 2.0), Bar("OpenVINO bf16", "torch, N x 3 x H x W", 4.5)]
+    return tuple(bars)
 
 
 def engine_bars(cpu: Fingerprint, size: tuple[int, int]) -> tuple[Bar, ...]:

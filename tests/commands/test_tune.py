@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,6 @@ from depthkit.bench import search as search_module
 from depthkit.bench.timing import Steady
 from depthkit.bench.tune import Candidate, Tuning
 from depthkit.cli import run as depthkit
-from depthkit.commands import workshop as workshop_module
 from depthkit.commands.pictures import read_pictures
 from depthkit.commands.tune import PRECISIONS
 from depthkit.commands.workshop import Workshop, read_panel
@@ -79,7 +79,7 @@ def test_the_earlier_winner_stays_until_the_new_one_is_whole(
     def full(source: Path, goal: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(goal))
 
-    monkeypatch.setattr(workshop_module.shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
     assert depthkit(["tune", str(run), *QUICK]) == 2
     assert [path.name for path in (run / "best").iterdir()] == ["engine"]
     assert "No space left" in capsys.readouterr().err
