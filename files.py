@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "atomic_folder",
     "atomic_write",
     "is_refused_write",
     "make_folder",
@@ -61,6 +63,35 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` to fill; put it in the place of `path` when the block ends well.
+
+    What was in `path` before is deleted only after that.
+
+    Raises:
+        OutputError: `path` is a file, or the operating system refused to make or to move the folder.
+    """
+    path = path.resolve()
+    if path.is_file():
+        raise OutputError(f"cannot make the folder {path}: it is a file; move it away")
+    make_folder(path.parent)
+    fresh, old = (path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name[-100:]}") for _ in range(2))
+    try:
+        yield make_folder(fresh)
+        try:
+            if path.exists():
+                path.rename(old)
+            fresh.rename(path)
+        except OSError as error:
+            raise _refused(path, error) from error
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        for folder in (fresh, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 
 from .errors import EngineError
 from .files import atomic_write
+from .tolerances import TOLERANCES
 
-__all__ = ["Reference", "read_reference", "reference_path", "write_reference"]
+__all__ = ["Reference", "find_reference", "onnx_stem", "read_reference", "reference_path", "write_reference"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +41,42 @@ class Reference:
         return height, width
 
 
+def onnx_stem(onnx: Path) -> str:
+    """What `<stem>.<precision>.onnx` shares with its reference and engines; of a renamed file all before `.onnx`.
+
+    >>> onnx_stem(Path("runs/compact-96x128.fp16.onnx")), onnx_stem(Path("v1.2.onnx")), onnx_stem(Path("a.onnx"))
+    ('compact-96x128', 'v1.2', 'a')
+    """
+    name = onnx.name.removesuffix(".onnx")
+    stem, _, precision = name.rpartition(".")
+    return stem if stem and precision in TOLERANCES else name
+
+
 def reference_path(onnx: Path) -> Path:
     """`<stem>.reference.npz`, which all precisions of `<stem>.<precision>.onnx` share.
 
     >>> reference_path(Path("runs/compact/compact-96x128.fp16.onnx")).name
     'compact-96x128.reference.npz'
     """
-    stem, _, _ = onnx.name.removesuffix(".onnx").rpartition(".")
-    return onnx.with_name(f"{stem}.reference.npz")
+    return onnx.with_name(f"{onnx_stem(onnx)}.reference.npz")
+
+
+def find_reference(onnx: Path, weights_sha256: str, size: tuple[int, int]) -> Path:
+    """The reference of an ONNX file that may have been renamed: beside it, of its weights and size.
+
+    That of its own name comes first, and is what is missing where none fits.
+    """
+    named = reference_path(onnx)
+    beside = (named, *sorted(onnx.parent.glob("*.reference.npz")))
+    return next((path for path in beside if _answers(path, weights_sha256, size)), named)
+
+
+def _answers(path: Path, weights_sha256: str, size: tuple[int, int]) -> bool:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+            return str(content["weights_sha256"]) == weights_sha256 and content["depths"].shape[1:] == size
+    except Exception:  # noqa: BLE001 - see `read_reference`, which says what is wrong with it
+        return False
 
 
 def write_reference(path: Path, reference: Reference) -> None:

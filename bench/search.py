@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from ..errors import DepthkitError
+from ..errors import BackendError, DepthkitError
 from ..files import write_text
 from ..metrics import PixelSums, pixel_sums, scaled_ssim, valid_pixels
 from ..parity import gate_faults
@@ -30,7 +30,7 @@ from .environment import environment
 from .memory import CRASHED, measure_memory
 from .parity import measure_parity
 from .suite import Contender
-from .timing import Steady, time_steady
+from .timing import Steady, Times, time_steady
 from .tune import HOPE, Budget, Candidate, Quality, Trial, Tuning, choose, could_win
 
 __all__ = ["Make", "Panel", "Search"]
@@ -143,35 +143,37 @@ class Search:
 
     def _try(self, candidate: Candidate) -> Trial:
         try:
-            make = self._prepare(candidate)
+            try:
+                make = self._prepare(candidate)
+            except BackendError as error:
+                return Trial(candidate, "skipped", reason=str(error))
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 job = pool.submit(_try_here, candidate, make, self._panel, self._tuning.budget)
                 trial, open_session = job.result()
-            memory = None if trial.quality is None else measure_memory(open_session)
+            memory = None if trial.quality is None or open_session is None else measure_memory(open_session)
             return trial if memory is None else replace(trial, memory_bytes=memory.load_bytes)
         except BrokenProcessPool:
             return Trial(candidate, "failed", reason=CRASHED)
-        except DepthkitError as error:
-            return Trial(candidate, "failed", reason=str(error))
-        except Exception as error:  # noqa: BLE001 - a vendor's error that no session of ours translated
-            return Trial(candidate, "failed", reason=f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - ours, or a vendor's that no session of ours translated
+            return _failed(candidate, error)
 
     def _measure(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Time trials in turns, so that none has a quieter machine than another."""
+        """Time trials in turns, so that none has a quieter machine than another; one that fails stops no other."""
         found: dict[str, Trial] = {}
+        opened: list[tuple[Trial, Session, np.ndarray]] = []
         with ExitStack() as stack:
-            opened: list[tuple[Session, np.ndarray]] = []
             for trial in trials:
                 try:
                     contender = self._prepare(trial.candidate)()
-                    opened.append((stack.enter_context(contender.open()), contender.reference.images))
-                except DepthkitError as error:
-                    found[trial.candidate.name] = replace(trial, state="failed", reason=str(error))
-            walls = iter(time_steady([session for session, _ in opened], [frames for _, frames in opened], LONG))
-        return [
-            found.get(trial.candidate.name) or replace(trial, state="measured", wall_ms=tuple(next(walls)))
-            for trial in trials
-        ]
+                    opened.append((trial, stack.enter_context(contender.open()), contender.reference.images))
+                except Exception as error:  # noqa: BLE001 - as above
+                    found[trial.candidate.name] = _failed(trial.candidate, error)
+            walls = [Times() for _ in opened]
+            time_steady([session for _, session, _ in opened], [frames for *_, frames in opened], LONG, into=walls)
+        for (trial, *_), wall in zip(opened, walls, strict=True):
+            measured = replace(trial, state="measured", wall_ms=tuple(wall))
+            found[trial.candidate.name] = measured if wall.error is None else _failed(trial.candidate, wall.error)
+        return [found[trial.candidate.name] for trial in trials]
 
     def _keep(self, trial: Trial) -> None:
         others = [each for each in self._tuning.trials if each.candidate.name != trial.candidate.name]
@@ -184,7 +186,8 @@ class Search:
     def _known(self, key: str, budget: Budget) -> tuple[Trial, ...]:
         """What an earlier search of the same things tells of this budget.
 
-        A failure may have been the machine's, and is tried again; so is what was too slow for a stricter budget.
+        A failure may have been the machine's, and is tried again, as is what could not be built, which takes no time,
+        and what was too slow for a stricter budget.
         """
         try:
             found = from_json(Tuning, self._path.read_bytes(), source=str(self._path))
@@ -192,12 +195,23 @@ class Search:
             return ()
         if found.key != key:
             return ()
-        return tuple(t for t in found.trials if t.state != "failed" and (t.quality or budget.misses(t, HOPE)))
+        return tuple(t for t in found.trials if t.was_run and (t.quality or budget.misses(t, HOPE)))
 
 
-def _try_here(candidate: Candidate, make: Make, panel: Panel, budget: Budget) -> tuple[Trial, Callable[[], Session]]:
-    """Build and measure for a short time, in this process, which has nothing else to do."""
-    contender = make()
+def _failed(candidate: Candidate, error: Exception) -> Trial:
+    """A trial that tells of no quality, so that it rules out no other."""
+    reason = str(error) if isinstance(error, DepthkitError) else f"{type(error).__name__}: {error}"
+    return Trial(candidate, "failed", reason=reason)
+
+
+def _try_here(
+    candidate: Candidate, make: Make, panel: Panel, budget: Budget
+) -> tuple[Trial, Callable[[], Session] | None]:
+    """Build and measure for a short time, in this process, which has nothing else to do; the trial, and its session."""
+    try:
+        contender = make()
+    except BackendError as error:
+        return Trial(candidate, "skipped", reason=str(error)), None
     with contender.open() as session:
         (wall,) = time_steady([session], [contender.reference.images], SHORT)
         trial = Trial(candidate, "short", tuple(wall), faults=contender.faults)

@@ -84,21 +84,27 @@ class Trial:
     """What became of a candidate.
 
     Attributes:
-        state: "measured": for long, beside its rivals; "short": alone only, since it cannot win; "failed".
+        state: "measured": for long, beside its rivals; "short": alone only, since it cannot win; "skipped": its backend
+            cannot build it here, as BF16 on a CPU without it; "failed": it was built, or should have been, and broke.
         wall_ms: of the runs of its longest measurement.
         quality: None: it is too slow for the budget, and its depth was not looked at.
         memory_bytes: see `MemoryUse.load_bytes`.
         faults: why the gate of its precision does not hold, against torch at its own size.
-        reason: why it failed.
+        reason: why it was skipped, or failed.
     """
 
     candidate: Candidate
-    state: Literal["measured", "short", "failed"]
+    state: Literal["measured", "short", "skipped", "failed"]
     wall_ms: tuple[float, ...] = ()
     quality: Quality | None = None
     memory_bytes: int | None = None
     faults: tuple[str, ...] = ()
     reason: str = ""
+
+    @property
+    def was_run(self) -> bool:
+        """Whether there is a measurement."""
+        return self.state in {"measured", "short"}
 
     @property
     def p50_ms(self) -> float:
@@ -230,7 +236,7 @@ def require_choice(tuning: Tuning) -> Trial:
     for trial in tuning.trials:
         if trial.candidate.name == tuning.chosen:
             return trial
-    usable = [trial for trial in tuning.trials if trial.state != "failed"]
+    usable = [trial for trial in tuning.trials if trial.was_run]
     nearest = sorted(usable, key=lambda t: (len(t.faults) + len(tuning.budget.misses(t)), t.p95_ms))[:NEAREST]
     told = "; ".join(f"{t.candidate.name} ({', '.join([*t.faults, *tuning.budget.misses(t)])})" for t in nearest)
     raise GateError(f"no candidate is within the budget; the nearest: {told or 'none could be run'}")

@@ -141,15 +141,14 @@ class _Made:
 def _look_at(path: Path) -> _Made:
     from ..description import describe_onnx
     from ..engines.manifest import read_manifest
-    from ..reference import reference_path
+    from ..reference import find_reference
     from ..runtime.load import is_onnx_file
 
     if is_onnx_file(path):
         told = describe_onnx(path)
         faults = () if told.intact else (f"{path.name} was changed since its export",)
-        return _Made(
-            told.model, "ONNX file", told.precision, told.weights_sha256, reference_path(path), path, None, faults
-        )
+        reference = find_reference(path, told.weights_sha256, told.model.size)
+        return _Made(told.model, "ONNX file", told.precision, told.weights_sha256, reference, path, None, faults)
     manifest = read_manifest(path)
     onnx, reference = path.with_name(manifest.onnx), path.with_name(manifest.reference)
     same = not onnx.is_file() or sha256(onnx) == manifest.onnx_sha256
@@ -235,8 +234,11 @@ def find_divergence(contender: Contender) -> str:
 
 def _beside(onnx: Path) -> Path:
     """Where the FP32 ONNX file of the same model is, if it is there."""
-    stem = onnx.name.removesuffix(".onnx").rpartition(".")[0]
-    return onnx.with_name(f"{stem}.fp32.onnx")
+    from ..description import describe_onnx
+    from ..reference import onnx_stem
+
+    is_fp32 = onnx.is_file() and describe_onnx(onnx).precision == "fp32"  # it may have been renamed
+    return onnx if is_fp32 else onnx.with_name(f"{onnx_stem(onnx)}.fp32.onnx")
 
 
 def _fp32_onnx(beside: Contender) -> Path:

@@ -197,7 +197,7 @@ def export(
 
     The ONNX file reads a camera's bytes (uint8, N x H x W x 3, RGB) and answers metres (float32, N x H x W). Beside it
     lies a reference: 8 frames with torch's answers, by which any machine can tell that an engine is still this network.
-    A check that fails exits 3 and leaves no file. What has not changed since it was made is not made again.
+    A check that fails exits 3 and writes no file. What has not changed since it was made is not made again.
 
     \b
     Examples:

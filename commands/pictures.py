@@ -48,6 +48,7 @@ def read_pictures(
     """
     from ..errors import DataError
     from ..images import find_images, read_image
+    from ..metrics import EIGEN_SIZE
     from ..train.datasets import evenly_spaced, open_dataset
 
     try:
@@ -61,7 +62,9 @@ def read_pictures(
             raise unknown from None  # it tells what a data set looks like
         return Pictures(source, tuple(read_image(files[index]) for index in evenly_spaced(files, count)))
     samples = [data[index] for index in evenly_spaced(data, count)]
-    return Pictures(source, tuple(s.image for s in samples), tuple(s.depth for s in samples), data.crop)
+    whole = any(sample.depth.shape != EIGEN_SIZE for sample in samples)  # the crop is rows and columns of that size
+    crop = None if whole else data.crop
+    return Pictures(source, tuple(s.image for s in samples), tuple(s.depth for s in samples), crop)
 
 
 def divide_pictures(

@@ -155,7 +155,7 @@ def tune_run(
     results = bundle.folder / "tune.json"
     with workshop(bundle, calibrate) as shop:
         panel = Panel(shop.panel(pictures), pictures.crop)
-        search = Search(results, shop.key(pictures), budget, shop.prepare, panel, command_line())
+        search = Search(results, shop.key(pictures, grid), budget, shop.prepare, panel, command_line())
         left = search.left(grid)
         out.print(
             f"{len(grid)} candidates, {len(grid) - len(left)} of them known from {escape(str(results))}; judged by "
@@ -201,8 +201,9 @@ def _meant(budget: Budget, pictures: Pictures) -> Budget:
 
 
 def _line(trial: Trial, budget: Budget) -> str:
-    if trial.state == "failed":
-        return f"{trial.candidate.name}: {trial.reason}"
+    if not trial.was_run:
+        said = "cannot be built here" if trial.state == "skipped" else "failed"
+        return f"{trial.candidate.name}: {said}: {trial.reason}"
     told = [f"p50 {trial.p50_ms:.2f} ms", f"p95 {trial.p95_ms:.2f} ms"]
     if trial.quality is not None:
         told.append(f"SSIM {trial.quality.ssim:.4f}")
@@ -238,7 +239,7 @@ def _show(tuning: Tuning) -> None:
             "chosen" if name == tuning.chosen else "Pareto" if name in front else "",
         )
     out.print(shown)
-    states = [trial.state for trial in tuning.trials]
-    out.print(f"{states.count('short')} others were measured for a short time only, {states.count('failed')} failed")
+    short, skipped, failed = (sum(t.state == each for t in tuning.trials) for each in ("short", "skipped", "failed"))
+    out.print(f"{short} others were measured for a short time only, {skipped} cannot be built here, {failed} failed")
     if tuning.untried:
         out.print(f"[yellow]note[/]  {len(tuning.untried)} were not tried, the time was over; the same command goes on")

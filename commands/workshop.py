@@ -16,8 +16,8 @@ from ..engines.build import BuildOptions, backend, build, fastest, require, runn
 from ..engines.fingerprint import cpu_fingerprint, usable_cores
 from ..engines.manifest import manifest_path, read_manifest
 from ..engines.store import locked
-from ..errors import BackendError, DataError
-from ..files import atomic_write, make_folder, sha256_arrays, sha256_text
+from ..errors import BackendError, DataError, UserError
+from ..files import atomic_folder, atomic_write, make_folder, sha256_arrays, sha256_text
 from ..reference import reference_path
 from ..runtime.load import load
 from ..spec import smaller_size, to_json
@@ -26,6 +26,7 @@ from .pictures import Pictures, read_pictures
 from .precision import PrecisionOptions
 
 if TYPE_CHECKING:
+    from ..export.recipe import Calibration
     from ..train.bundle import Bundle
 
 __all__ = ["Scope", "Workshop", "candidates", "read_panel", "workshop"]
@@ -111,13 +112,33 @@ class Workshop:
     def __init__(self, bundle: Bundle, folder: Path, calibrate: str | None) -> None:
         self._bundle, self._folder = bundle, folder
         self._int8 = PrecisionOptions(int8=True, calibrate=calibrate)
+        self._calibrations: dict[tuple[int, int], Calibration] = {}
 
-    def key(self, pictures: Pictures) -> str:
-        """What makes two searches comparable: weights, machine, versions, pictures, calibration."""
-        versions = [(name, backend(name).availability().version) for name in runnable()]
-        machine = to_json(cpu_fingerprint()), usable_cores()
+    def key(self, pictures: Pictures, grid: Sequence[Candidate]) -> str:
+        """What makes two searches comparable: weights, machine, versions, pictures, and for INT8 what calibrates it.
+
+        Raises:
+            UserError: the frames that were named for INT8 cannot be read.
+        """
+        devices = [(name, backend(name).availability().version, to_json(backend(name).here())) for name in runnable()]
+        machine = to_json(cpu_fingerprint()), usable_cores(), devices
         seen = sha256_arrays((*pictures.images, *pictures.depths))
-        return sha256_text(repr((self._bundle.weights_sha256, machine, versions, seen, self._int8.calibrate)))
+        calibrated = ""
+        if any(candidate.precision == "int8" for candidate in grid):
+            try:
+                calibrated = self._calibration(self._bundle.document.model.size).identity
+            except UserError:  # of the run's own frames: its INT8 candidates will fail, and say why
+                if self._int8.calibrate is not None:
+                    raise
+        return sha256_text(repr((self._bundle.weights_sha256, machine, seen, calibrated)))
+
+    def _calibration(self, size: tuple[int, int]) -> Calibration:
+        """The frames for INT8, read once for each size. Raises UserError kinds."""
+        if size not in self._calibrations:
+            found = self._int8.calibration(self._bundle.document, size)
+            assert found is not None, "it is for INT8"
+            self._calibrations[size] = found
+        return self._calibrations[size]
 
     def panel(self, pictures: Pictures) -> Path:
         """A file for `bench.search.Panel`; torch answers in FP32, at the run's own size."""
@@ -141,19 +162,14 @@ class Workshop:
         """Put a candidate's engine, with all that belongs to it, into the folder `goal`. The engine's path there."""
         engine = _built(self._onnx(candidate), self._place(candidate), candidate)
         manifest = read_manifest(engine)
-        shutil.rmtree(goal, ignore_errors=True)  # the winner of an earlier search
-        for path in (
-            engine.with_name(manifest.onnx),
-            engine.with_name(manifest.reference),
-            engine,
-            manifest_path(engine),
-        ):
-            with atomic_write(goal / path.name) as temporary:
-                shutil.copyfile(path, temporary)
+        with atomic_folder(goal) as fresh:  # the winner of an earlier search stays until this one is whole
+            for name in (manifest.onnx, manifest.reference, engine.name, manifest_path(engine).name):
+                with atomic_write(fresh / name) as temporary:
+                    shutil.copyfile(engine.with_name(name), temporary)
         return goal / engine.name
 
     def _place(self, candidate: Candidate) -> Path:
-        """A folder for each engine, since those that differ in options only share a name."""
+        """A folder for each candidate, so that nothing is built beside what `depthkit export` left."""
         return self._folder / candidate.name.replace(" ", "_")
 
     def _onnx(self, candidate: Candidate) -> Path:
@@ -163,7 +179,7 @@ class Workshop:
         document = self._bundle.document
         maker = backend(candidate.backend)
         maker.asked(candidate.precision, maker.parse_options(dict(candidate.options)))  # may refuse; then why export
-        calibration = self._int8.calibration(document, candidate.size) if candidate.precision == "int8" else None
+        calibration = self._calibration(candidate.size) if candidate.precision == "int8" else None
         keep: Literal["auto"] | None = "auto" if calibration else None
         options = ExportOptions(
             candidate.precision, candidate.size, candidate.batch, calibration, keep, out=self._folder

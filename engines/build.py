@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from typing import Any, Final
 from ..description import OnnxDescription, describe_onnx
 from ..errors import BackendError, EngineError, UserError
 from ..files import atomic_write, remove, sha256, sha256_text
-from ..reference import reference_path
+from ..reference import find_reference
 from ..spec import to_json
 from ..tolerances import Precision
 from .backend import Backend, attribute
@@ -29,6 +30,7 @@ __all__ = [
     "BuiltEngine",
     "backend",
     "build",
+    "engine_name",
     "fastest",
     "is_outdated",
     "rebuild_command",
@@ -47,6 +49,9 @@ BACKENDS: Final[Mapping[str, str]] = {
     "null": "null:NULL",
 }
 """Backend -> module of that name in `engines/` and in `runtime/`, and the object in the former. Fastest first."""
+
+_SHORT: Final = re.compile(r"[\w.=,+-]{0,60}", re.ASCII)
+"""Options that may stand in a file name as they are."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,9 @@ def build(
 ) -> BuiltEngine:
     """Build `<stem>.<precision>.<extension>` beside `<stem>.<precision>.onnx`, and its manifest.
 
-    The engine is taken from the store if it is there, and is kept there.
+    A precision other than the stored one and options other than the defaults are named as well, as in
+    `<stem>.fp32-bf16.inference_precision=bf16.ov.blob`. The engine is taken from the store if it is there, and is kept
+    there.
 
     Args:
         onnx: an ONNX file that depthkit exported.
@@ -142,11 +149,31 @@ def build(
         if found and prove:
             prove(found.engine, False)
         entry = found or store.add(recipe.key, maker.extension, recipe.make)
-        engine = onnx.with_name(f"{_stem(onnx, description.precision)}.{asked}.{maker.extension}")
-        manifest = replace(entry.manifest, onnx=onnx.name, reference=reference_path(onnx).name).sealed()
-        with store.locked(sha256_text(str(engine.resolve()))[:24]):  # with other options it goes to the same place
+        engine = onnx.with_name(engine_name(onnx, description.precision, maker, settings))
+        manifest = replace(entry.manifest, onnx=onnx.name, reference=recipe.reference.name).sealed()
+        with store.locked(sha256_text(str(engine.resolve()))[:24]):  # another ONNX file's engine may go there too
             _place(entry, engine, manifest)
     return BuiltEngine(engine, manifest, reused=found is not None)
+
+
+def engine_name(onnx: Path, stored: Precision, maker: Backend[Any], settings: Any) -> str:
+    """The file name of an engine; no two engines of an ONNX file that differ share one.
+
+    Args:
+        onnx: the file.
+        stored: its precision.
+        maker: the backend.
+        settings: as `Backend.parse_options` returns them.
+
+    Raises:
+        BackendError: `maker` refuses `settings` for a file that stores this.
+    """
+    asked = maker.asked(stored, settings)
+    options = ",".join(_given(maker, maker.record(settings)))
+    if not _SHORT.fullmatch(options):
+        options = sha256_text(options)[:12]
+    words = (_stem(onnx, stored), stored if asked == stored else f"{stored}-{asked}", options, maker.extension)
+    return ".".join(word for word in words if word)
 
 
 def require_fit(engine: Path, manifest: Manifest) -> None:
@@ -178,9 +205,7 @@ def require_fit(engine: Path, manifest: Manifest) -> None:
 def rebuild_command(engine: Path, manifest: Manifest) -> str:
     """What makes `engine` again from the ONNX file beside it."""
     maker = backend(manifest.backend)
-    defaults = maker.record(maker.options())
-    given = [f"{key}={value}" for key, value in manifest.options.items() if defaults.get(key) != value]
-    options = [word for each in given for word in ("-o", each)]
+    options = [word for each in _given(maker, manifest.options) for word in ("-o", each)]
     onnx = str(engine.with_name(manifest.onnx))
     return shlex.join(["depthkit", "export", onnx, "--backend", manifest.backend, *options])
 
@@ -218,6 +243,11 @@ class _Recipe:
         options = sorted(self.maker.record(self.settings).items())
         return sha256_text(repr((self.onnx_sha256, self.maker.name, self.version, device, options)))[:24]
 
+    @property
+    def reference(self) -> Path:
+        """The reference beside the ONNX file."""
+        return find_reference(self.onnx, self.description.weights_sha256, self.description.model.size)
+
     def make(self, engine: Path) -> None:
         """Write the engine and its manifest."""
         started = perf_counter()
@@ -236,7 +266,7 @@ class _Recipe:
             onnx_sha256=self.onnx_sha256,
             weights_sha256=self.description.weights_sha256,
             onnx=self.onnx.name,
-            reference=reference_path(self.onnx).name,
+            reference=self.reference.name,
             options=self.maker.record(self.settings),
             build_seconds=round(perf_counter() - started, 3),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -245,6 +275,12 @@ class _Recipe:
         write_manifest(engine, manifest)
         if self.prove:
             self.prove(engine, True)
+
+
+def _given(maker: Backend[Any], options: Mapping[str, str | int | bool]) -> list[str]:
+    """Options that are not the backend's defaults, as `-o` takes them."""
+    defaults = maker.record(maker.options())
+    return [f"{key}={value}" for key, value in options.items() if defaults.get(key) != value]
 
 
 def _stem(onnx: Path, stored: Precision) -> str:

@@ -15,8 +15,9 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from .. import __version__
+from ..description import describe_onnx
 from ..metrics import valid_pixels
-from ..reference import read_reference, reference_path
+from ..reference import find_reference, read_reference
 from ..spec import STRICT
 from ..tolerances import Precision
 from .backend import Availability, Backend, Built
@@ -49,7 +50,8 @@ class Null(Backend[NullOptions]):
 
     def build(self, onnx: Path, engine: Path, asked: Precision, options: NullOptions) -> Built:
         """See `Backend.build`. Raises EngineError where the ONNX file has no reference beside it."""
-        truths = read_reference(reference_path(onnx)).truths
+        made = describe_onnx(onnx)
+        truths = read_reference(find_reference(onnx, made.weights_sha256, made.model.size)).truths
         measured = truths[valid_pixels(truths)]
         engine.write_text(json.dumps({"depth_m": float(np.median(measured)) if measured.size else 1.0}))
         return Built((Layer("depth", "Constant", "fp32"),))

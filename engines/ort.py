@@ -192,10 +192,11 @@ class _TensorRT(_OnGpu[TensorRTOptions]):
         return Availability(f"{found.version}+tensorrt{installed}", found.reason)
 
     def providers(self, options: TensorRTOptions, asked: Precision) -> list[_Provider]:
-        settings = {
-            "trt_fp16_enable": str(int(asked == "fp16")),
-            "trt_builder_optimization_level": str(options.optimization_level),
-        }
+        settings = {"trt_builder_optimization_level": str(options.optimization_level)}
+        if asked != "fp32":
+            # TensorRT would compute what the file stores in FP32 without it. INT8 needs no calibration table, the file
+            # has its own scales (QDQ); a release that knows no BF16 refuses the option, and its words name it.
+            settings[f"trt_{asked}_enable"] = "1"
         if options.workspace_mib:
             settings["trt_max_workspace_size"] = str(options.workspace_mib << 20)
         if options.timing_cache:

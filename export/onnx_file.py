@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import onnx
 
-from ..description import CONVOLUTIONS, convolutions, module_of
+from ..description import CONVOLUTIONS, convolutions, describe_onnx, module_of
 from ..errors import DataError, GateError, OutputError, UserError
 from ..files import is_refused_write, make_folder, remove
 from ..images import resize_depth, resize_image
@@ -51,15 +51,18 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
         options: precision, size, batch.
         on_check: told of every check as soon as it is done.
 
+    The file and reference of an earlier export stay until the new ones have passed.
+
     Raises:
-        GateError: a check failed; no file stands under the goal's name then.
+        GateError: a check failed; no file stands under the goal's name then, but an earlier one of these weights.
         SpecError: a size that the network does not take.
         OutputError: the folder cannot be written.
     """
     spec = bundle.spec_at(options.size).with_batch(options.batch)
     goal = onnx_path(bundle.folder, bundle.document, options)
     make_folder(goal.parent)
-    remove(goal)
+    if goal.is_dir():
+        raise OutputError(f"cannot write {goal}: it is a folder; move it away")
     reference = make_reference(bundle, spec.size)
     held_out = held_out_reference(bundle, spec.size, options.calibration)
     # Beside the goal, so that moving it there is a rename, and a full disk is found before anything stands there.
@@ -73,11 +76,21 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
             checks.append(check)
             tell(check)
             if not check.passed:
+                if not _is_of(goal, bundle.weights_sha256):
+                    remove(goal)  # what other weights left would pass for an export of these
                 raise GateError(f"{goal.name} was not written: {check.name} failed: {check.detail}{_remedy(options)}")
         path = reference_path(goal)
         write_reference(path, reference)
         candidate.replace(goal)
     return OnnxFile(goal, path, tuple(checks), held_out)
+
+
+def _is_of(onnx_file: Path, weights_sha256: str) -> bool:
+    """Whether a file is a whole export of these weights: it passed its own checks, and stays true."""
+    with suppress(UserError):
+        found = describe_onnx(onnx_file)
+        return found.intact and found.weights_sha256 == weights_sha256
+    return False
 
 
 def _remedy(options: ExportOptions) -> str:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthkit.errors import OutputError
-from depthkit.files import atomic_write, make_folder, sha256, write_text
+from depthkit.files import atomic_folder, atomic_write, make_folder, sha256, write_text
 
 
 def _names(folder: Path) -> list[str]:
@@ -50,6 +50,38 @@ def test_failed_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path, rais
     assert caught.value is raised, "what is not the disk's fault passes through as it is"
     assert goal.read_text() == "old"
     assert _names(tmp_path) == ["a.txt"]
+
+
+def test_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    goal = tmp_path / "best"
+    for name in ("old", "new"):
+        with atomic_folder(goal) as fresh:
+            (fresh / name).write_text(name)
+        assert _names(goal) == [name]
+    assert _names(tmp_path) == ["best"]
+
+
+@pytest.mark.parametrize("raised", [OutputError("full"), KeyboardInterrupt()])
+def test_failed_writer_of_a_folder_leaves_the_old_one(tmp_path: Path, raised: BaseException) -> None:
+    goal = make_folder(tmp_path / "best")
+    (goal / "old").write_text("good")
+    with pytest.raises(type(raised)), atomic_folder(goal) as fresh:
+        (fresh / "old").write_text("ha")
+        raise raised
+    assert (goal / "old").read_text() == "good"
+    assert _names(tmp_path) == ["best"]
+
+
+def test_folder_that_cannot_be_put_in_its_place_leaves_the_old_one(tmp_path: Path) -> None:
+    goal = make_folder(tmp_path / "best")
+    (goal / "old").write_text("good")
+    with pytest.raises(OutputError, match="best"), atomic_folder(goal) as fresh:
+        fresh.rmdir()
+    assert _names(goal) == ["old"]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="it is a file"), atomic_folder(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_failed_writer_leaves_no_file_where_there_was_none(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from depthkit.bench import search as search_module
 from depthkit.bench.search import Make, Panel, Search
 from depthkit.bench.suite import Contender
 from depthkit.bench.timing import Steady
-from depthkit.bench.tune import Budget, Candidate, Trial, Tuning
-from depthkit.engines.build import build
+from depthkit.bench.tune import Budget, Candidate, Quality, Trial, Tuning
+from depthkit.engines.build import backend, build
 from depthkit.errors import BackendError
 from depthkit.spec import from_json
 
@@ -83,16 +84,48 @@ def test_a_candidate_that_dies_or_fails_is_recorded_and_the_search_goes_on(
 ) -> None:
     bad: dict[Candidate, Make] = {
         Candidate("dies", "fp32", (32, 48)): partial(os._exit, 11),
-        Candidate("refuses", "fp32", (32, 48)): partial(build, Path("there/is.no.onnx")),  # type: ignore[dict-item]
+        Candidate("lacks", "fp32", (32, 48)): partial(build, Path("there/is.no.onnx")),  # type: ignore[dict-item]
+        Candidate("refuses", "fp32", (32, 48)): partial(backend, "no such backend"),  # type: ignore[dict-item]
         Candidate("breaks", "fp32", (32, 48)): partial(int, "one"),  # type: ignore[dict-item]
     }
     tuning = start({**bad, FP32: makes[FP32]}).run([*bad, FP32])
-    assert _states(tuning) == {"dies": "failed", "refuses": "failed", "breaks": "failed", "fp32": "measured"}
-    reasons = [trial.reason for trial in tuning.trials[:3]]
+    states = {"dies": "failed", "lacks": "failed", "refuses": "skipped", "breaks": "failed", "fp32": "measured"}
+    assert _states(tuning) == states
+    reasons = [trial.reason for trial in tuning.trials[:4]]
     assert "its process died" in reasons[0]
     assert "no ONNX file" in reasons[1]
-    assert "ValueError: invalid literal" in reasons[2]
+    assert "there is no backend" in reasons[2]
+    assert "ValueError: invalid literal" in reasons[3]
     assert tuning.chosen == FP32.name
+
+
+@pytest.mark.parametrize("where", ["open", "run"])
+def test_a_session_that_fails_beside_its_rivals_ends_no_search(
+    makes: dict[Candidate, Make], start: Start, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """FP32 was much the faster alone, and breaks in the long measurement; what it had ruled out is measured then."""
+    search = start(makes)
+    for candidate, ms in ((FP32, 1.0), (FILE, 9.0)):
+        search._keep(Trial(candidate, "short", (ms,) * 5, Quality(1.0, None, None, None)))
+
+    def broken() -> Contender:
+        contender = makes[FP32]()
+        session = contender.open()
+        if where == "open":
+            session.close()
+            raise RuntimeError("the vendor is out of memory")
+
+        def run() -> None:
+            raise RuntimeError("the vendor is out of memory")
+
+        monkeypatch.setattr(session, "run", run)
+        return replace(contender, open=lambda: session)
+
+    search._prepare = {**makes, FP32: broken}.__getitem__
+    tuning = search.run([FP32, FILE])
+    assert _states(tuning) == {"fp32": "failed", "file": "measured"}
+    assert next(trial.reason for trial in tuning.trials if trial.reason) == "RuntimeError: the vendor is out of memory"
+    assert tuning.chosen == FILE.name
 
 
 def test_a_candidate_that_cannot_be_made_is_recorded(makes: dict[Candidate, Make], start: Start) -> None:
@@ -102,7 +135,7 @@ def test_a_candidate_that_cannot_be_made_is_recorded(makes: dict[Candidate, Make
     search = start(makes)
     search._prepare = refuse
     (trial,) = search.run([FP32]).trials
-    assert (trial.state, trial.reason) == ("failed", "no such kernel")
+    assert (trial.state, trial.reason) == ("skipped", "no such kernel")
 
 
 def test_a_search_goes_on_where_it_was_stopped(makes: dict[Candidate, Make], start: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from depthkit.cli import run as depthkit
+from depthkit.commands.targets import find_engines
 from depthkit.engines.backend import Availability
 from depthkit.engines.build import backend, fastest, runnable
 from depthkit.engines.manifest import read_manifest, write_manifest
@@ -224,10 +226,21 @@ def test_what_cannot_be_built_is_refused_before_anything_is_exported(
 
 def test_options_of_the_backend_reach_it_and_are_kept(exports: Path, capsys: Captured) -> None:
     export = ["export", str(exports / f"{STEM}.fp32.onnx"), "--backend", "onnxruntime"]
-    _printed([*export, "-o", "threads=1"], capsys)
-    assert read_manifest(exports / f"{STEM}.fp32.ort.onnx").options == {"threads": 1}
-    _printed([*export, "--option", "threads=2"], capsys)
-    assert read_manifest(exports / f"{STEM}.fp32.ort.onnx").options == {"threads": 2}
+    for option, value in (("-o", 1), ("--option", 2)):
+        _printed([*export, option, f"threads={value}"], capsys)
+        assert read_manifest(exports / f"{STEM}.fp32.threads={value}.ort.onnx").options == {"threads": value}
+    assert read_manifest(exports / f"{STEM}.fp32.ort.onnx").options == {"threads": 0}
+    assert len([path for path in find_engines(exports.parent) if "threads=" in path.name]) == 2
+
+
+def test_renamed_onnx_file_is_built_and_gated(exports: Path, tmp_path: Path, capsys: Captured) -> None:
+    shutil.copyfile(exports / f"{STEM}.fp32.onnx", tmp_path / "foo.onnx")
+    shutil.copyfile(exports / f"{STEM}.reference.npz", tmp_path / f"{STEM}.reference.npz")
+    _printed(["export", str(tmp_path / "foo.onnx"), "--backend", "onnxruntime"], capsys)
+    for name in ("foo.fp32.ort.onnx", "foo.onnx"):
+        assert "PASS" in _printed(["bench", "--engine", str(tmp_path / name), *QUICK], capsys)
+    vendor = ["bench", "--engine", str(tmp_path / "foo.fp32.ort.onnx"), "--vs", "onnxruntime", *QUICK]
+    assert "onnxruntime (vendor)" in _printed(vendor, capsys)
 
 
 @pytest.mark.parametrize(

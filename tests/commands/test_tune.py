@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +18,18 @@ from PIL import Image
 
 from depthkit.bench import search as search_module
 from depthkit.bench.timing import Steady
-from depthkit.bench.tune import Tuning
+from depthkit.bench.tune import Candidate, Tuning
 from depthkit.cli import run as depthkit
+from depthkit.commands.pictures import read_pictures
 from depthkit.commands.tune import PRECISIONS
+from depthkit.commands.workshop import Workshop, read_panel
 from depthkit.engines.build import backend
+from depthkit.engines.fingerprint import Fingerprint
 from depthkit.engines.store import Store
+from depthkit.metrics import EIGEN_CROP
 from depthkit.spec import from_json
-from depthkit.tolerances import TOLERANCES
+from depthkit.tolerances import TOLERANCES, Precision
+from depthkit.train.bundle import read_bundle
 
 Captured = pytest.CaptureFixture[str]
 QUICK = ["--size", "32x48", "--backend", "onnxruntime", "--precision", "fp32"]
@@ -62,6 +70,21 @@ def test_the_winner_is_delivered_whole_and_passes_the_bench(run: Path, store: St
     assert depthkit(["bench", "--engine", engine, "--seconds", "0", "--no-memory"]) == 0
 
 
+def test_the_earlier_winner_stays_until_the_new_one_is_whole(
+    run: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    (run / "best").mkdir()
+    (run / "best" / "engine").write_text("the winner of yesterday")
+
+    def full(source: Path, goal: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(goal))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    assert depthkit(["tune", str(run), *QUICK]) == 2
+    assert [path.name for path in (run / "best").iterdir()] == ["engine"]
+    assert "No space left" in capsys.readouterr().err
+
+
 def test_a_smaller_size_is_judged_at_the_pictures_resolution(run: Path, store: Store, capsys: Captured) -> None:
     sizes = ["--size", "32x48", "--size", "16x32", "--min-ssim", "0.5"]
     assert depthkit(["tune", str(run), "--backend", "onnxruntime", "--precision", "fp32", *sizes]) == 0
@@ -87,7 +110,10 @@ def test_fp16_that_this_cpu_computes_in_fp32_is_no_candidate(run: Path, store: S
         pytest.skip("this CPU computes in FP16")
     arguments = ["tune", str(run), "--size", "32x48", "--backend", "onnxruntime", "--precision", "fp16"]
     assert depthkit(arguments) == 3
-    assert {trial.state for trial in _tuning(run).trials} == {"failed"}
+    assert {trial.state for trial in _tuning(run).trials} == {"skipped"}
+    said = capsys.readouterr()
+    assert "cannot be built here: fp16 is computed as fp16→fp32" in said.err
+    assert f"{len(_tuning(run).trials)} cannot be built here, 0 failed" in said.out
     assert "no candidate for speed" in _tuning(run).trials[0].reason
 
 
@@ -121,6 +147,48 @@ def test_pictures_of_several_sizes_are_no_camera(run: Path, tmp_path: Path, caps
     assert "differ in size" in capsys.readouterr().err
 
 
+def _pictures(folder: Path, seed: int) -> str:
+    folder.mkdir()
+    for index, image in enumerate(np.random.default_rng(seed).integers(0, 256, (2, 48, 64, 3), np.uint8)):
+        Image.fromarray(image).save(folder / f"{index}.png")
+    return str(folder)
+
+
+def test_key_of_a_search_tells_the_gpu_and_what_is_in_the_calibration(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = read_bundle(run)
+    panel = read_panel(bundle)
+    one, same, other = (_pictures(tmp_path / str(index), seed) for index, seed in enumerate((1, 1, 2)))
+
+    def key(calibrate: str, precision: Precision) -> str:
+        return Workshop(bundle, tmp_path, calibrate).key(panel, [Candidate("onnxruntime", precision, (32, 48))])
+
+    assert key(one, "int8") == key(same, "int8") != key(other, "int8")
+    before = key(one, "fp32")
+    assert before == key(other, "fp32")
+    found = []
+    for name in ("NVIDIA L4", "NVIDIA A10"):
+        monkeypatch.setitem(vars(backend("onnxruntime")), "here", partial(Fingerprint, "gpu", name, "sm_89"))
+        found.append(key(one, "fp32"))
+    assert len({before, *found}) == 3
+
+
+@pytest.mark.parametrize(("size", "crop"), [((480, 640), EIGEN_CROP), ((48, 64), None)])
+def test_frames_are_cropped_only_at_the_size_that_the_crop_is_made_for(
+    tmp_path: Path, size: tuple[int, int], crop: tuple[slice, slice] | None
+) -> None:
+    rows = [f"data/{scene}/{scene}.png,data/{scene}/{scene}_d.png" for scene in range(10)]
+    for row in rows:
+        picture, depth = (tmp_path / each for each in row.split(","))
+        picture.parent.mkdir(parents=True)
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(picture)
+        Image.fromarray(np.full(size, 2000, np.uint16)).save(depth)
+    for split in ("train", "test"):
+        (tmp_path / "data" / f"nyu2_{split}.csv").write_text("\n".join(rows))
+    assert read_pictures(str(tmp_path), "val", 4).crop == crop
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -134,6 +202,7 @@ def test_pictures_of_several_sizes_are_no_camera(run: Path, tmp_path: Path, caps
         (["--size", "33x48"], "not divisible by 16"),
         (["--backend", "tensorrt"], "tensorrt cannot run here"),
         (["--data", "nowhere"], "there is no data at nowhere"),
+        (["--calibrate", "nowhere"], "there is no data at nowhere"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(run: Path, arguments: list[str], words: str, capsys: Captured) -> None:

@@ -20,13 +20,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from depthkit.description import describe_onnx
-from depthkit.engines.build import BuildOptions, backend, build, is_outdated, require
+from depthkit.engines.build import BuildOptions, backend, build, engine_name, is_outdated, require
 from depthkit.engines.fingerprint import cpu_fingerprint
 from depthkit.engines.manifest import Manifest, manifest_path, read_manifest
+from depthkit.engines.ov import OPENVINO
 from depthkit.errors import BackendError, EngineError, SpecError
 from depthkit.metrics import valid_pixels
-from depthkit.reference import read_reference
+from depthkit.reference import read_reference, write_reference
 from depthkit.spec import METADATA, graph_sha256
+from depthkit.tolerances import Precision
 
 STEM = "compact-32x48"
 EXPORTED = ("onnxruntime", "null")
@@ -135,12 +137,59 @@ def test_half_precision_is_called_what_it_really_is(pristine_exports: Path) -> N
 def test_building_again_replaces_engine_and_manifest(exports: Path) -> None:
     path = exports / f"{STEM}.fp32.onnx"
     before = _names(exports)
-    made = build(path, BuildOptions("onnxruntime", {"threads": 1}))
+    made = build(path, BuildOptions("onnxruntime", rebuild=True))
     assert made.path == exports / f"{STEM}.fp32.ort.onnx"
     assert _names(exports) == before
     assert read_manifest(made.path) == made.manifest
-    assert made.manifest.options == {"threads": 1}
     assert made.manifest.engine_sha256 == _digest(made.path)
+
+
+def test_engine_of_other_options_has_a_name_of_its_own(exports: Path) -> None:
+    path = exports / f"{STEM}.fp32.onnx"
+    made = [build(path, BuildOptions("onnxruntime", {"threads": count})) for count in (0, 1, 2)]
+    assert [each.path.name for each in made] == [
+        f"{STEM}.fp32.ort.onnx",
+        f"{STEM}.fp32.threads=1.ort.onnx",
+        f"{STEM}.fp32.threads=2.ort.onnx",
+    ]
+    assert [read_manifest(each.path).options["threads"] for each in made] == [0, 1, 2]
+    assert [_digest(each.path) for each in made] == [each.manifest.engine_sha256 for each in made]
+
+
+def _openvino(onnx_file: str, stored: Precision, given: dict[str, Any]) -> str:
+    """The name of an OpenVINO engine."""
+    settings = OPENVINO.parse_options(given)
+    return engine_name(Path(onnx_file), stored, OPENVINO, settings)
+
+
+def test_no_two_engines_of_a_folder_share_a_name() -> None:
+    files: list[tuple[str, Precision]] = [("c.fp32.onnx", "fp32"), ("c.bf16.onnx", "bf16"), ("c.fp16.onnx", "fp16")]
+    grid: list[dict[str, Any]] = [
+        {"threads": threads, "hint": hint, "pinning": pinning, "inference_precision": precision}
+        for threads in (0, 1, 12)
+        for hint in ("latency", "throughput")
+        for pinning in (False, True)
+        for precision in ("", "bf16")
+    ]
+    names = [_openvino(name, stored, given) for name, stored in files for given in grid]
+    assert len(set(names)) == len(names)
+    assert all(name.endswith(".ov.blob") and len(name) < 100 for name in names)
+    assert names[0] == "c.fp32.ov.blob"
+    assert _openvino("c.fp32.onnx", "fp32", {"inference_precision": "bf16"}).startswith("c.fp32-bf16.")
+    assert "threads=12" in _openvino("c.fp32.onnx", "fp32", {"threads": 12})
+
+
+def test_renamed_onnx_file_finds_its_reference(exports: Path) -> None:
+    """By weights and size: a name tells neither."""
+    (exports / f"{STEM}.fp32.onnx").rename(exports / "foo.onnx")
+    others = exports / "a.reference.npz"
+    answers = read_reference(exports / f"{STEM}.reference.npz")
+    write_reference(others, replace(answers, weights_sha256="0" * 64))
+    write_reference(exports / "foo.reference.npz", replace(answers, depths=answers.depths[:, :16]))
+    for name in EXPORTED:
+        made = build(exports / "foo.onnx", BuildOptions(name, rebuild=True))
+        assert made.path.name == f"foo.fp32.{backend(name).extension}"
+        assert (made.manifest.onnx, made.manifest.reference) == ("foo.onnx", f"{STEM}.reference.npz")
 
 
 @pytest.mark.parametrize(

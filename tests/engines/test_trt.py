@@ -200,7 +200,7 @@ def test_an_engine_is_built_stored_and_described(export: Export, tmp_path: Path)
     path.write_bytes(export().read_bytes())
     made = build(path, BuildOptions("tensorrt-rtx", {"compute_capability": "86,89"}))
     manifest = read_manifest(made.path)
-    assert made.path.name == "compact-32x48.fp16.rtx"
+    assert made.path.name == "compact-32x48.fp16.compute_capability=86,89.rtx"
     assert (manifest.precision_found, manifest.layers_from) == ("fp16", "network")
     assert manifest.device == Fingerprint("gpu", "", "sm_86 sm_89")
     assert manifest.options == {"tf32": False, "workspace_mib": 0, "compute_capability": "86,89"}

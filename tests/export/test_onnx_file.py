@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from depthkit.errors import GateError, OutputError, SpecError
-from depthkit.export.checks import Check
+from depthkit.export import onnx_file
+from depthkit.export.checks import Check, Subject
 from depthkit.export.onnx_file import export_onnx, make_reference
 from depthkit.export.recipe import ExportOptions, stem
 from depthkit.metrics import valid_pixels
@@ -63,6 +65,23 @@ def test_failed_gate_leaves_no_file_under_the_goals_name(overflowing: Bundle) ->
     assert told[-1].name in str(caught.value)
     # A CPU with FP16 arithmetic of its own overflows one check earlier, in ONNX Runtime.
     assert told[-1].name in {"torch FP16 vs FP32", "ONNX Runtime vs torch"}
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, GateError])
+def test_export_that_does_not_pass_keeps_the_good_file_of_these_weights(
+    exports: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    before = {path.name: path.read_bytes() for path in exports.iterdir()}
+
+    def checks(_: Subject) -> Iterator[Check]:
+        if stop is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        yield Check("ONNX Runtime vs torch", passed=False, detail="too far away")
+
+    monkeypatch.setattr(onnx_file, "run_checks", checks)
+    with pytest.raises(stop):
+        export_onnx(read_bundle(exports), ExportOptions("fp16"))
+    assert {path.name: path.read_bytes() for path in exports.iterdir()} == before
 
 
 def test_size_that_the_network_does_not_take_writes_nothing(run: Path) -> None:

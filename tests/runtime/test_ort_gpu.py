@@ -6,10 +6,12 @@ The vendor itself needs a GPU: tests/parity runs it there.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from depthkit.engines import ort
@@ -18,6 +20,7 @@ from depthkit.errors import BackendError, EngineError, FrameError
 from depthkit.runtime.ort import OnnxRuntimeGpuSession
 from depthkit.runtime.transfer import Mode
 from depthkit.spec import ModelSpec, Preprocessing, camera_ready
+from depthkit.tolerances import TOLERANCES, Precision
 
 from .cudart import DeviceArray, FakeCudart, installed
 
@@ -147,6 +150,35 @@ def test_options_reach_the_provider(maker: Any, options: dict[str, Any]) -> None
     else:
         assert given["trt_max_workspace_size"] == str(64 << 20)
         assert given["trt_fp16_enable"] == "1"
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_tensorrt_is_told_to_compute_in_what_the_file_stores(
+    precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the provider writes what TensorRT leaves: one node, which holds its plan."""
+    told: dict[str, str] = {}
+
+    def create(_file: Path, _settings: object, providers: list[tuple[str, dict[str, str]]]) -> None:
+        told.update(providers[0][1])
+        node = onnx.helper.make_node("EPContext", [], ["depth"], "plan", domain="com.microsoft")
+        onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [])), told["trt_ep_context_file_path"])
+
+    monkeypatch.setattr(ort, "create", create)
+    options = TENSORRT.parse_options({"timing_cache": False})
+    TENSORRT.build(tmp_path / "a.onnx", tmp_path / "engine.onnx", precision, options)
+    on = {key for key, value in told.items() if value == "1" and key in {f"trt_{each}_enable" for each in TOLERANCES}}
+    assert on == (set() if precision == "fp32" else {f"trt_{precision}_enable"})
+
+
+def test_tensorrt_without_bf16_refuses_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(*_: object) -> None:
+        raise RuntimeError("Unknown provider option: `trt_bf16_enable`")
+
+    monkeypatch.setattr(ort, "create", create)
+    options = TENSORRT.parse_options({"timing_cache": False})
+    with pytest.raises(BackendError, match=r"cannot build .*a\.onnx.*trt_bf16_enable"):
+        TENSORRT.build(tmp_path / "a.onnx", tmp_path / "engine.onnx", "bf16", options)
 
 
 def test_a_provider_that_does_not_start_is_not_available(fake: FakeCudart, monkeypatch: pytest.MonkeyPatch) -> None:
