@@ -79,6 +79,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
             epochs=1000,
             preset="best",
             out=out,
+            force=True,
             progress=console.is_terminal,
             on_epoch=None if console.is_terminal else epoch_line,
         )
