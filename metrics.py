@@ -26,6 +26,7 @@ __all__ = [
     "PixelSums",
     "Scores",
     "aggregate",
+    "implausible_depth",
     "pixel_sums",
     "scaled_mse",
     "scaled_ssim",
@@ -38,6 +39,9 @@ DEPTH_SCALE: Final = 10.0
 
 VALID_DEPTH: Final = (1e-3, 10.0)
 """Metres between which a true depth counts."""
+
+NEAREST_MEDIAN: Final = 0.2
+"""Metres; a smaller median of the truth is taken for a wrong unit."""
 
 EIGEN_CROP: Final = (slice(45, 471), slice(41, 601))
 """Rows and columns of a 480x640 NYU frame that are evaluated."""
@@ -117,6 +121,27 @@ def valid_pixels(truth: np.ndarray, crop: tuple[slice, slice] | None = None) -> 
         inside[crop] = True
         valid &= inside
     return valid
+
+
+def implausible_depth(depths: Iterable[np.ndarray]) -> str | None:
+    """A warning, as a sentence, where the median measured depth of H x W maps in metres is none that can be meant.
+
+    Below 0.2 m is nearer than a camera of rooms or streets measures. Above `VALID_DEPTH` more than half of the truth
+    takes no part in training or scores. Both come of a wrong number of units per metre more often than of such a place.
+    """
+    measured = [depth[np.isfinite(depth) & (depth > 0)] for depth in depths]
+    pixels = np.concatenate([np.ravel(part) for part in measured]) if measured else np.empty(0)
+    if not pixels.size:
+        return None
+    median = float(np.median(pixels))
+    if NEAREST_MEDIAN <= median <= VALID_DEPTH[1]:
+        return None
+    why = (
+        "nearer than cameras of rooms and streets measure"
+        if median < NEAREST_MEDIAN
+        else f"and beyond {VALID_DEPTH[1]:g} m nothing is trained on or scored"
+    )
+    return f"the median measured depth is {median:.3g} m, {why}: check --depth-units"
 
 
 def pixel_sums(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> PixelSums:

@@ -168,7 +168,7 @@ def bench(
     files: tuple[Path, Path] | None,
     fail_above: float,
     relative_to: str,
-    depth_units: float,
+    depth_units: float | None,
     runs: Path,
 ) -> None:
     """Measure latency, parity and accuracy of engines, side by side.
@@ -191,14 +191,15 @@ def bench(
     from ..bench.trtexec import read_trtexec
     from .bench_output import Outputs, compare_and_show, require_any, require_gate, run_and_show
     from .contenders import contenders, peers
-    from .targets import find_engines
+    from .targets import depth_units_of, find_engines
 
     if files:
         compare_and_show(*files, fail_above=fail_above, relative_to=relative_to, markdown_file=markdown_file)
         return
-    samples, notes = _samples(data, frames, depth_units)
+    found = list(engines) or find_engines(runs)
+    samples, notes = _samples(data, frames, depth_units_of(found, depth_units))
     rows = [read_trtexec(path) for path in traces]
-    chosen = contenders(list(engines) or find_engines(runs), with_torch=with_torch, batch=batch)
+    chosen = contenders(found, with_torch=with_torch, batch=batch)
     if vendors:
         chosen = _in_groups([*chosen, *peers(chosen, vendors)])
     options = SuiteOptions(
@@ -224,12 +225,13 @@ def _samples(data: str | None, frames: int, depth_units: float) -> tuple[SampleS
     """What fills the accuracy columns, or why they stay empty."""
     from ..errors import DataError
     from ..images import find_images
-    from .contenders import sample_set
+    from .contenders import doubt, sample_set
 
     if data is None:
         return None, ()
     try:
-        return sample_set(data, frames, depth_units), ()
+        samples = sample_set(data, frames, depth_units)
+        return samples, tuple(filter(None, [doubt(samples)]))
     except DataError as unknown:
         try:
             pictures = find_images(Path(data))

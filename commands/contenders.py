@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -263,6 +264,19 @@ def sample_set(data: str, frames: int | None, depth_units: float) -> SampleSet:
     dataset = open_dataset(data, "test", depth_units=depth_units)
     chosen = evenly_spaced(dataset, frames or len(dataset))
     return SampleSet(data, len(chosen), len(dataset), dataset.crop, _Chosen(dataset, chosen))
+
+
+def doubt(samples: SampleSet) -> str | None:
+    """A warning where the measured depth of some of the samples is none of a room or street."""
+    from ..metrics import implausible_depth
+    from ..train.datasets import evenly_spaced
+
+    depths = []
+    for index in evenly_spaced(samples.samples, 8):
+        with suppress(DataError):  # what cannot be read is named where it is scored
+            depths.append(samples.samples[index][1])
+    found = implausible_depth(depths)
+    return found and f"{samples.data}: {found}"
 
 
 class _Chosen:

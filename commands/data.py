@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .options import depth_units_option, size_option
+from .options import DEPTH_UNITS, depth_units_option, size_option
 
 if TYPE_CHECKING:
     from ..train.prepared import PreparedSplit
 
 _NAMED = 10  # samples of a kind that are named before the rest is only counted
+_LOOKED_AT = 8  # samples whose depth is looked at
 
 
 @click.group()
@@ -34,7 +36,7 @@ def data() -> None:
 @click.option("--workers", type=click.IntRange(min=1), help="Threads that decode.  [default: one a CPU]")
 @depth_units_option
 def prepare(
-    source: str, size: tuple[int, int], out: Path, skip_bad: bool, workers: int | None, depth_units: float
+    source: str, size: tuple[int, int], out: Path, skip_bad: bool, workers: int | None, depth_units: float | None
 ) -> None:
     """Decode and resize a data set once, for training that never waits for it.
 
@@ -59,7 +61,7 @@ def prepare(
             source,
             out,
             size=size,
-            depth_units=depth_units,
+            depth_units=depth_units or DEPTH_UNITS,
             skip_bad=skip_bad,
             workers=workers,
             on_progress=lambda share: bar.update(task, completed=share),
@@ -68,7 +70,27 @@ def prepare(
         console.print(f"{split}: {len(part.sources)} samples at {size[0]}x{size[1]}")
         for line in _left_out(part):
             console.print(Text(f"  {line}", style="yellow"))
-    console.print(Text.assemble(("prepared ", "green"), f"{out}  (depthkit train --data {out})"))
+    if doubt := _doubt(out):
+        console.print(Text(f"{source}: {doubt}", style="yellow"))
+    console.print(
+        Text.assemble(("prepared ", "green"), f"{out}  ({_next_command(out, size, len(document.train.sources))})")
+    )
+
+
+def _doubt(out: Path) -> str | None:
+    """A warning where what was prepared is no depth of a room or street."""
+    from ..metrics import implausible_depth
+    from ..train.datasets import evenly_spaced, open_dataset
+
+    data = open_dataset(out, "train")
+    return implausible_depth(data[index].depth for index in evenly_spaced(data, _LOOKED_AT))
+
+
+def _next_command(out: Path, size: tuple[int, int], samples: int) -> str:
+    """A training that takes these data as they are: no larger, at a size of the built-in networks, a whole batch."""
+    height, width = (max(side // 16, 1) * 16 for side in size)
+    batch = f" --batch {samples}" if samples < 8 else ""
+    return f"depthkit train --data {shlex.quote(str(out))} --size {height}x{width}{batch}"
 
 
 def _left_out(part: PreparedSplit) -> list[str]:

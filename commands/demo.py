@@ -47,8 +47,8 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     """Run the whole line: export, check, build, bench, report, tune.
 
     It begins with the weights of compact that come with depthkit, whose depth is worth looking at, and then trains both
-    networks for a few steps on the built-in scenes. These are not accurate yet, and INT8 may fail its gate on them: that
-    is a line in the table at the end, and not built. Takes about three minutes on two CPU cores.
+    networks for a few steps on the built-in scenes. These are not accurate yet, and INT8 may fail its gate on them:
+    that is a line in the table at the end, and not built.
 
     \b
     Example:
@@ -108,6 +108,7 @@ def _train(network: str, out: Path, size: tuple[int, int], steps: int) -> Path |
         epochs=1000,
         preset="best",
         out=out,
+        force=True,
         progress=console.is_terminal,
         on_epoch=None if console.is_terminal else epoch_line,
     )

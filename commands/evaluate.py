@@ -16,7 +16,7 @@ from .options import data_option, depth_units_option, json_option
 @click.option("--frames", type=click.IntRange(min=1), help="Only so many frames, evenly spaced.  [default: all]")
 @depth_units_option
 @json_option
-def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_units: float, as_json: bool) -> None:
+def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_units: float | None, as_json: bool) -> None:
     """Score runs, ONNX files or engines against measured depth.
 
     TARGET may also be the name of weights that come with depthkit: compact.
@@ -38,12 +38,14 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
 
     from ..bench.accuracy import measure_accuracy
     from ..errors import GateError
-    from .console import out
+    from .console import err, out
     from .console import progress as progress_bar
-    from .contenders import sample_set
-    from .targets import open_target
+    from .contenders import doubt, sample_set
+    from .targets import depth_units_of, open_target
 
-    samples = sample_set(data, frames, depth_units)
+    samples = sample_set(data, frames, depth_units_of(target, depth_units))
+    if warning := doubt(samples):
+        err.print(warning, style="yellow", markup=False)
     title = f"{escape(data)}, {samples.frames} of {samples.available} test frames"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for column in ("target", "MSE", "SSIM", "average", "AbsRel", "RMSE m", "log10", "δ1", "δ2", "δ3"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .options import NumbersType, SizeType, data_option, depth_units_option, runs_option
+from .options import DEPTH_UNITS, NumbersType, SizeType, data_option, depth_units_option, runs_option
 from .precision import PrecisionOptions, explain_layers, precision_options
 from .proof import Proof
 
@@ -80,7 +80,7 @@ class ForeignWeights:
 
     weights: Path | None
     data: str | None
-    depth_units: float
+    depth_units: float | None
     depth_range: tuple[float, float] | None
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
@@ -115,7 +115,7 @@ class ForeignWeights:
             network,
             self.weights,
             size,
-            open_dataset(self.data or "scenes", "val", depth_units=self.depth_units),
+            open_dataset(self.data or "scenes", "val", depth_units=self.depth_units or DEPTH_UNITS),
             preprocessing=Preprocessing("RGB", self.mean or default.mean, self.std or default.std),
             depth_range=self.depth_range or DEPTH_RANGE,
         )
@@ -184,7 +184,7 @@ def export(
     runs: Path,
     weights: Path | None,
     data: str | None,
-    depth_units: float,
+    depth_units: float | None,
     depth_range: tuple[float, float] | None,
     mean: tuple[float, float, float] | None,
     std: tuple[float, float, float] | None,

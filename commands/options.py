@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 __all__ = [
+    "DEPTH_UNITS",
     "NetworkType",
     "NumbersType",
     "PercentType",
@@ -23,6 +24,9 @@ __all__ = [
     "runs_option",
     "size_option",
 ]
+
+DEPTH_UNITS: Final = 1000.0
+"""Units per metre where neither the user nor a run says otherwise: millimetres."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -128,9 +132,7 @@ def data_option(help_text: str, *, default: str | None = None) -> Callable[[_Com
 depth_units_option = click.option(
     "--depth-units",
     type=PositiveType(),
-    default=1000.0,
-    show_default=True,
-    help="Units per metre in the 16-bit PNG of an images/ + depth/ folder.",
+    help="Units per metre in the 16-bit PNG of an images/ + depth/ folder.  [default: the run's, else 1000]",
 )
 runs_option = click.option(
     "--runs",

@@ -89,17 +89,13 @@ class PrecisionOptions:
 
     def calibration(self, document: BundleDocument, size: tuple[int, int] | None) -> Calibration | None:
         """The frames that something is chosen by, read later; None where nothing is. Raises UserError kinds."""
-        from ..errors import UserError
+        from ..train.origin import find_data
 
         if self.precision != "int8" and self.keep is None:
             return None
         source = self.calibrate
         if source is None:
-            training = document.training
-            if training is None or not (training.data == "scenes" or Path(training.data).exists()):
-                where = "is not known" if training is None else f"({training.data}) is not here"
-                raise UserError(f"what this run was trained on {where}; give frames of your camera by --calibrate")
-            source = training.data
+            source = find_data(document, "give frames of your camera by --calibrate")
         return read_calibration(source, size or document.model.size)
 
 

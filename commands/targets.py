@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from ..session import Session
 
 __all__ = [
+    "depth_units_of",
     "find_engines",
     "find_runs",
     "is_run",
@@ -126,6 +129,35 @@ def _with_manifest(folder: Path) -> list[Path]:
 
     kinds = tuple(f".{backend(name).extension}" for name in BACKENDS)
     return sorted(path.with_suffix("") for path in folder.glob("*/*.json") if path.stem.endswith(kinds))
+
+
+def depth_units_of(targets: Iterable[Path], given: float | None) -> float:
+    """Units per metre to read measured depth with: those given, else those of the targets' runs, else 1000.
+
+    Args:
+        targets: run folders or names of shipped weights; files in a run's folder, or in its `best/`.
+        given: by the user.
+
+    Raises:
+        UserError: the runs were trained with different ones.
+    """
+    from ..train.document import MODEL, read_document
+    from .options import DEPTH_UNITS
+
+    if given is not None:
+        return given
+    found: dict[float, Path] = {}
+    for target in targets:
+        path = locate(target).absolute()
+        run = next((folder for folder in (path, *path.parents[:2]) if (folder / MODEL).is_file()), None)
+        with suppress(UserError):  # what cannot be read says so where it is used
+            training = None if run is None else read_document(run).training
+            if training is not None and training.depth_units is not None:
+                found.setdefault(training.depth_units, target)
+    if len(found) > 1:
+        said = ", ".join(f"{units:g} ({target})" for units, target in found.items())
+        raise UserError(f"these runs read depth with different units per metre: {said}; choose one by --depth-units")
+    return next(iter(found), DEPTH_UNITS)
 
 
 def open_target(target: Path) -> Session:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 from click.core import ParameterSource
 
-from .options import NetworkType, PositiveType, data_option, depth_units_option, size_option
+from .options import DEPTH_UNITS, NetworkType, PositiveType, data_option, depth_units_option, size_option
 
 if TYPE_CHECKING:
     from ..train.history import EpochRecord
@@ -57,6 +58,7 @@ _NAMES: Final = {"network": "networks"}  # of an option and of its parameter, wh
     "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs."
 )
 @click.option("--resume", is_flag=True, help="Go on from OUT/<network>/last.ckpt where there is one.")
+@click.option("--force", is_flag=True, help="Replace a finished run in OUT/<network>, once the new one is whole.")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**31 - 1),
@@ -100,6 +102,7 @@ def train(
     quantize: Path | None,
     out: Path,
     resume: bool,
+    force: bool,
     seed: int,
     devices: str,
     num_nodes: int,
@@ -108,15 +111,19 @@ def train(
     workers: int | None,
     skip_bad: bool,
     loggers: tuple[LoggerName, ...],
-    depth_units: float,
+    depth_units: float | None,
 ) -> None:
     """Train networks and leave a run bundle for each.
+
+    A finished run is replaced only with --force, and only when the new one is whole: until then that is trained in
+    OUT/<network>/unfinished.
 
     \b
     Examples:
       depthkit train                          both networks on the built-in scenes
       depthkit train --network compact --data path/to/nyu --size 96x128 --preset best --epochs 30
       depthkit train --resume --network compact --data path/to/nyu ...
+      depthkit train --force --network compact   anew, in place of the finished run
       depthkit train --network mypackage.module:MyNet --data path/to/pairs
       depthkit train --quantize runs/compact --epochs 5 --out runs/int8
       torchrun --nproc-per-node 8 -m depthkit train --devices 8 ...   see docs/training.md
@@ -128,19 +135,19 @@ def train(
     from ..train.networks import build_network
     from ..train.options import TrainOptions
     from ..train.presets import PRESETS
+    from ..train.workplace import require_free
     from .console import out as console
-    from .targets import locate
+    from .targets import depth_units_of, locate
 
     chosen = networks or ("compact", "unet")
+    units = DEPTH_UNITS if quantize is None else depth_units_of([quantize], None)
     if quantize is not None:
         network, init, data, size = _continued(quantize, out, data, size)
         chosen, preset = (network,), "int8"
     if init is not None and len(chosen) > 1:
         raise UserError("--init has the weights of one network; name it by --network")
-    for network in chosen:  # before the first is trained for hours
-        build_network(network)
-    for network in chosen:
-        options = TrainOptions(
+    trainings = [
+        TrainOptions(
             network=network,
             data=data,
             size=size,
@@ -153,6 +160,7 @@ def train(
             init=None if init is None else locate(init),
             out=out,
             resume=resume,
+            force=force,
             seed=seed,
             devices=devices,
             num_nodes=num_nodes,
@@ -161,16 +169,41 @@ def train(
             workers=workers,
             skip_bad=skip_bad,
             loggers=loggers,
-            depth_units=depth_units,
+            depth_units=units if depth_units is None else depth_units,
             progress=console.is_terminal,
             on_epoch=None if console.is_terminal else epoch_line,
+            on_warning=_warn if _is_first() else None,
         )
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # Lightning starts this command anew for each further process
-            console.print(f"[bold]{network}[/] on {escape(data)} at {size[0]}x{size[1]}, preset {preset}")
+        for network in chosen
+    ]
+    for options in trainings:  # before the first is trained for hours
+        build_network(options.network)
+        require_free(options.folder, options.network, resume=resume, force=force)
+    folders = []
+    for options in trainings:
+        if _is_first():
+            name = f"[bold]{options.network}[/] on {escape(data)} at {size[0]}x{size[1]}, preset {preset}"
+            recalled = f", {options.depth_units:g} depth units per metre" if options.depth_units != DEPTH_UNITS else ""
+            console.print(name + recalled)
         folder = fit(options)
         if folder is not None:
+            folders.append(folder)
             _say_skipped(folder)
             console.print(f"[green]trained[/] {escape(str(folder))}  (curve.png and samples.png show how it went)")
+    if folders:
+        runs = " ".join(shlex.quote(str(folder)) for folder in folders)
+        console.print(f"next: depthkit export {'' if quantize is None else '--int8 '}{runs}", markup=False)
+
+
+def _is_first() -> bool:
+    """Whether this process speaks: Lightning starts the command anew for each further device."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _warn(sentence: str) -> None:
+    from .console import err
+
+    err.print(sentence, style="yellow", markup=False)
 
 
 def _continued(run: Path, out: Path, data: str, size: tuple[int, int]) -> tuple[str, Path, str, tuple[int, int]]:
@@ -181,6 +214,7 @@ def _continued(run: Path, out: Path, data: str, size: tuple[int, int]) -> tuple[
     from ..errors import UserError
     from ..spec import file_name
     from ..train.document import read_document
+    from ..train.origin import find_data
     from .targets import locate
 
     typed = click.get_current_context().get_parameter_source
@@ -193,9 +227,7 @@ def _continued(run: Path, out: Path, data: str, size: tuple[int, int]) -> tuple[
     if (out / file_name(network)).resolve() == folder.resolve():
         raise UserError(f"the result would replace {run}; choose another folder by --out")
     if typed("data") is _DEFAULT:
-        if document.training is None:
-            raise UserError(f"what {run} was trained on is not known; give --data")
-        data = document.training.data
+        data = find_data(document, "give --data")
     return network, folder, data, document.model.size if typed("size") is _DEFAULT else size
 
 

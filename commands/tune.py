@@ -95,7 +95,7 @@ def tune(
     max_absrel_loss: float | None,
     max_memory: float | None,
     data: str | None,
-    depth_units: float,
+    depth_units: float | None,
     frames: int,
     backends: tuple[str, ...],
     precisions: tuple[str, ...],
@@ -123,7 +123,7 @@ def tune(
     """
     from ..bench.tune import Budget
     from ..train.bundle import read_bundle
-    from .targets import resolve_run
+    from .targets import depth_units_of, resolve_run
     from .workshop import Scope, read_panel
 
     memory = None if max_memory is None else int(max_memory)
@@ -132,7 +132,7 @@ def tune(
         bundle,
         Budget(max_latency, min_fps, min_ssim, max_absrel_loss, memory),
         Scope(backends, cast("Sequence[Precision]", precisions), sizes, batches),
-        read_panel(bundle, data, frames, depth_units),
+        read_panel(bundle, data, frames, depth_units_of([bundle.folder], depth_units)),
         calibrate=calibrate,
         seconds=60 * minutes,
     )

@@ -198,6 +198,10 @@ class _FilePairs(RGBDDataset):
         """See `RGBDDataset.source`."""
         return str(self._pairs[index][0])
 
+    def files(self, index: int) -> tuple[Path, Path]:
+        """Picture and depth map of sample `index`."""
+        return self._pairs[index]
+
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image_path, depth_path = self._pairs[index]
         stored = read_depth(depth_path)
@@ -244,12 +248,12 @@ class Pairs(_FilePairs):
         for folder in (images, depths):
             if not folder.is_dir():
                 raise DataError(f"{folder} is missing; a `pairs` data set needs it for the {split} split")
-        self._units = depth_units
+        self.depth_units = depth_units
         found = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         super().__init__([(path, depths / f"{path.stem}.png") for path in found], str(images), size)
 
     def _metres(self, stored: np.ndarray) -> np.ndarray:
-        return (stored / self._units).astype(np.float32)
+        return (stored / self.depth_units).astype(np.float32)
 
 
 class NyuMat(RGBDDataset):

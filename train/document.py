@@ -25,6 +25,10 @@ class TrainingRecord:
     """How a bundle's weights came to be; with the same machine and versions it makes them again.
 
     Attributes:
+        data: name of the data set, without its folder: `scenes`, or the last part of its path.
+        place: where the data were on the machine that trained, see `origin.place_of`; None: published, without paths.
+        fingerprint: what tells the data from others, see `origin.fingerprint`; None: the built-in scenes, or not known.
+        depth_units: what a `pairs` folder was read with; None: other data, which know their unit.
         batch, accumulate, devices: pictures a pass, passes a step, processes.
         stages: what was trained on at which size, with the epochs of each: `("scenes 48x64", 20)`.
         init: hash of the first weights; None: random.
@@ -32,6 +36,9 @@ class TrainingRecord:
     """
 
     data: str
+    place: str | None
+    fingerprint: str | None
+    depth_units: float | None
     split: str
     samples: int
     size: tuple[int, int]
@@ -59,7 +66,7 @@ class BundleDocument:
     model: ModelSpec
     training: TrainingRecord | None
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
 
 
 def read_document(folder: Path) -> BundleDocument:

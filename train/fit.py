@@ -6,7 +6,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -28,13 +28,14 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ..errors import OutputError, TrainingError, UserError
-from ..files import is_refused_write, make_folder, remove
-from ..metrics import VALID_DEPTH, valid_pixels
+from ..errors import OutputError, TrainingError
+from ..files import is_refused_write, make_folder
+from ..metrics import VALID_DEPTH, implausible_depth, valid_pixels
+from ..spec import ModelSpec
 from .aware import make_aware
 from .bundle import Bundle, Frames, read_bundle, write_bundle
 from .datasets import RGBDDataset, Scenes, SkipBad, evenly_spaced, open_dataset
-from .document import CHECKPOINT, MODEL, TrainingRecord, read_document
+from .document import CHECKPOINT, TrainingRecord
 from .figures import plot_curve, plot_samples
 from .history import write_history
 from .loading import Feed
@@ -42,6 +43,8 @@ from .memory import is_out_of_memory, out_of_memory
 from .module import DepthModule
 from .networks import build_network, check_network, describe_network
 from .options import LoggerName, TrainOptions
+from .origin import depth_units_of, fingerprint, place_of
+from .workplace import checkpoint_in, claimed, discard, replace_run, require_free, workplace
 
 __all__ = ["fit"]
 
@@ -59,9 +62,10 @@ def fit(options: TrainOptions) -> Path | None:
         TrainingError: a loss that is not finite, too little data, or a resume with other options.
         KeyboardInterrupt: Ctrl-C; `last.ckpt` of the last whole epoch is there.
     """
+    require_free(options.folder, options.network, resume=options.resume, force=options.force)
     train, val = (_open(options, split) for split in _SPLITS)
     _check_amount(options, len(train), len(val))
-    _check_measured(train, val)
+    _check_measured(options, train, val)
     torch.manual_seed(options.seed)
     network, init = _first_network(options)
     spec = describe_network(options.network, network, options.size)
@@ -69,28 +73,42 @@ def fit(options: TrainOptions) -> Path | None:
         spec = replace(spec, preprocessing=init.spec.preprocessing, depth_range=init.spec.depth_range)
     for stage in options.recipe.stages:
         check_network(network, stage.size(options.size))
-    _check_folder(options)
     identity = options.identity(len(train), None if init is None else init.weights_sha256)
-    checkpoint = _checkpoint(options, identity)
-    trainer = _trainer(options, len(train), _Checkpoint(options, identity))
-    folder = make_folder(options.folder)
-    remove(folder / MODEL)  # from here on the folder is no finished run
-    module = DepthModule(network, spec, options.recipe, options.rate, options.seed)
-    feed = Feed(options, train, val, options.schedule(len(train))[0])
-    with _quiet():
-        _run(trainer, module, feed, checkpoint, options)
-    if not trainer.is_global_zero:
-        return None
+    work = workplace(options.folder)
+    trainer = _trainer(options, len(train), _Checkpoint(options, identity, work), work)
+    # The processes that train along follow the first, which alone writes.
+    with claimed(options.folder) if trainer.is_global_zero else nullcontext():
+        if workplace(options.folder) != work:
+            raise TrainingError(f"another training has just ended in {options.folder}; choose another --out")
+        checkpoint = _checkpoint(options, identity)
+        if trainer.is_global_zero and checkpoint is None:
+            discard(options.folder)
+        make_folder(work)
+        module = DepthModule(network, spec, options.recipe, options.rate, options.seed)
+        feed = Feed(options, train, val, options.schedule(len(train))[0])
+        with _quiet():
+            _run(trainer, module, feed, checkpoint, options)
+        if not trainer.is_global_zero:
+            return None
+        record = _record(options, module, trainer, len(train), init)
+        _write(options, work, spec, record, val)
+        if work != options.folder:
+            replace_run(work, options.folder)
+    return options.folder
+
+
+def _write(options: TrainOptions, work: Path, spec: ModelSpec, record: TrainingRecord, val: RGBDDataset) -> None:
+    """Leave the bundle of what the last checkpoint holds, in `work`."""
     # The checkpoint and not the module: where weights are averaged it holds the average, also after a resume that found
     # nothing left to train, which Lightning ends without putting the average back. And the module may be compiled.
-    weights = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)["state_dict"]
+    path = checkpoint_in(options.folder)
+    assert path is not None, "fitting leaves a checkpoint"
+    weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     trained = build_network(options.network).eval()
     trained.load_state_dict({name.removeprefix("network."): tensor for name, tensor in weights.items()})
     native = open_dataset(options.data, "val", depth_units=options.depth_units)
-    record = _record(options, module, trainer, len(train), init)
-    write_bundle(folder, trained, spec, record, Frames.from_dataset(native))
-    plot_samples(folder / "samples.png", trained, spec, val)
-    return folder
+    plot_samples(work / "samples.png", trained, spec, val)
+    write_bundle(work, trained, spec, record, Frames.from_dataset(native))
 
 
 def _open(options: TrainOptions, split: Literal["train", "val"]) -> RGBDDataset:
@@ -101,8 +119,13 @@ def _open(options: TrainOptions, split: Literal["train", "val"]) -> RGBDDataset:
 def _record(
     options: TrainOptions, module: DepthModule, trainer: L.Trainer, samples: int, init: Bundle | None
 ) -> TrainingRecord:
+    place = place_of(options.data)
+    data = open_dataset(options.data, "train", depth_units=options.depth_units)
     return TrainingRecord(
-        data=options.data,
+        data=Path(place).name,
+        place=place,
+        fingerprint=None if place == "scenes" else fingerprint(data),
+        depth_units=depth_units_of(data),
         split="train",
         samples=samples,
         size=options.size,
@@ -143,9 +166,9 @@ def _first_network(options: TrainOptions) -> tuple[nn.Module, Bundle | None]:
 class _Checkpoint(ModelCheckpoint):
     """`last.ckpt` after every epoch, with the options that made it, and the curve beside it."""
 
-    def __init__(self, options: TrainOptions, identity: dict[str, Any]) -> None:
+    def __init__(self, options: TrainOptions, identity: dict[str, Any], work: Path) -> None:
         super().__init__(
-            dirpath=options.folder,
+            dirpath=work,
             filename=Path(CHECKPOINT).stem,
             save_top_k=1,
             monitor=None,
@@ -153,7 +176,7 @@ class _Checkpoint(ModelCheckpoint):
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
-        self._options = options
+        self._options, self._work = options, work
         self._identity = identity
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -162,13 +185,20 @@ class _Checkpoint(ModelCheckpoint):
         module = pl_module
         assert isinstance(module, DepthModule)
         if trainer.is_global_zero:
-            write_history(self._options.folder, module.history)
-            plot_curve(self._options.folder / "curve.png", module.history)
+            write_history(self._work, module.history)
+            plot_curve(self._work / "curve.png", module.history)
             if self._options.on_epoch is not None:
                 self._options.on_epoch(module.history[-1])
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["options"] = self._identity
+
+
+class _ProgressBar(RichProgressBar):
+    """Lightning's, which counts epochs from 0 to one less than there are."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}".ljust(len(self.validation_description))
 
 
 class _MovingAverage(WeightAveraging):
@@ -213,32 +243,28 @@ def _check_amount(options: TrainOptions, train: int, val: int) -> None:
         )
 
 
-def _check_folder(options: TrainOptions) -> None:
-    """Raise TrainingError where a run of another network, which goes by the same name, would be overwritten."""
-    try:
-        there = read_document(options.folder).model.network
-    except UserError:
-        return  # no finished run that could be lost
-    if there != options.network:
-        raise TrainingError(f"{options.folder} is a run of {there}; choose another --out for {options.network}")
+def _check_measured(options: TrainOptions, *splits: RGBDDataset) -> None:
+    """Raise TrainingError where none of some samples has a measured pixel: such a run would learn nothing.
 
-
-def _check_measured(*splits: RGBDDataset) -> None:
-    """Raise TrainingError where none of some samples has a measured pixel: such a run would learn nothing."""
+    Tell `on_warning` where the depth of the training samples is none of a room or street.
+    """
     for data in splits:
         chosen = evenly_spaced(data, _LOOKED_AT)
-        if not any(valid_pixels(data[index].depth).any() for index in chosen):
+        depths = [data[index].depth for index in chosen]
+        if not any(valid_pixels(depth).any() for depth in depths):
             low, high = VALID_DEPTH
             raise TrainingError(
                 f"no pixel of {len(chosen)} samples (the first is {data.source(chosen[0])}) has a depth of {low} to "
                 f"{high:g} m; look at the files, or at --depth-units"
             )
+        if data is splits[0] and options.on_warning is not None and (doubt := implausible_depth(depths)):
+            options.on_warning(f"{options.data}: {doubt}")
 
 
-def _trainer(options: TrainOptions, samples: int, checkpoint: _Checkpoint) -> L.Trainer:
+def _trainer(options: TrainOptions, samples: int, checkpoint: _Checkpoint, work: Path) -> L.Trainer:
     callbacks: list[Callback] = [checkpoint]
     if options.progress:
-        callbacks.append(RichProgressBar(leave=True))
+        callbacks.append(_ProgressBar(leave=True))
     if options.loggers:
         callbacks.append(LearningRateMonitor("step"))
     epochs, steps = options.schedule(samples)
@@ -257,7 +283,7 @@ def _trainer(options: TrainOptions, samples: int, checkpoint: _Checkpoint) -> L.
             accumulate_grad_batches=options.accumulate,
             reload_dataloaders_every_n_epochs=1,
             callbacks=callbacks,
-            logger=[_logger(name, options.folder) for name in options.loggers],
+            logger=[_logger(name, options.folder.name, work) for name in options.loggers],
             enable_progress_bar=options.progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -270,12 +296,12 @@ def _trainer(options: TrainOptions, samples: int, checkpoint: _Checkpoint) -> L.
     return trainer
 
 
-def _logger(name: LoggerName, folder: Path) -> Logger:
-    """One of Lightning's loggers, writing below the run folder. Raises TrainingError where its package is missing."""
+def _logger(name: LoggerName, run: str, folder: Path) -> Logger:
+    """One of Lightning's loggers, writing below `folder`. Raises TrainingError where its package is missing."""
     makers: dict[LoggerName, Callable[[], Logger]] = {
         "csv": lambda: CSVLogger(folder, name="", version="csv"),
         "tensorboard": lambda: TensorBoardLogger(folder, name="", version="tensorboard"),
-        "wandb": lambda: WandbLogger(name=folder.name, save_dir=folder, project="depthkit"),
+        "wandb": lambda: WandbLogger(name=run, save_dir=folder, project="depthkit"),
     }
     try:
         return makers[name]()
@@ -321,8 +347,8 @@ def _is_of_another_process(error: RuntimeError) -> bool:
 
 def _checkpoint(options: TrainOptions, asked: dict[str, Any]) -> Path | None:
     """The checkpoint to go on from. Raises TrainingError when the options differ from those that made it."""
-    path = options.folder / CHECKPOINT
-    if not options.resume or not path.is_file():
+    path = checkpoint_in(options.folder)
+    if not options.resume or path is None:
         return None
     try:
         made_with = torch.load(path, map_location="cpu", weights_only=True)["options"]

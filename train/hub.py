@@ -148,4 +148,4 @@ class DepthModel(
 
 def _without_paths(record: TrainingRecord) -> TrainingRecord:
     """The same training without where its files lay."""
-    return replace(record, data=Path(record.data).name, skipped=tuple(Path(file).name for file in record.skipped))
+    return replace(record, place=None, skipped=tuple(Path(file).name for file in record.skipped))

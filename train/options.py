@@ -13,6 +13,7 @@ import torch
 from ..errors import TrainingError
 from ..spec import file_name
 from .history import EpochRecord
+from .origin import place_of
 from .presets import PRESETS, Preset, PresetName
 
 __all__ = ["LoggerName", "TrainOptions"]
@@ -37,11 +38,13 @@ class TrainOptions:
         init: a run folder whose weights are the first ones; None: random weights.
         out: the run goes to `out/<network>`, see `file_name`.
         resume: go on from the run's `last.ckpt` where there is one.
+        force: replace a finished run, once the new one is whole.
         devices, num_nodes, precision: handed to Lightning; precision `auto` is bf16-mixed on a GPU that has it, else
             FP32.
         compiled: by `torch.compile`.
         workers: processes that load samples; None: as many as help, see `loading.workers`.
         skip_bad: leave files that cannot be read out, and name them, instead of ending the run.
+        on_epoch, on_warning: told of every epoch, and of what is probably a mistake, as a sentence.
         loggers: Lightning's loggers that are told of every step, beside the curve that is always kept.
     """
 
@@ -57,6 +60,7 @@ class TrainOptions:
     init: Path | None = None
     out: Path = Path("runs")
     resume: bool = False
+    force: bool = False
     seed: int = 0
     devices: str = "auto"
     num_nodes: int = 1
@@ -68,6 +72,7 @@ class TrainOptions:
     depth_units: float = 1000.0
     progress: bool = False
     on_epoch: Callable[[EpochRecord], None] | None = field(default=None, compare=False)
+    on_warning: Callable[[str], None] | None = field(default=None, compare=False)
 
     @property
     def folder(self) -> Path:
@@ -139,7 +144,7 @@ class TrainOptions:
         names = ("network", "depth_units", "size", "epochs", "steps", "seed")
         return {
             **{name: getattr(self, name) for name in names},
-            "data": self.data if self.data == "scenes" else str(Path(self.data).resolve()),
+            "data": place_of(self.data),
             "samples": samples,
             "preset": self.preset if isinstance(self.preset, str) else "custom",
             "recipe": str(self.recipe),

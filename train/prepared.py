@@ -102,6 +102,7 @@ class Prepared(RGBDDataset):
                 "use it at its size, or prepare the source at a larger one"
             )
         self._folder, self._split, self._part, self._stored = folder, split, parts[split], document.size
+        self.depth_units = document.depth_units
         self._arrays: tuple[np.ndarray, np.ndarray] | None = None
         self._open()
 

@@ -64,7 +64,7 @@ def test_frames_to_calibrate_on_are_those_of_the_training(run: Path, store: Stor
 
 def test_a_run_whose_data_are_gone_asks_for_frames(run: Path, capsys: Captured) -> None:
     document = json.loads((run / "model.json").read_text())
-    document["training"]["data"] = "/data/that/was/moved"
+    document["training"]["place"] = "/data/that/was/moved"
     (run / "model.json").write_text(json.dumps(document))
     assert depthkit(["export", str(run), "--int8"]) == 2
     message = capsys.readouterr().err

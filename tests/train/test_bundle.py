@@ -126,8 +126,8 @@ def test_a_run_that_was_cut_short_can_be_resumed(run: Path) -> None:
 
 
 def test_another_schema_version(run: Path) -> None:
-    _edit(run, lambda document: document.update(schema_version=2))
-    with pytest.raises(SpecError, match=r"model\.json.*version 2"):
+    _edit(run, lambda document: document.update(schema_version=1))
+    with pytest.raises(SpecError, match=r"model\.json.*version 1"):
         read_bundle(run)
 
 

@@ -80,7 +80,8 @@ def test_a_run_leaves_a_whole_bundle(whole: TrainOptions) -> None:
     assert bundle.spec.parameters == 1_218_350
     record = bundle.training
     assert record is not None
-    assert (record.data, record.samples, record.size, record.preset) == (whole.data, 10, (32, 48), whole.preset)
+    assert (record.data, record.place) == (Path(whole.data).name, str(Path(whole.data).resolve()))
+    assert (record.samples, record.size, record.preset) == (10, (32, 48), whole.preset)
     assert (record.epochs, record.steps, record.batch, record.devices) == (EPOCHS, EPOCHS * STEPS_AN_EPOCH, 4, 1)
     assert record.versions["torch"] == torch.__version__
 

@@ -1,0 +1,106 @@
+"""Where a run is trained: never in the place of a finished run, and by one process at a time; needs no torch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from ..errors import OutputError, TrainingError, UserError
+from ..files import make_folder
+from .document import CHECKPOINT, MODEL, read_document
+
+__all__ = [
+    "UNFINISHED",
+    "checkpoint_in",
+    "claimed",
+    "discard",
+    "is_finished",
+    "replace_run",
+    "require_free",
+    "workplace",
+]
+
+UNFINISHED: Final = "unfinished"
+"""Folder in a finished run's folder where its replacement is trained."""
+
+_LOCK: Final = ".lock"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `folder` holds a finished run."""
+    return (folder / MODEL).is_file()
+
+
+def workplace(folder: Path) -> Path:
+    """Where to train the run of `folder`: there, or where a finished run is, in a folder inside."""
+    return folder / UNFINISHED if is_finished(folder) else folder
+
+
+def checkpoint_in(folder: Path) -> Path | None:
+    """The checkpoint to resume from: of unfinished work, else of the finished run; None: there is none."""
+    paths = (workplace(folder) / CHECKPOINT, folder / CHECKPOINT)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def require_free(folder: Path, network: str, *, resume: bool, force: bool) -> None:
+    """Raise TrainingError where training would replace a finished run unasked, or the run of another network ever."""
+    if not is_finished(folder):
+        return
+    try:
+        there = read_document(folder).model.network
+    except UserError:
+        there = network  # damaged: nothing says that it is another's
+    if there != network:  # networks of one's own may share a folder's name
+        raise TrainingError(f"{folder} is a run of {there}; choose another --out for {network}")
+    if not force and not (resume and checkpoint_in(folder)):
+        raise TrainingError(
+            f"{folder} holds a finished run; choose another --out, or give --force to replace it when the new run is "
+            "whole"
+        )
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make `folder`, and keep other trainings out of it. Raises TrainingError where one is running; OutputError."""
+    path = make_folder(folder) / _LOCK
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise TrainingError(
+            f"another training is running in {folder}; wait until it ends, or choose another --out"
+        ) from error
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose a writable folder") from error
+    try:
+        yield
+    finally:
+        # While the lock is held: filelock never takes a lock on a file that lost its name.
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def discard(folder: Path) -> None:
+    """Delete what an abandoned training left beside a finished run."""
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+
+
+def replace_run(work: Path, folder: Path) -> None:
+    """Move a whole run from `work` into `folder`, over the run there. Raises OutputError.
+
+    The checkpoint goes last: where a process is killed in between, it is still in `work`, and `--resume` goes on there.
+    """
+    try:
+        for path in sorted(work.iterdir(), key=lambda path: path.name == CHECKPOINT):
+            goal = folder / path.name
+            if goal.is_dir():  # a logger's
+                shutil.rmtree(goal)
+            path.replace(goal)
+        work.rmdir()
+    except OSError as error:
+        raise OutputError(f"cannot replace {folder}: {error}; `--resume` tries again") from error
