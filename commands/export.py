@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .options import NumbersType, SizeType, data_option, depth_units_option, runs_option
+from .options import NumbersType, PathType, SizeType, data_option, depth_units_option, expand, runs_option
 from .precision import PrecisionOptions, explain_layers, precision_options
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class ForeignWeights:
 
 
 @click.command()
-@click.argument("run", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("run", nargs=-1, type=PathType(), callback=expand)
 @precision_options
 @click.option("--explain", is_flag=True, help="With --int8: rank the layers by what each costs alone, and stop.")
 @click.option(
@@ -153,7 +153,7 @@ class ForeignWeights:
 @runs_option
 @click.option(
     "--weights",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=PathType(exists=True, dir_okay=False),
     help="Safetensors file of a network of your own, which RUN names.",
 )
 @data_option("With --weights: where the frames that travel with the run come from.  [default: scenes]")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from .options import DataType
+
 if TYPE_CHECKING:
     from ..export.recipe import Calibration
     from ..tolerances import Precision
@@ -41,6 +43,7 @@ def precision_options(command: _Command) -> _Command:
             click.option("--int8", is_flag=True, help="Convolutions in INT8 (QDQ), calibrated on real frames."),
             click.option(
                 "--calibrate",
+                type=DataType(),
                 metavar="PATH",
                 help="With --int8: a data set, of which the training split is used, or a folder of pictures.  "
                 "[default: what the run was trained on]",
