@@ -59,7 +59,7 @@ class DataType(click.ParamType[str]):
 
 
 def _local(kind: click.ParamType[Any], value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-    text = os.fspath(value)
+    text = str(value)
     if not text.strip():
         kind.fail("an empty word is no path; name a file or a folder (`.` is the current one)", param, ctx)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):

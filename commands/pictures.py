@@ -40,14 +40,14 @@ def read_pictures(
         source: what `train.datasets.open_dataset` takes, or a folder with pictures in it.
         split: of a data set.
         count: how many.
-        size: height and width that frames of a data set are resized to; None: as they are.
+        size: height and width that frames are resized to; None: as they are.
         depth_units: see `open_dataset`.
 
     Raises:
         DataError: no such path, nothing in it, or a file that cannot be read.
     """
     from ..errors import DataError
-    from ..images import find_images, read_image
+    from ..images import find_images, read_image, read_resized
     from ..train.datasets import evenly_spaced, open_dataset
 
     try:
@@ -59,6 +59,7 @@ def read_pictures(
             files = find_images(Path(source))
         except DataError:
             raise unknown from None  # it tells what a data set looks like
-        return Pictures(source, tuple(read_image(files[index]) for index in evenly_spaced(files, count)))
+        chosen = [files[index] for index in evenly_spaced(files, count)]
+        return Pictures(source, tuple(read_resized(path, size)[0] if size else read_image(path) for path in chosen))
     samples = [data[index] for index in evenly_spaced(data, count)]
     return Pictures(source, tuple(s.image for s in samples), tuple(s.depth for s in samples), data.crop)

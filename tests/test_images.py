@@ -33,6 +33,7 @@ def _encoded(suffix: str) -> bytes:
 
 
 ENCODED = {suffix: _encoded(suffix) for suffix in ("png", "jpg", "bmp", "tif", "webp")}
+OTHERS = {suffix: _encoded(suffix) for suffix in ("gif", "ppm", "tga", "ico", "sgi", "pcx", "qoi", "dds")}
 
 
 @given(depth=npst.arrays(np.uint16, npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)))
@@ -119,14 +120,14 @@ def test_truncated_file_is_a_data_error_or_whole(
 
 
 @given(
-    suffix=st.sampled_from(["png", "jpg", "bmp", "webp"]),
+    suffix=st.sampled_from([*ENCODED, *OTHERS]),
     place=st.floats(0, 1, exclude_max=True),
     value=st.integers(0, 255),
 )
 def test_altered_byte_never_escapes_as_another_exception(
     suffix: str, place: float, value: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    content = bytearray(ENCODED[suffix])
+    content = bytearray((ENCODED | OTHERS)[suffix])
     content[int(len(content) * place)] = value
     path = tmp_path_factory.getbasetemp() / f"bent.{suffix}"
     path.write_bytes(content)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,11 @@ from PIL import Image
 from depthkit.cli import COMMANDS, cli
 from depthkit.cli import run as depthkit
 from depthkit.commands.options import DataType, PathType
+from depthkit.commands.pictures import read_pictures
 from depthkit.images import write_image
+from depthkit.runtime.frames import predict_frames
+from depthkit.runtime.load import load
+from depthkit.train.datasets import Split, open_dataset
 
 Captured = pytest.CaptureFixture[str]
 
@@ -97,6 +100,63 @@ def test_a_long_name_gives_all_results_or_none(here: Path, capsys: Captured, ste
         assert not (here / "depth").exists()
 
 
+def _pairs(root: Path, picture: np.ndarray) -> Path:
+    for split in ("train", "val", "test"):
+        for kind, array in (("images", picture), ("depth", np.full(picture.shape[:2], 2000, np.uint16))):
+            (root / kind / split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / kind / split / ("a.tif" if kind == "images" else "a.png"))
+    return root
+
+
+def test_16_bit_pictures_are_scaled_wherever_pictures_are_read(here: Path) -> None:
+    """Predict, calibration and bench (a folder, at a size or not), training pairs."""
+    grey = np.linspace(0, 65535, 32 * 48).reshape(32, 48).astype(np.uint16)
+    expected = np.repeat(np.rint(grey / 257)[..., None], 3, axis=-1)
+    Image.fromarray(grey).save(here / "p" / "a.png")
+    (here / "p" / "b.JPG").unlink()
+    for size in (None, (32, 48)):
+        (found,) = read_pictures("p", "train", 4, size=size).images
+        np.testing.assert_array_equal(found, expected)
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
+        np.testing.assert_array_equal(open_dataset(_pairs(here / "pairs", grey), split)[0].image, expected)
+    assert depthkit(["predict", "p", *ENGINE]) == 0
+    with load(here / ENGINE[1]) as session:
+        (depth,) = predict_frames(session, [expected.astype(np.uint8)])
+    np.testing.assert_array_equal(np.load("depth/a_depth.npy"), depth)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pictures_without_a_known_white_are_refused_wherever_they_are_read(
+    here: Path, capsys: Captured, dtype: type[np.generic]
+) -> None:
+    picture = np.ones((32, 48), dtype)
+    Image.fromarray(picture).save(here / "p" / "c.tif")
+    _pairs(here / "pairs", picture)
+    prepare = ["data", "prepare", "pairs", "--size", "32x48", "--out", "out"]
+    for arguments, name in ((["predict", "p", *ENGINE], "p/c.tif"), (prepare, "pairs/images/train/a.tif")):
+        assert depthkit(arguments) == 2
+        assert f"{name} holds" in (message := capsys.readouterr().err)
+        assert "convert it to 8 bits" in message
+    assert not (here / "depth").exists()
+    assert not (here / "out").exists()
+
+
+def test_what_a_pairs_set_skips_is_named(here: Path, capsys: Captured) -> None:
+    root = _pairs(here / "pairs", np.zeros((32, 48, 3), np.uint8))
+    (root / "images" / "train" / "._a.tif").touch()
+    (root / "images" / "val" / "b.heic").touch()
+    Image.fromarray(np.ones((32, 48), np.uint16)).save(root / "depth" / "train" / "b.png")
+    assert depthkit(["data", "prepare", "pairs", "--size", "32x48", "--out", "out"]) == 0
+    message = capsys.readouterr().err
+    for words in (
+        "skipped 1 of 2 in pairs/images/train: ._a.tif",
+        "skipped 1 of 2 in pairs/depth/train: b.png",
+        "skipped 1 of 2 in pairs/images/val: b.heic",
+    ):
+        assert f"depthkit: {words}" in message
+
+
 @pytest.mark.parametrize("suffix", ["gif", "jfif", "jp2", "tga"])
 def test_a_lone_picture_of_any_format_is_no_engine(here: Path, capsys: Captured, suffix: str) -> None:
     kind = "JPEG" if suffix == "jfif" else None
@@ -171,6 +231,5 @@ def test_a_picture_of_108_megapixels_takes_bounded_memory(here: Path) -> None:
     _, status, used = os.wait4(done.pid, 0)
     done.returncode = os.waitstatus_to_exitcode(status)
     assert done.returncode == 0
-    assert isinstance(used, resource.struct_rusage)
     assert used.ru_maxrss / 1024 < 1500
     assert np.load(here / "depth" / "x_depth.npy", mmap_mode="r").shape == (9000, 12000)
