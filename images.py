@@ -202,7 +202,7 @@ def _read(path: Path, size: tuple[int, int] | None = None) -> tuple[Image.Image,
     """
     with _opened(path) as picture:
         found = picture.getexif().get(_ORIENTATION)
-        orientation = int(found) if found in _TURNING else 1
+        orientation = int(found) if found is not None and found in _TURNING else 1
         stored = picture.size
         if size is not None and picture.width * picture.height > _LARGE:
             picture.draft(None, (4 * max(size), 4 * max(size)))  # does nothing where the format has no such thing
