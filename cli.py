@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Final
+from typing import Final, TextIO
 
 import click
 
@@ -71,7 +73,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         typed = shlex.join(["depthkit", *arguments])
-        code = cli.main(args=arguments, prog_name="depthkit", standalone_mode=False, obj=typed)
+        with _warnings_in_one_line():
+            code = cli.main(args=arguments, prog_name="depthkit", standalone_mode=False, obj=typed)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -93,6 +96,29 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _complain(f"{error.filename}: {error.strerror}")  # a file that may not be read, say
         return UserError.exit_code
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Warnings of ours read like errors, without the line of code that they come from; others stay as they are."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if category.__module__.startswith(f"{__package__}."):
+                click.secho(f"depthkit: {message}", fg="yellow", err=True)
+            else:
+                usual(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def _complain(sentence: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "MOST_NAME_BYTES",
     "atomic_folder",
     "atomic_write",
     "is_refused_write",
@@ -28,6 +30,9 @@ __all__ = [
     "write_text",
 ]
 
+
+MOST_NAME_BYTES: Final = 255
+"""What a file's name may have, on every common file system."""
 
 _REFUSALS: Final = frozenset({
     errno.EACCES, errno.EDQUOT, errno.ENOENT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC,
@@ -52,7 +57,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     ('whole', 1)
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name[-100:]}")
+    end = os.fsencode(path.name)[-200:].decode(errors="ignore")  # what is before it must fit into the name, too
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{end}")
     try:
         yield temporary
         temporary.replace(path)

@@ -3,59 +3,143 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import DataError, FrameError
+from .errors import DataError, FrameError, UserError
 from .files import atomic_write
 
 __all__ = [
-    "IMAGE_SUFFIXES",
+    "RESULTS",
+    "DataWarning",
     "colour",
     "find_images",
+    "is_result",
+    "looks_like_picture",
     "read_depth",
     "read_image",
+    "read_pair",
+    "read_resized",
     "resize_depth",
     "resize_image",
+    "warn_skipped",
     "write_depth_png",
     "write_image",
 ]
 
-IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+RESULTS: Final = ("_depth.png", "_depth16.png", "_depth.npy")
+"""Endings of the three files that `depthkit predict` writes for a picture."""
 
+_PLUGINS: Final = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".avif": "Pillow>=11.3"}
+"""Suffixes of pictures that not every installed Pillow opens, and what to install for them."""
+
+# Formats that Pillow recognises but does not decode, or decodes by starting another program (EPS: Ghostscript).
+_NOT_DECODED: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+_SIXTEEN_BITS: Final = frozenset({"JPEG2000", "PNG", "PPM", "TIFF"})  # where one channel of 16 bits has a known white
 _DEPTH_MODES: Final = frozenset({"L", "I", "I;16", "I;16B"})
+_ORIENTATION: Final = 0x0112
+_TURNING: Final = range(2, 9)
+_BITS, _PHOTOMETRIC = 258, 262  # TIFF tags
 _MILLIMETRES: Final = 1000
+_LARGE: Final = 1 << 24  # pixels from which a JPEG is decoded at a fraction of its size where little is wanted
+_STRIP: Final = 256  # rows that are converted at once, so that a large picture has no copies of its whole
+_NAMED: Final = 10  # skipped files that a warning names before it only counts the rest
+
+
+class DataWarning(UserWarning):
+    """Something in a folder of data is not used; the command line prints it as one line."""
+
+
+def looks_like_picture(path: Path) -> bool:
+    """Whether the name ends as those of pictures do that Pillow opens, or would open with a plug-in."""
+    return path.suffix.lower() in _suffixes() | _PLUGINS.keys()
 
 
 def find_images(folder: Path) -> list[Path]:
-    """The image files in a folder, by name; not those in folders within it. Raises DataError where there is none."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    """The pictures in a folder, by name, without hidden files and results of `depthkit predict`.
+
+    What else is there, folders within it too, is named in a DataWarning. Raises DataError where there is no picture.
+    """
+    entries = sorted(folder.iterdir())
+    pictures = (path for path in entries if path.suffix.lower() in _suffixes() and not path.name.startswith("."))
+    found = [path for path in pictures if path.is_file() and not is_result(path)]
+    skipped = sorted(set(entries) - set(found))
     if not found:
-        raise DataError(f"{folder} holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise DataError(
+            f"{folder} holds no picture{_list(skipped, ' but ')}; put some there (.jpg, .png, .tif, .webp or another "
+            "format that Pillow opens)"
+        )
+    warn_skipped(folder, skipped, len(entries))
     return found
 
 
+def is_result(path: Path) -> bool:
+    """Whether a file is one of the three that `depthkit predict` writes for a picture, beside the two others."""
+    stems = [path.name.removesuffix(ending) for ending in RESULTS if path.name.endswith(ending)]
+    return any(all(path.with_name(stem + ending).is_file() for ending in RESULTS) for stem in stems)
+
+
+def warn_skipped(where: object, skipped: Sequence[Path], total: int) -> None:
+    """Count and name what is not read as a DataWarning; nothing where all is."""
+    if skipped:
+        warnings.warn(f"skipped {len(skipped)} of {total} in {where}{_list(skipped, ': ')}", DataWarning, stacklevel=3)
+
+
 def read_image(path: Path) -> np.ndarray:
-    """An image file as H x W x 3 uint8 RGB, upright as its EXIF says.
+    """An image file as H x W x 3 uint8 RGB, upright as its EXIF says; 16-bit grey is scaled to 8 bits.
 
     Raises:
-        DataError: missing, empty, truncated or no image.
+        DataError: missing, empty, truncated or no image; values without a known white (32-bit integers, floats).
     """
-    with _decoded(path) as picture:
-        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    picture, _, _ = _read(path)
+    return _array(picture)
+
+
+def read_resized(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """An image file at `size` (height, width), and the height and width that it has itself.
+
+    As `resize_image(read_image(path), size)`, but without an array of the whole. A JPEG of more than 16 megapixels is
+    decoded at a half, a quarter or an eighth of its size, never below four times `size`. Raises DataError.
+    """
+    picture, shape, _ = _read(path, size)
+    return _array(_resized(picture, size, Image.Resampling.BILINEAR)), shape
+
+
+def read_pair(image_path: Path, depth_path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A picture as `read_image` gives it, and its depth as `read_depth` does.
+
+    Raises:
+        DataError: as both do; or the picture's EXIF turns it, and the depth has the shape that it has before. Depth
+            maps are never turned, so the two would not lie on each other.
+    """
+    picture, (height, width), orientation = _read(image_path)
+    stored = read_depth(depth_path)
+    before = (width, height) if orientation >= 5 else (height, width)
+    if orientation in _TURNING and stored.shape == before:
+        raise DataError(
+            f"{image_path} is turned by its EXIF orientation ({orientation}) and its depth {depth_path} is not; save "
+            "the picture upright and without that tag (`mogrify -auto-orient`), and turn the depth if it needs it"
+        )
+    return _array(picture), stored
 
 
 def read_depth(path: Path) -> np.ndarray:
-    """A one-channel PNG as it is stored: H x W, uint8 or (16 bit) int32. Raises DataError."""
-    with _decoded(path) as picture:
+    """A one-channel PNG as it is stored: H x W, uint8 or (16 bit) int32. Raises DataError, also for negative values."""
+    with _opened(path) as picture:
+        picture.load()
         if picture.mode not in _DEPTH_MODES:
             raise DataError(f"{path} is no depth map (Pillow mode {picture.mode}); one 8- or 16-bit channel is needed")
-        return np.array(picture) if picture.mode == "L" else np.array(picture, dtype=np.int32)
+        stored = np.array(picture) if picture.mode == "L" else np.array(picture, dtype=np.int32)
+    if stored.min() < 0:
+        raise DataError(f"{path} holds negative depth ({stored.min()}); store 0 where nothing was measured")
+    return stored
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -68,7 +152,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         raise FrameError(f"a picture must be H x W x 3 uint8, not {image.shape} {image.dtype}")
     if image.shape[:2] == size:
         return image
-    return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return _array(_resized(Image.fromarray(image), size, Image.Resampling.BILINEAR))
 
 
 def resize_depth(depth: np.ndarray, size: tuple[int, int], *, smooth: bool) -> np.ndarray:
@@ -80,7 +164,7 @@ def resize_depth(depth: np.ndarray, size: tuple[int, int], *, smooth: bool) -> n
     if depth.shape == size:
         return depth
     method = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
-    return np.array(Image.fromarray(depth).resize((size[1], size[0]), method))
+    return _array(_resized(Image.fromarray(depth), size, method))
 
 
 def colour(depth: np.ndarray, span: tuple[float, float]) -> np.ndarray:
@@ -88,8 +172,11 @@ def colour(depth: np.ndarray, span: tuple[float, float]) -> np.ndarray:
     from matplotlib import colormaps
 
     low, high = span
-    share = np.clip((depth - low) / max(high - low, 1e-6), 0, 1)
-    return np.asarray(colormaps["turbo"](share, bytes=True)[..., :3])
+    coloured = np.empty((*depth.shape, 3), np.uint8)
+    for top in range(0, len(depth), _STRIP):
+        share = np.clip((depth[top : top + _STRIP] - low) / max(high - low, 1e-6), 0, 1)
+        coloured[top : top + _STRIP] = colormaps["turbo"](share, bytes=True)[..., :3]
+    return coloured
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -100,24 +187,123 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 def write_depth_png(path: Path, depth: np.ndarray) -> None:
     """Write H x W metres as 16-bit PNG in millimetres (0 for NaN), whole or not at all. Raises OutputError."""
-    millimetres = np.clip(np.rint(np.nan_to_num(depth, nan=0.0) * _MILLIMETRES), 0, 65535).astype(np.uint16)
+    millimetres = np.empty(depth.shape, np.uint16)
+    for top in range(0, len(depth), _STRIP):
+        rows = np.nan_to_num(depth[top : top + _STRIP], nan=0.0) * _MILLIMETRES
+        millimetres[top : top + _STRIP] = np.clip(np.rint(rows), 0, 65535)
     with atomic_write(path) as temporary:
         Image.fromarray(millimetres).save(temporary)
 
 
+def _read(path: Path, size: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int], int]:
+    """A decoded picture, upright and RGB; the height and width that it has so; its EXIF orientation, 1 to 8.
+
+    Where only `size` is wanted of a large JPEG, the picture comes smaller than that height and width.
+    """
+    with _opened(path) as picture:
+        found = picture.getexif().get(_ORIENTATION)
+        orientation = int(found) if found is not None and found in _TURNING else 1
+        stored = picture.size
+        if size is not None and picture.width * picture.height > _LARGE:
+            picture.draft(None, (4 * max(size), 4 * max(size)))  # does nothing where the format has no such thing
+        is_smaller = picture.size != stored
+        picture.load()
+        ImageOps.exif_transpose(picture, in_place=True)
+        width, height = stored if is_smaller else picture.size
+        shape = (width, height) if is_smaller and orientation >= 5 else (height, width)
+        shown = _eight_bits(path, picture)
+        return (shown if shown.mode == "RGB" else shown.convert("RGB")), shape, orientation
+
+
+def _eight_bits(path: Path, picture: Image.Image) -> Image.Image:
+    """The picture itself where Pillow decodes it to 8 bits, 16-bit grey as 8. Raises DataError for any other.
+
+    Pillow's own conversion of these modes clips at 255 instead of scaling.
+    """
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    # Pillow before 11, and PPM always, have 16 bits in mode I; a TIFF in that mode is signed or of 32 bits.
+    is_known = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in {"PNG", "PPM"})
+    if picture.format not in _SIXTEEN_BITS or not is_known:
+        kind = "floats" if picture.mode == "F" else "integers of unknown range"
+        raise DataError(
+            f"{path} holds {kind} (Pillow mode {picture.mode}), for which no white is defined; convert it to 8 bits "
+            "first: Image.fromarray(np.uint8(np.clip(values / white, 0, 1) * 255))"
+        )
+    tags = getattr(picture, "tag_v2", {})
+    white = 2 ** int(tags.get(_BITS, (16,))[0]) - 1
+    levels = (np.arange(white + 1) * 510 + white) // (2 * white)  # 255 * value / white, rounded
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow undoes for 8 bits only
+        levels = levels[::-1]
+    return Image.fromarray(levels.astype(np.uint8)[np.asarray(picture)])
+
+
+def _resized(picture: Image.Image, size: tuple[int, int], method: Image.Resampling) -> Image.Image:
+    return picture if picture.size == size[::-1] else picture.resize(size[::-1], method)
+
+
+def _array(picture: Image.Image) -> np.ndarray:
+    """As `np.array(picture)`, which makes two more copies of the whole on its way."""
+    width, height = picture.size
+    strips = (picture.crop((0, top, width, min(top + _STRIP, height))) for top in range(0, height, _STRIP))
+    first = np.asarray(next(strips))
+    whole = np.empty((height, *first.shape[1:]), first.dtype)
+    whole[:_STRIP] = first
+    for index, strip in enumerate(strips, 1):
+        whole[index * _STRIP : (index + 1) * _STRIP] = np.asarray(strip)
+    return whole
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Names of the formats that Pillow decodes here, HEIF among them where its plug-in is installed."""
+    with suppress(ModuleNotFoundError):
+        import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NOT_DECODED)
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    """In lower case, those of `_formats`."""
+    formats = {*_formats(), "MPO"}  # which the JPEG reader opens
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+
+
+def _list(paths: Sequence[Path], before: str) -> str:
+    """The names of `paths` after `before`, or nothing; a plug-in that would open some of them."""
+    if not paths:
+        return ""
+    rest = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    needed = {path.suffix.lower() for path in paths} & (_PLUGINS.keys() - _suffixes())
+    remedy = "".join(f" ({suffix} needs pip install '{_PLUGINS[suffix]}')" for suffix in sorted(needed))
+    return f"{before}{', '.join(path.name for path in paths[:_NAMED])}{rest}{remedy}"
+
+
 @contextmanager
-def _decoded(path: Path) -> Iterator[Image.Image]:
-    """Open an image and decode it whole; every way in which Pillow can refuse becomes a DataError."""
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image; every way in which Pillow can refuse, here or in the block, becomes a DataError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow warns of before it raises, or of very large pictures
-            with Image.open(path) as picture:
-                picture.load()
+            with Image.open(path, formats=_formats()) as picture:
+                yield picture
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"there is no file {path}") from error
     except UnidentifiedImageError as error:
-        state = "is empty" if path.stat().st_size == 0 else "is not an image that Pillow knows"
-        raise DataError(f"{path} {state}; replace it or take it out") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} {_why_unknown(path)}") from error
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise DataError(f"{path} is too large to decode ({error}); make it smaller, or take it out") from error
+    except Exception as error:  # damaged bytes lead to any exception, by the format's own reader
         raise DataError(f"{path} cannot be decoded ({error}); replace it or take it out") from error
-    yield picture
+
+
+def _why_unknown(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if path.stat().st_size == 0:
+        return "is empty; replace it or take it out"
+    if suffix in _PLUGINS.keys() - _suffixes():
+        return f"cannot be opened by this Pillow; pip install '{_PLUGINS[suffix]}', or save it as JPEG"
+    return "is not an image that Pillow knows; replace it or take it out"

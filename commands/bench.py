@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from .options import PercentType, command_line, data_option, depth_units_option, runs_option
+from .options import PathType, PercentType, command_line, data_option, depth_units_option, expand, runs_option
 
 if TYPE_CHECKING:
     from ..bench.suite import Contender, SampleSet
@@ -32,7 +32,8 @@ class _VendorsType(click.ParamType["list[str]"]):
     "--engine",
     "engines",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PathType(),
+    callback=expand,
     help="Engine or ONNX file; may be repeated.  [default: every engine in the runs]",
 )
 @data_option("Data set whose test split fills the accuracy columns.")
@@ -79,7 +80,7 @@ class _VendorsType(click.ParamType["list[str]"]):
     "--trtexec",
     "traces",
     multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     help="File of trtexec --exportTimes, for a row of its own.",
 )
 @click.option(
@@ -100,21 +101,17 @@ class _VendorsType(click.ParamType["list[str]"]):
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     help="Write all samples and figures to this file.",
 )
-@click.option(
-    "--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a report to this file."
-)
+@click.option("--html", "html_file", type=PathType(dir_okay=False), help="Write a report to this file.")
 @click.option(
     "--markdown",
     "markdown_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     help="Write the tables, or the comparison, to this file.",
 )
-@click.option(
-    "--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to this file."
-)
+@click.option("--csv", "csv_file", type=PathType(dir_okay=False), help="Write all figures to this file.")
 @click.option(
     "--table", "paper_table", type=click.Choice(["paper"]), help="Print the shape of the paper's Table 2 too."
 )
@@ -122,7 +119,7 @@ class _VendorsType(click.ParamType["list[str]"]):
     "--compare",
     "files",
     nargs=2,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     metavar="OLD NEW",
     help="Bench nothing: compare two files of --json, and exit 3 on a regression that their intervals support.",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import DEPTH_UNITS, depth_units_option, size_option
+from .options import DEPTH_UNITS, DataType, PathType, depth_units_option, size_option
 
 if TYPE_CHECKING:
     from ..train.prepared import PreparedSplit
@@ -29,9 +29,9 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("source", metavar="scenes|PATH")
+@click.argument("source", type=DataType(), metavar="scenes|PATH")
 @size_option("Size of the samples; the largest that will be trained at.", default="240x320")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
+@click.option("--out", type=PathType(), required=True, help="A new or empty folder.")
 @click.option("--skip-bad", is_flag=True, help="Leave out samples that cannot be read, and name them.")
 @click.option("--workers", type=click.IntRange(min=1), help="Threads that decode.  [default: one a CPU]")
 @depth_units_option

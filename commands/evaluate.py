@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from .options import data_option, depth_units_option, json_option
+from .options import PathType, data_option, depth_units_option, expand, json_option
 
 
 @click.command()
-@click.argument("target", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("target", nargs=-1, required=True, type=PathType(), callback=expand)
 @data_option("Data set whose test split is used.", default="scenes")
 @click.option("--frames", type=click.IntRange(min=1), help="Only so many frames, evenly spaced.  [default: all]")
 @depth_units_option

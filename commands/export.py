@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .options import DEPTH_UNITS, NumbersType, SizeType, data_option, depth_units_option, runs_option
+from .options import (
+    DEPTH_UNITS,
+    NumbersType,
+    PathType,
+    SizeType,
+    data_option,
+    depth_units_option,
+    expand,
+    runs_option,
+)
 from .precision import PrecisionOptions, explain_layers, precision_options
 from .proof import Proof
 
@@ -123,7 +132,7 @@ class ForeignWeights:
 
 
 @click.command()
-@click.argument("run", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("run", nargs=-1, type=PathType(), callback=expand)
 @precision_options
 @click.option("--explain", is_flag=True, help="With --int8: rank the layers by what each costs alone, and stop.")
 @click.option(
@@ -155,7 +164,7 @@ class ForeignWeights:
 @runs_option
 @click.option(
     "--weights",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=PathType(exists=True, dir_okay=False),
     help="Safetensors file of a network of your own, which RUN names.",
 )
 @data_option("With --weights: where the frames that travel with the run come from.  [default: scenes]")

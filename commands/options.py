@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections.abc import Callable
 from math import isfinite
@@ -12,14 +14,17 @@ import click
 
 __all__ = [
     "DEPTH_UNITS",
+    "DataType",
     "NetworkType",
     "NumbersType",
+    "PathType",
     "PercentType",
     "PositiveType",
     "SizeType",
     "command_line",
     "data_option",
     "depth_units_option",
+    "expand",
     "json_option",
     "runs_option",
     "size_option",
@@ -34,6 +39,50 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 def command_line() -> str:
     """What was typed, as a shell would take it again."""
     return str(click.get_current_context().find_root().obj)
+
+
+class PathType(click.Path):
+    """A file or folder; `~` is the home folder, and what can be no path (nothing, a URL) is refused."""
+
+    def __init__(self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True) -> None:
+        super().__init__(exists=exists, file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse "~/photo.jpg"."""
+        return super().convert(_local(self, value, param, ctx), param, ctx)
+
+
+class DataType(click.ParamType[str]):
+    """A path as in `PathType`, or a word that stands for data, which stays as it is."""
+
+    name = "PATH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Parse "~/nyu"."""
+        return _local(self, value, param, ctx)
+
+
+def _local(kind: click.ParamType[Any], value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    text = str(value)
+    if not text.strip():
+        kind.fail("an empty word is no path; name a file or a folder (`.` is the current one)", param, ctx)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        kind.fail(f"{text} is a URL and not a file on this machine; download it, and name the file", param, ctx)
+    return text if os.path.lexists(text) else os.path.expanduser(text)  # noqa: PTH111 - Path refuses an unknown user
+
+
+def expand(ctx: click.Context, param: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """A callback: patterns that the shell did not expand (`"photos/*.jpg"`) as the paths that match."""
+    found: list[Path] = []
+    for path in paths:
+        if os.path.lexists(path) or not glob.has_magic(str(path)):
+            found.append(path)
+            continue
+        matching = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - takes absolute patterns too
+        if not matching:
+            raise click.BadParameter(f"no file or folder matches {path}", ctx, param)
+        found += map(Path, matching)
+    return tuple(found)
 
 
 class SizeType(click.ParamType[tuple[int, int]]):
@@ -125,7 +174,12 @@ def size_option(help_text: str, *, default: str) -> Callable[[_Command], _Comman
 def data_option(help_text: str, *, default: str | None = None) -> Callable[[_Command], _Command]:
     """`--data`."""
     return click.option(
-        "--data", default=default, metavar="scenes|PATH", show_default=default is not None, help=help_text
+        "--data",
+        type=DataType(),
+        default=default,
+        metavar="scenes|PATH",
+        show_default=default is not None,
+        help=help_text,
     )
 
 
@@ -136,7 +190,7 @@ depth_units_option = click.option(
 )
 runs_option = click.option(
     "--runs",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file_okay=False),
     default=Path("runs"),
     show_default=True,
     help="Folder of the runs.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,14 +41,14 @@ def read_pictures(
         source: what `train.datasets.open_dataset` takes, or a folder with pictures in it.
         split: of a data set.
         count: how many.
-        size: height and width that frames of a data set are resized to; None: as they are.
+        size: height and width that frames are resized to; None: as they are.
         depth_units: see `open_dataset`.
 
     Raises:
         DataError: no such path, nothing in it, or a file that cannot be read.
     """
     from ..errors import DataError
-    from ..images import find_images, read_image
+    from ..images import find_images
     from ..metrics import EIGEN_SIZE
     from ..train.datasets import evenly_spaced, open_dataset
 
@@ -60,7 +61,8 @@ def read_pictures(
             files = find_images(Path(source))
         except DataError:
             raise unknown from None  # it tells what a data set looks like
-        return Pictures(source, tuple(read_image(files[index]) for index in evenly_spaced(files, count)))
+        chosen = [files[index] for index in evenly_spaced(files, count)]
+        return Pictures(source, _read_all(chosen, size))
     samples = [data[index] for index in evenly_spaced(data, count)]
     whole = any(sample.depth.shape != EIGEN_SIZE for sample in samples)  # the crop is rows and columns of that size
     crop = None if whole else data.crop
@@ -88,7 +90,7 @@ def divide_pictures(
     Raises:
         DataError: see `read_pictures`.
     """
-    from ..images import find_images, read_image
+    from ..images import find_images
     from ..train.datasets import evenly_spaced
 
     chosen = read_pictures(source, "train", choose[1], size=size, depth_units=depth_units)
@@ -98,8 +100,13 @@ def divide_pictures(
     held = {files[index] for index in evenly_spaced(files, min(prove, max(len(files) - choose[0], 0) // 2))}
     others = [path for path in files if path not in held]
     rest = [others[index] for index in evenly_spaced(others, choose[1])]
-    first, second = (tuple(read_image(path) for path in paths) for paths in (rest, sorted(held)))
-    return Pictures(source, first), Pictures(source, second)
+    return Pictures(source, _read_all(rest, size)), Pictures(source, _read_all(sorted(held), size))
+
+
+def _read_all(paths: Iterable[Path], size: tuple[int, int] | None) -> tuple[np.ndarray, ...]:
+    from ..images import read_image, read_resized
+
+    return tuple(read_resized(path, size)[0] if size else read_image(path) for path in paths)
 
 
 def identify(source: str) -> str:

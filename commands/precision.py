@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import click
 
+from .options import DEPTH_UNITS, DataType
+
 if TYPE_CHECKING:
     from ..export.recipe import Calibration
     from ..tolerances import Precision
@@ -44,6 +46,7 @@ def precision_options(command: _Command) -> _Command:
             click.option("--int8", is_flag=True, help="Convolutions in INT8 (QDQ), calibrated on real frames."),
             click.option(
                 "--calibrate",
+                type=DataType(),
                 metavar="PATH",
                 help="With --int8 (or --fp16 --keep auto): a data set, whose training split chooses and whose "
                 "validation split proves, or a folder of pictures.  [default: what the run was trained on]",
@@ -93,13 +96,15 @@ class PrecisionOptions:
 
         if self.precision != "int8" and self.keep is None:
             return None
-        source = self.calibrate
-        if source is None:
-            source = find_data(document, "give frames of your camera by --calibrate")
-        return read_calibration(source, size or document.model.size)
+        size = size or document.model.size
+        if self.calibrate is not None:
+            return read_calibration(self.calibrate, size)
+        source = find_data(document, "give frames of your camera by --calibrate")
+        units = document.training.depth_units if document.training else None
+        return read_calibration(source, size, units or DEPTH_UNITS)
 
 
-def read_calibration(source: str, size: tuple[int, int], depth_units: float = 1000.0) -> Calibration:
+def read_calibration(source: str, size: tuple[int, int], depth_units: float = DEPTH_UNITS) -> Calibration:
     """Frames of a data set or of a folder of pictures: as many as `size` needs to choose by, and 32 others to prove.
 
     Raises:

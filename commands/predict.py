@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
+
+from .options import PathType, expand
 
 DEFAULT = "compact"
 """Weights that come with depthkit, for pictures without an engine."""
 
 
 @click.command()
-@click.argument("arguments", nargs=-1, required=True, metavar="[ENGINE] INPUT...", type=click.Path(path_type=Path))
+@click.argument("arguments", nargs=-1, required=True, metavar="[ENGINE] INPUT...", type=PathType(), callback=expand)
 @click.option(
     "--engine",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="The engine, where it does not stand first; every argument is then an INPUT.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file_okay=False),
     default=Path("depth"),
     show_default=True,
     help="Folder for the results.",
@@ -27,9 +30,9 @@ DEFAULT = "compact"
 def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None:
     """Write the depth of pictures, at each picture's own size.
 
-    INPUTS are images, or folders of images. ENGINE is an engine, an ONNX file of ours, a run, or the name of weights
-    that come with depthkit: compact. The first argument is the ENGINE, unless it is named as an image or is a folder
-    that is no run; then it is an INPUT, and compact answers.
+    INPUTS are pictures that Pillow opens, or folders of them; results of an earlier predict are skipped. ENGINE is an
+    engine, an ONNX file of ours, a run, or the name of weights that come with depthkit: compact. The first argument is
+    the ENGINE, unless it is named as a picture or is a folder that is no run; then it is an INPUT, and compact answers.
 
     For each picture x:
 
@@ -47,7 +50,7 @@ def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None
     import numpy as np
 
     from ..files import atomic_write
-    from ..images import colour, read_image, write_depth_png, write_image
+    from ..images import colour, read_resized, resize_depth, write_depth_png, write_image
     from ..runtime.frames import predict_frames
     from .console import out as console
     from .console import progress
@@ -56,13 +59,16 @@ def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None
     target, inputs = (engine, arguments) if engine else _split(arguments)
     pictures = _pictures(inputs)
     names = _names(pictures)
+    _require_goals(pictures, names, out)
     with open_target(target) as session, progress() as bar:
         # Every picture is read before the first result is written: a broken one must not leave half of a folder.
         for picture in pictures:
-            read_image(picture)
+            read_resized(picture, session.spec.size)
         for picture in bar.track(pictures, description="depth"):
-            (depth,) = predict_frames(session, [read_image(picture)])
-            low, high = (float(v) for v in np.percentile(depth, (2, 98)))
+            image, shape = read_resized(picture, session.spec.size)
+            (small,) = predict_frames(session, [image])
+            low, high = (float(v) for v in np.percentile(small, (2, 98)))
+            depth = resize_depth(small, shape, smooth=True)
             write_image(out / f"{names[picture]}_depth.png", colour(depth, (low, high)))
             write_depth_png(out / f"{names[picture]}_depth16.png", depth)
             with atomic_write(out / f"{names[picture]}_depth.npy") as temporary:
@@ -76,13 +82,13 @@ def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None
 def _split(arguments: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
     """The engine and the inputs. Raises UserError for an engine alone."""
     from ..errors import UserError
-    from ..images import IMAGE_SUFFIXES
+    from ..images import looks_like_picture
     from ..train.shipped import shipped_run
     from .console import err
     from .targets import is_run
 
     first, *rest = arguments
-    if first.suffix.lower() in IMAGE_SUFFIXES or (first.is_dir() and not is_run(first)):
+    if looks_like_picture(first) or (first.is_dir() and not is_run(first)):
         err.print(f"by {DEFAULT}, weights that come with depthkit; --engine names another")
         return shipped_run(DEFAULT), arguments
     if not rest:
@@ -94,12 +100,12 @@ def _split(arguments: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
 
 
 def _pictures(inputs: tuple[Path, ...]) -> list[Path]:
-    """Files as they are, folders as the pictures in them. Raises DataError, naming everything that is missing."""
+    """Files but results of predict, folders as the pictures in them. Raises DataError, naming all that is missing."""
     from ..errors import DataError
-    from ..images import find_images
+    from ..images import find_images, is_result, warn_skipped
     from .targets import is_run
 
-    missing = [str(path) for path in inputs if not path.exists()]
+    missing = [str(path) for path in inputs if not os.path.exists(path)]  # noqa: PTH110 - pathlib raises for a loop
     if missing:
         raise DataError(f"there is no file or folder {', '.join(missing)}")
     # A run holds pictures of its own, which nobody means.
@@ -108,8 +114,13 @@ def _pictures(inputs: tuple[Path, ...]) -> list[Path]:
             f"{', '.join(runs)} is a run, not a folder of pictures; the engine stands first, or in --engine"
         )
     found: list[Path] = []
+    results = [path for path in inputs if path.is_file() and is_result(path)]
     for path in inputs:
-        found += find_images(path) if path.is_dir() else [path]
+        if path not in results:
+            found += find_images(path) if path.is_dir() else [path]
+    if not found:
+        raise DataError(f"{results[0]} is a result of `depthkit predict`; name pictures")
+    warn_skipped("the arguments", results, len(inputs))
     return list(dict.fromkeys(found))
 
 
@@ -120,3 +131,24 @@ def _names(pictures: list[Path]) -> dict[Path, str]:
     if len(set(names.values())) < len(names):
         names = {picture: f"{index:05d}_{picture.stem}" for index, picture in enumerate(pictures)}
     return names
+
+
+def _require_goals(pictures: list[Path], names: dict[Path, str], out: Path) -> None:
+    """Raise OutputError where a result could not be written, or would be written over a picture that is read."""
+    from ..errors import OutputError
+    from ..files import MOST_NAME_BYTES
+    from ..images import RESULTS
+
+    inputs = {picture.resolve() for picture in pictures}
+    for picture in pictures:
+        for ending in RESULTS:
+            goal = out / f"{names[picture]}{ending}"
+            if len(os.fsencode(goal.name)) > MOST_NAME_BYTES:
+                raise OutputError(
+                    f"{picture}: a result's name would be longer than {MOST_NAME_BYTES} bytes; give the picture a "
+                    "shorter name"
+                )
+            if goal.resolve() in inputs:
+                raise OutputError(
+                    f"the results of {picture} would replace the picture {goal}; choose another folder by --out"
+                )

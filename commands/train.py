@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.core import ParameterSource
 
-from .options import DEPTH_UNITS, NetworkType, PositiveType, data_option, depth_units_option, size_option
+from .options import DEPTH_UNITS, NetworkType, PathType, PositiveType, data_option, depth_units_option, size_option
 
 if TYPE_CHECKING:
     from ..train.history import EpochRecord
@@ -46,17 +46,15 @@ _NAMES: Final = {"network": "networks"}  # of an option and of its parameter, wh
     help="paper: Adam at 1e-4; flips, rotation, light colour jitter. best: on built-in scenes, then on the data "
     "at half size, then at full size; AdamW, one cycle, zoom, blur, noise, averaged weights.",
 )
-@click.option("--init", type=click.Path(path_type=Path), help="Start from the weights of this run, or of `compact`.")
+@click.option("--init", type=PathType(), help="Start from the weights of this run, or of `compact`.")
 @click.option(
     "--quantize",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     metavar="RUN",
     help="Go on with this run, or with `compact`, so that it bears INT8: its network, and unless others are named its "
     "size and data; a few epochs do.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs."
-)
+@click.option("--out", type=PathType(), default=Path("runs"), show_default=True, help="Folder of the runs.")
 @click.option("--resume", is_flag=True, help="Go on from OUT/<network>/last.ckpt where there is one.")
 @click.option("--force", is_flag=True, help="Replace a finished run in OUT/<network>, once the new one is whole.")
 @click.option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import click
 
 from .export import BACKENDS
-from .options import SizeType, command_line, data_option, depth_units_option, runs_option
+from .options import DataType, PathType, SizeType, command_line, data_option, depth_units_option, runs_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ class _QuantityType(click.ParamType[float]):
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PathType())
 @click.option("--max-latency", type=_QuantityType("TIME", {"": 1, "ms": 1, "s": 1000}), help="p95 of a run, as 33ms.")
 @click.option("--min-fps", type=click.FloatRange(min=0, min_open=True), help="Frames a second.")
 @click.option(
@@ -78,7 +78,9 @@ class _QuantityType(click.ParamType[float]):
     help="To try.  [default: the run's, and 3/4 and 1/2 of it]",
 )
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), help="To try.  [default: 1]")
-@click.option("--calibrate", metavar="PATH", help="Frames for INT8.  [default: what the run was trained on]")
+@click.option(
+    "--calibrate", type=DataType(), metavar="PATH", help="Frames for INT8.  [default: what the run was trained on]"
+)
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),

@@ -14,18 +14,19 @@ the built-in scenes, which are rendered by torch, import it when they are opened
 
 from __future__ import annotations
 
-import csv
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Sequence, Sized
 from importlib.resources import files as package_files
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from ..errors import DataError
-from ..images import IMAGE_SUFFIXES, read_depth, read_image, resize_depth, resize_image
+from ..images import find_images, read_pair, resize_depth, resize_image, warn_skipped
 from ..metrics import DEPTH_SCALE, EIGEN_CROP
+from .nyu_rows import hold_out, nyu_rows
 
 __all__ = [
     "PREPARED",
@@ -114,10 +115,13 @@ def open_dataset(
         depth_units: units per metre in the 16-bit PNG of a `pairs` folder.
 
     Raises:
-        DataError: no such path, no known layout, missing files (all named), empty split. Files are not opened here, so
+        DataError: no such path, no known layout, missing files (all named), empty split, units that are no number
+            above 0. Files are not opened here, so
             that large sets open at once: what is wrong inside them is raised when they are read.
         SpecError: a `prepared.json` that does not fit its schema.
     """
+    if not (isfinite(depth_units) and depth_units > 0):
+        raise DataError(f"depth_units is {depth_units}; give how many units of the stored depth make a metre, above 0")
     if str(source) == "scenes":
         return Scenes(split, size=size)
     path = Path(source)
@@ -204,10 +208,10 @@ class _FilePairs(RGBDDataset):
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image_path, depth_path = self._pairs[index]
-        stored = read_depth(depth_path)
+        image, stored = read_pair(image_path, depth_path)
         if stored.dtype == np.uint8 and not self._takes_8_bits:
             raise DataError(f"{depth_path} has 8 bits a pixel; this kind of data set needs 16")
-        return read_image(image_path), self._metres(stored)
+        return image, self._metres(stored)
 
     def _metres(self, stored: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -225,8 +229,7 @@ class NyuCsv(_FilePairs):
     _takes_8_bits = True
 
     def __init__(self, root: Path, split: Split, *, size: tuple[int, int] | None = None) -> None:
-        rows = _nyu_rows(root / "data", split)
-        super().__init__([(root / a, root / b) for a, b in rows], f"{root} ({split})", size)
+        super().__init__(nyu_rows(root, split), f"{root} ({split})", size)
 
     def _metres(self, stored: np.ndarray) -> np.ndarray:
         if stored.dtype == np.uint8:
@@ -249,8 +252,10 @@ class Pairs(_FilePairs):
             if not folder.is_dir():
                 raise DataError(f"{folder} is missing; a `pairs` data set needs it for the {split} split")
         self.depth_units = depth_units
-        found = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        super().__init__([(path, depths / f"{path.stem}.png") for path in found], str(images), size)
+        pairs = [(path, depths / f"{path.stem}.png") for path in find_images(images)]
+        super().__init__(pairs, str(images), size)
+        stored = sorted(depths.iterdir())
+        warn_skipped(depths, sorted(set(stored) - {depth for _, depth in pairs}), len(stored))
 
     def _metres(self, stored: np.ndarray) -> np.ndarray:
         return (stored / self.depth_units).astype(np.float32)
@@ -273,7 +278,7 @@ class NyuMat(RGBDDataset):
             self._open()
         else:
             train = [frame for frame in range(self._FRAMES) if frame not in test]
-            held_out = _hold_out([self._scene(frame) for frame in train])
+            held_out = hold_out([self._scene(frame) for frame in train])
             self._frames = [frame for frame, held in zip(train, held_out, strict=True) if held == (split == "val")]
 
     def __len__(self) -> int:
@@ -349,38 +354,6 @@ class Scenes(RGBDDataset):
         assert self.size is not None
         images, depths = render_scenes([scene_seed(self._split, index) for index in indices], self.size)
         return [RGBD(*sample) for sample in zip(images.numpy(), depths.numpy(), indices, strict=True)]
-
-
-def _nyu_rows(folder: Path, split: Split) -> list[tuple[str, str]]:
-    if split == "test":
-        return _csv_rows(folder / "nyu2_test.csv")
-    train = _csv_rows(folder / "nyu2_train.csv")
-    held_out = folder / "nyu2_val.csv"
-    if held_out.is_file():
-        val = _csv_rows(held_out)
-        held = set(val)
-        return val if split == "val" else [row for row in train if row not in held]
-    is_held = _hold_out([str(Path(image).parent) for image, _ in train])
-    return [row for row, held in zip(train, is_held, strict=True) if held == (split == "val")]
-
-
-def _csv_rows(path: Path) -> list[tuple[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.reader(stream)
-            rows = [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
-    faults = [f"line {n}: {','.join(row)}" for n, row in rows if len(row) != 2]
-    raise_all(faults, f"{path}: {len(faults)} rows are not `picture,depth`")
-    return [(image, depth) for _, (image, depth) in rows]
-
-
-def _hold_out(scenes: Iterable[str]) -> list[bool]:
-    """True for the samples of every tenth scene: whole scenes, so that no room is on both sides."""
-    scenes = list(scenes)
-    held = set(list(dict.fromkeys(scenes))[9::10])
-    return [scene in held for scene in scenes]
 
 
 def raise_all(faults: Sequence[str], headline: str) -> None:

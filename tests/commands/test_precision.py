@@ -84,6 +84,7 @@ def test_a_folder_without_pictures_says_what_data_look_like(run: Path, tmp_path:
     assert "none of the known layouts" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("always::depthkit.images.DataWarning")
 def test_int8_of_a_folder_of_pictures_is_kept_while_nothing_changes(
     trained: Path, pictures: Path, store: Store, capsys: Captured
 ) -> None:
@@ -99,6 +100,7 @@ def test_int8_of_a_folder_of_pictures_is_kept_while_nothing_changes(
     (pictures / "9.png").rename(pictures / "9.txt")
     try:
         assert depthkit(export) == 0
+        assert f"skipped 1 of 10 in {pictures}: 9.txt" in capsys.readouterr().err
     finally:
         (pictures / "9.txt").rename(pictures / "9.png")
     assert file.stat().st_mtime_ns != before, "other frames, another file"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from depthkit.errors import DataError
+from depthkit.images import DataWarning
 from depthkit.metrics import EIGEN_CROP
 from depthkit.train.datasets import RGBDDataset, Split, official_test_frames, open_dataset
 
@@ -96,6 +97,80 @@ def test_nyu_without_a_val_csv_holds_out_every_tenth_scene(tmp_path: Path) -> No
     assert len(train) + len(val) == 42
 
 
+@pytest.mark.parametrize(("scenes", "held"), [(2, {"scene01_out"}), (9, {"scene08_out"}), (10, {"scene09_out"})])
+def test_nyu_of_few_scenes_holds_out_the_last(tmp_path: Path, scenes: int, held: set[str]) -> None:
+    root = _nyu_folder(tmp_path, scenes)
+    train, val = open_dataset(root, "train"), open_dataset(root, "val")
+    assert {Path(source).parent.name for source in _sources(val)} == held
+    assert len(train) == 2 * (scenes - 1)
+    assert not _sources(train) & _sources(val)
+
+
+def test_nyu_of_one_scene_says_why_nothing_can_be_held_out(tmp_path: Path) -> None:
+    root = _nyu_folder(tmp_path, 1)
+    with pytest.raises(DataError, match=r"one scene.*name validation rows in .*nyu2_val\.csv"):
+        open_dataset(root, "val")
+    assert len(open_dataset(root, "train")) == 2
+
+
+def test_nyu_whose_val_csv_takes_every_row_says_so(tmp_path: Path) -> None:
+    root = _nyu_folder(tmp_path, 1)
+    (root / "data" / "nyu2_val.csv").write_bytes((root / "data" / "nyu2_train.csv").read_bytes())
+    with pytest.raises(DataError, match=r"every row of .*nyu2_train\.csv is in .*nyu2_val\.csv too"):
+        open_dataset(root, "train")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    mark=st.sampled_from(["", "\ufeff"]),
+    header=st.sampled_from(["", "image,depth", "Picture;Depth map", "rgb\tdepth"]),
+    delimiter=st.sampled_from([",", ";", "\t"]),
+    slash=st.sampled_from(["/", "\\"]),
+    quote=st.sampled_from(["", '"']),
+    blank=st.sampled_from(["", "  ", ",", ",,"]),
+    ending=st.sampled_from(["\n", "\r\n", "\r"]),
+    blanks_around=st.booleans(),
+)
+def test_nyu_csv_reads_the_same_from_any_spreadsheet(
+    tmp_path: Path,
+    mark: str,
+    header: str,
+    delimiter: str,
+    slash: str,
+    quote: str,
+    blank: str,
+    ending: str,
+    blanks_around: bool,
+) -> None:
+    names = [(f"data/a b/{n}.png", f"data/a b/{n}_depth.png") for n in range(3)]
+    if not (tmp_path / names[0][0]).exists():
+        for picture, depth in names:
+            _write(tmp_path / picture, _picture(1))
+            _write(tmp_path / depth, np.full((6, 8), 4000, np.uint16))
+    pad = " " if blanks_around and not quote else ""
+    lines = [delimiter.join(f"{quote}{pad}{n.replace('/', slash)}{pad}{quote}" for n in row) for row in names]
+    header = header.replace(",", delimiter).replace(";", delimiter).replace("\t", delimiter)
+    lines = [*([header] if header else []), *lines[:1], blank.replace(",", delimiter), *lines[1:], "", ""]
+    (tmp_path / "data" / "nyu2_test.csv").write_bytes((mark + ending.join(lines)).encode())
+    data = open_dataset(tmp_path, "test")
+    assert [data.source(index) for index in range(len(data))] == [str(tmp_path / picture) for picture, _ in names]
+
+
+@pytest.mark.parametrize("units", [0, -5.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("source", ["scenes", "pairs"])
+def test_units_that_are_no_number_above_0_are_refused(pairs: Path, source: str, units: float) -> None:
+    with pytest.raises(DataError, match=r"depth_units is .*above 0"):
+        open_dataset(pairs if source == "pairs" else source, "train", depth_units=units)
+
+
+def test_depth_in_a_signed_format_is_refused_where_it_is_negative(tmp_path: Path) -> None:
+    _write(tmp_path / "data" / "a.png", _picture(1))
+    _write(tmp_path / "data" / "a.tif", np.full((6, 8), -1, np.int32))
+    _write_csv(tmp_path / "data" / "nyu2_test.csv", [("data/a.png", "data/a.tif")])
+    with pytest.raises(DataError, match=r"a\.tif holds negative depth"):
+        open_dataset(tmp_path, "test")[0]
+
+
 @pytest.fixture(scope="module")
 def mat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file laid out like nyu_depth_v2_labeled.mat: 1449 frames of 6 x 8, a new scene every seven frames.
@@ -176,7 +251,10 @@ def test_pairs_reads_every_kind_of_picture_as_rgb(tmp_path: Path) -> None:
         _write(tmp_path / "images" / "val" / name, array)
         _write(tmp_path / "depth" / "val" / f"{name[0]}.png", np.full((6, 8), 1500, np.uint16))
     (tmp_path / "images" / "val" / "notes.txt").write_text("no picture")
-    data = open_dataset(tmp_path, "val")
+    _write(tmp_path / "depth" / "val" / "z.png", np.full((6, 8), 1500, np.uint16))
+    with pytest.warns(DataWarning) as skipped:
+        data = open_dataset(tmp_path, "val")
+    assert [str(warning.message).rsplit(": ")[1] for warning in skipped] == ["notes.txt", "z.png"]
     assert len(data) == 4
     for sample in (data[index] for index in range(4)):
         assert sample.image.shape == (6, 8, 3)
