@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final, Literal
 
 from pydantic.dataclasses import dataclass
 
+from ..cores import usable_cores
 from ..spec import STRICT
 
 __all__ = ["Fingerprint", "cpu_fingerprint", "usable_cores"]
@@ -86,13 +86,6 @@ def cpu_fingerprint() -> Fingerprint:
     flags = set((entries.get("flags") or entries.get("Features") or "").split())
     name = entries.get("model name") or entries.get("CPU part") or platform.processor() or "unknown CPU"
     return Fingerprint("cpu", name, platform.machine(), tuple(flag for flag in _ISA if flag in flags))
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on, which containers and `taskset` make fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpuinfo() -> str:
