@@ -110,19 +110,19 @@ def read_calibration(source: str, size: tuple[int, int]) -> Calibration:
 
 def explain_layers(folder: Path, size: tuple[int, int] | None, options: PrecisionOptions) -> None:
     """Print what each convolution costs when it alone is quantised, the most sensitive first."""
-    from rich.table import Table
-
     from ..export.onnx_file import rank_run
     from ..train.bundle import read_bundle
     from .console import out as console
+    from .console import table
 
     bundle = read_bundle(folder)
     calibration = options.calibration(bundle.document, size)
     assert calibration is not None, "--explain needs --int8"
-    table = Table("convolution", "module", "share of MACs", "SSIM", "worst frame", "AbsRel", "max |Δ| mm")
+    columns = ("convolution", "module", "of MACs", "SSIM", "worst", "AbsRel", "max |Δ| mm")
+    shown = table(*columns, text={"convolution", "module"})
     for row in rank_run(bundle, size, calibration):
         parity = row.parity
         worse = "" if parity.abs_rel_loss is None else f"{parity.abs_rel_loss:+.4f}"
         figures = (f"{parity.ssim:.5f}", f"{parity.worst_ssim:.5f}", worse, f"{parity.max_abs_mm:.0f}")
-        table.add_row(row.layer, row.module, f"{row.share:.1%}", *figures)
-    console.print(table)
+        shown.add_row(row.layer, row.module, f"{row.share:.1%}", *figures)
+    console.print(shown)
