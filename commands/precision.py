@@ -83,19 +83,30 @@ class PrecisionOptions:
             raise UserError("--keep is for --int8; --keep auto also for --fp16")
         return precision
 
-    def calibration(self, document: BundleDocument, size: tuple[int, int] | None) -> Calibration | None:
-        """The frames for INT8; None for any other precision. Raises UserError kinds."""
+    def require_source(self, document: BundleDocument | None) -> None:
+        """Raise UserError where INT8's frames are not here; `document`: the run's, None where it is yet to be made."""
         from ..errors import UserError
 
         if self.precision != "int8":
-            return None
-        source = self.calibrate
-        if source is None:
+            return
+        if self.calibrate is not None:
+            if self.calibrate != "scenes" and not Path(self.calibrate).exists():
+                raise UserError(f"--calibrate {self.calibrate}: there is no such data set or folder of pictures")
+        elif document is not None:
             training = document.training
             if training is None or not (training.data == "scenes" or Path(training.data).exists()):
                 where = "is not known" if training is None else f"({training.data}) is not here"
                 raise UserError(f"what this run was trained on {where}; give frames of your camera by --calibrate")
-            source = training.data
+
+    def calibration(self, document: BundleDocument, size: tuple[int, int] | None) -> Calibration | None:
+        """The frames for INT8; None for any other precision. Raises UserError kinds."""
+        if self.precision != "int8":
+            return None
+        self.require_source(document)
+        source = self.calibrate
+        if source is None:
+            assert document.training is not None, "or there is no source"
+            source = document.training.data
         return read_calibration(source, size or document.model.size)
 
 
