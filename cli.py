@@ -5,34 +5,28 @@ Exit codes: 0 what was asked for is true; 2 the request cannot be met; 3 a gate 
 
 from __future__ import annotations
 
+import io
+import os
 import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 import click
 
 from . import __version__
+from .commands.packages import EXTRAS, missing
 from .errors import DepthkitError, UserError
 
-__all__ = ["COMMANDS", "cli", "main"]
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["COMMANDS", "EXTRAS", "cli", "main"]
 
 COMMANDS: Final = ("data", "train", "evaluate", "export", "engines", "bench", "tune", "predict", "doctor", "demo")
-
-
-EXTRAS: Final = {
-    **dict.fromkeys(("torch", "lightning", "kornia", "safetensors", "huggingface_hub", "h5py"), "train"),
-    **dict.fromkeys(("onnxscript", "polygraphy"), "train"),
-    **dict.fromkeys(("onnx", "onnxruntime"), "cpu"),
-    "openvino": "openvino",
-    "tensorrt": "tensorrt",
-    "tensorrt_rtx": "tensorrt-rtx",
-    "cuda": "gpu",
-}
-"""Packages that are not in the base, and the extra that brings each."""
 
 
 class _LazyGroup(click.Group):
@@ -65,6 +59,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
     sys.exit(run(arguments))
 
 
@@ -85,7 +80,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        _complain(f"this needs {package}, which is not installed; pip install 'depthkit[{EXTRAS[package]}]'")
+        _complain(missing(package))
         return UserError.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("depthkit: interrupted", err=True)
@@ -124,3 +119,30 @@ def _warnings_in_one_line() -> Iterator[None]:
 def _complain(sentence: str) -> None:
     click.secho("depthkit: ", fg="red", bold=True, nl=False, err=True)
     click.echo(sentence, err=True)
+
+
+class _Lasting(io.FileIO):
+    """Standard output that goes on as /dev/null when its reader has gone, as `head` does after its lines.
+
+    What a command still has to do, it does: files are written, and the exit code is that of its gates.
+    """
+
+    def write(self, data: Buffer, /) -> int | None:
+        """Write; a closed pipe takes everything."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return memoryview(data).nbytes
+
+
+def _lasting(stream: TextIO) -> TextIO:
+    """The same output, which neither a closed pipe nor a character that its encoding lacks can end; None stays None."""
+    try:
+        file = stream.fileno()
+    except (AttributeError, OSError):  # closed from the beginning, or not a file
+        return stream
+    buffer = io.BufferedWriter(_Lasting(file, "w", closefd=False))
+    return io.TextIOWrapper(buffer, stream.encoding, "replace", line_buffering=True)

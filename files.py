@@ -63,7 +63,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        if not is_refused_write(error):
+        if not is_refused_write(error) or _names_another(error, temporary, path):
             raise  # something that was read in the block, not what was written
         raise _refused(path, error) from error
     finally:
@@ -149,6 +149,16 @@ def sha256_arrays(arrays: Iterable[np.ndarray]) -> str:
 def is_refused_write(error: OSError) -> bool:
     """Whether the operating system refused to write: no space, no permission, no such place."""
     return error.errno in _REFUSALS
+
+
+def _names_another(error: OSError, temporary: Path, goal: Path) -> bool:
+    """Whether the error names a file that is neither of these two: one that the block read.
+
+    A link names two files, and says by "no such file" that the one it links to is missing.
+    """
+    named = [error.filename] if error.errno == errno.ENOENT else [error.filename, error.filename2]
+    names = [os.fsdecode(name) for name in named if isinstance(name, str | bytes | os.PathLike)]
+    return bool(names) and not any(name == str(goal) or name.startswith(str(temporary)) for name in names)
 
 
 def _refused(path: Path, error: OSError) -> OutputError:

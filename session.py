@@ -7,8 +7,11 @@ the two halves of the house do not import each other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from functools import wraps
+from threading import RLock, local
 from time import perf_counter
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from pydantic.dataclasses import dataclass
@@ -33,7 +36,9 @@ class LayerTime:
 
 @runtime_checkable
 class Session(Protocol):
-    """A loaded model. Not thread-safe: use one session a thread. Sessions share nothing that they change.
+    """A loaded model, for one thread at a time: while it is in use, it refuses every other thread by EngineError.
+
+    Threads that work at the same time open a session each. Sessions share nothing that they change.
 
     Attributes:
         spec: the model's tensors, preprocessing and depth range.
@@ -56,7 +61,12 @@ class Session(Protocol):
         """
 
     def run(self) -> None:
-        """Compute what is bound. Raises EngineError when nothing is bound or the session is closed."""
+        """Compute what is bound.
+
+        Raises:
+            EngineError: nothing is bound, the session is closed or in use, or another thread bound other memory since
+                this thread did.
+        """
 
     def run_phases(self) -> dict[RunPhase, float]:
         """`run`, and the milliseconds of its phases, which measuring makes longer.
@@ -96,8 +106,49 @@ class Session(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _exclusive(method: _Method) -> _Method:
+    """The method, for one thread at a time; the thread that is in it may call others. Raises EngineError."""
+
+    @wraps(method)
+    def guarded(self: SessionBase, *args: Any, **kwargs: Any) -> Any:
+        if not self._use.acquire(blocking=False):
+            raise EngineError(_IN_USE)
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self._use.release()
+
+    return cast("_Method", guarded)
+
+
+def _exclusive_steps(method: _Method) -> _Method:
+    """The same for a generator: in use while it computes, and not while its caller holds an answer."""
+
+    @wraps(method)
+    def guarded(self: SessionBase, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        steps = method(self, *args, **kwargs)
+        step = _exclusive(lambda _: next(steps, None))
+        with closing(steps):
+            while (answer := step(self)) is not None:
+                yield answer
+
+    return cast("_Method", guarded)
+
+
+_EXCLUSIVE: Final = {
+    **dict.fromkeys(("bind", "run", "run_phases", "__call__", "enqueue", "synchronize", "close"), _exclusive),
+    "stream": _exclusive_steps,
+}
+"""The methods that use a vendor's session, which two threads would spoil: some vendors raise, some answer wrongly."""
+
+_IN_USE: Final = "another thread uses this session now; open one session for each thread, or wait for that thread"
+
+
 class SessionBase:
-    """What every session does alike: calls on whole arrays, and the end of its life.
+    """What every session does alike: calls on whole arrays, one thread at a time, and the end of its life.
 
     A backend adds `bind` and `run`, and `close` if there is something to free.
     """
@@ -107,7 +158,22 @@ class SessionBase:
     precision: str
     _bound: tuple[np.ndarray, np.ndarray] | None = None
     _closed: bool = False
+    _bindings: int = 0
 
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Give the session its lock and memory of threads, whether or not a backend calls `__init__` here."""
+        session = super().__new__(cls)
+        session._use = RLock()
+        session._thread = local()
+        return session
+
+    def __init_subclass__(cls) -> None:
+        """Guard what a backend defines, so that no backend can forget to."""
+        for name, guard in _EXCLUSIVE.items():
+            if name in vars(cls):
+                setattr(cls, name, guard(vars(cls)[name]))
+
+    @_exclusive
     def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
         """See `Session.bind`. A backend checks through this before it takes the memory."""
         self._require_open()
@@ -116,17 +182,21 @@ class SessionBase:
         if image.shape[0] != depth.shape[0]:
             raise FrameError(f"image holds {image.shape[0]} frames and depth {depth.shape[0]}; bind as many of each")
         self._bound = image, depth
+        self._bindings += 1
+        self._thread.binding = self._bindings
 
     def run(self) -> None:
         """See `Session.run`."""
         raise NotImplementedError
 
+    @_exclusive
     def run_phases(self) -> dict[RunPhase, float]:
         """See `Session.run_phases`: of what runs on the CPU."""
         start = perf_counter()
         self.run()
         return {"device": (perf_counter() - start) * 1000}
 
+    @_exclusive
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """See `Session.__call__`."""
         self._require_open()
@@ -142,6 +212,7 @@ class SessionBase:
             start = stop
         return depth if frames.ndim == 4 else depth[0]
 
+    @_exclusive_steps
     def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """See `Session.stream`. One at a time, where a backend knows nothing better."""
         for image in frames:
@@ -150,6 +221,7 @@ class SessionBase:
             self.run()
             yield depth
 
+    @_exclusive
     def close(self) -> None:
         """See `Session.close`."""
         self._bound = None
@@ -178,6 +250,8 @@ class SessionBase:
         self._require_open()
         if self._bound is None:
             raise EngineError("nothing is bound; call bind(image=…, depth=…) before run()")
+        if getattr(self._thread, "binding", self._bindings) != self._bindings:
+            raise EngineError("another thread has bound other memory since this one did; bind again before run()")
         return self._bound
 
     def _require_open(self) -> None:
@@ -210,6 +284,11 @@ class Peer(SessionBase):
         """See `Session.bind`."""
         super().bind(image=image, depth=depth)
         self.run = self.prepare(image, depth)  # type: ignore[method-assign, assignment]
+
+    def run(self) -> None:
+        """See `Session.run`; `bind` puts the vendor's own call in its place."""
+        self._buffers()
+        raise AssertionError("what is bound has its call")
 
     def close(self) -> None:
         """See `Session.close`."""

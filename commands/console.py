@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Collection
 from typing import Final
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
-__all__ = ["err", "out", "progress"]
+__all__ = ["err", "out", "progress", "table"]
 
 _WIDTH: Final = 140  # columns where the output is no terminal: a log, a pipe
 
@@ -17,12 +22,17 @@ def _console(*, stderr: bool) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, soft_wrap=True, width=_WIDTH)
 
 
+def _on_one_screen() -> bool:
+    """Whether both outputs are a terminal's: then one console writes all, which moves its progress bar below a line."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
+
+
 out: Final = _console(stderr=False)
-err: Final = _console(stderr=True)
+err: Final = out if _on_one_screen() else _console(stderr=True)
 
 
 def progress() -> Progress:
-    """A progress bar on stderr that goes away when it is done; nothing where stderr is no terminal."""
+    """A progress bar on the terminal that goes away when it is done; nothing where stderr is no terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -30,3 +40,21 @@ def progress() -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
+def table(*headings: str, text: Collection[str], title: str | None = None) -> Table:
+    """A table that cuts nothing in 80 columns: those named in `text` are folded, figures keep their one line."""
+    made = Table(
+        title=None if title is None else Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+    )
+    for heading in headings:
+        if heading in text:
+            made.add_column(heading, overflow="fold")
+        else:
+            made.add_column(heading, justify="right", no_wrap=True)
+    return made

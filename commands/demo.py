@@ -56,6 +56,9 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     """
     from rich.markup import escape
 
+    from .packages import EXPORTING, TRAINING, require_packages
+
+    require_packages(*TRAINING, *EXPORTING)
     from ..bench.suite import SuiteOptions
     from ..bench.timing import Steady
     from ..bench.tune import Budget

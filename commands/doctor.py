@@ -33,19 +33,17 @@ def doctor(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
         return
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    from .console import out
+    from .console import out, table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("", "what", "seen", "to add it"):
-        table.add_column(heading)
+    shown = table("", "what", "seen", text={"", "what", "seen"})
     for finding in findings:
         mark = Text("yes", "green") if finding.here else Text("no", "yellow")
-        table.add_row(mark, finding.what, Text(finding.seen), Text(finding.remedy))  # Text: "[train]" is no markup
-    out.print(table)
+        shown.add_row(mark, finding.what, Text(finding.seen))  # Text: "[train]" is no markup
+        if finding.remedy:  # on lines of its own: beside the others, a command would be cut where a terminal ends
+            shown.add_row("", "  to add it:", Text(finding.remedy, "yellow"))
+    out.print(shown)
 
 
 def examine() -> list[Finding]:

@@ -32,13 +32,11 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     """
     from math import isfinite
 
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
     from ..bench.accuracy import measure_accuracy
     from ..errors import GateError
-    from .console import err, out
+    from .console import err, out, table
     from .console import progress as progress_bar
     from .contenders import doubt, sample_set
     from .targets import depth_units_of, open_target
@@ -46,10 +44,9 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     samples = sample_set(data, frames, depth_units_of(target, depth_units))
     if warning := doubt(samples):
         err.print(warning, style="yellow", markup=False)
-    title = f"{escape(data)}, {samples.frames} of {samples.available} test frames"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for column in ("target", "MSE", "SSIM", "average", "AbsRel", "RMSE m", "log10", "δ1", "δ2", "δ3"):
-        table.add_column(column, justify="left" if column in {"target", "average"} else "right")
+    title = f"{data}, {samples.frames} of {samples.available} test frames"
+    columns = ("target", "MSE", "SSIM", "average", "AbsRel", "RMSE m", "log10", "δ1", "δ2", "δ3")
+    shown = table(*columns, text={"target"}, title=title)
     results = {}
     for path in target:
         with open_target(path) as session, progress_bar() as bar:
@@ -57,15 +54,15 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
             scores = measure_accuracy(session, pairs, samples.crop)
         results[str(path)] = scores
         for first, name, part in ((True, "pooled", scores.pooled), (False, "per image", scores.per_image)):
-            head = [escape(str(path)), f"{scores.mse:.5f}", f"{scores.ssim:.4f}"] if first else ["", "", ""]
+            head = [Text(str(path)), f"{scores.mse:.5f}", f"{scores.ssim:.4f}"] if first else [Text(), "", ""]
             figures = [part.abs_rel, part.rmse, part.log10, part.delta1, part.delta2, part.delta3]
-            table.add_row(*head, name, *(f"{figure:.3f}" for figure in figures))
+            shown.add_row(*head, name, *(f"{figure:.3f}" for figure in figures))
     if as_json:
         from ..spec import to_json
 
         click.echo(json.dumps({path: json.loads(to_json(scores)) for path, scores in results.items()}, indent=2))
     else:
-        out.print(table)
+        out.print(shown)
     bad = [path for path, scores in results.items() if not (isfinite(scores.mse) and isfinite(scores.pooled.rmse))]
     if bad:
         raise GateError(f"NaN or Inf in the depth of {', '.join(bad)}, or no valid pixel in the data")

@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .options import (
-    DEPTH_UNITS,
-    NumbersType,
-    PathType,
-    SizeType,
-    data_option,
-    depth_units_option,
-    expand,
-    runs_option,
-)
+from .export_runs import require_exportable, run_folder
+from .options import DEPTH_UNITS, NumbersType, PathType, SizeType, data_option, depth_units_option, expand, runs_option
+from .packages import EXPORTING, require_packages
 from .precision import PrecisionOptions, explain_layers, precision_options
 from .proof import Proof
 
@@ -220,6 +213,7 @@ def export(
       depthkit export mypackage.module:MyNet --weights w.safetensors --size 96x128
     """
     from ..engines.build import backend, require
+    from ..export.recipe import ExportOptions
     from .console import out as console
     from .targets import find_runs
 
@@ -233,45 +227,25 @@ def export(
     for name, _ in _chosen(engines.backends):  # before minutes are spent on the ONNX file
         require(name)
         backend(name).parse_options(engines.vendor)
-    for target in run or find_runs(runs):
-        console.print(str(target), style="bold", markup=False)
+    targets = run or find_runs(runs)
+    for target in targets:  # before the first of them is changed
         if target.suffix == ".onnx":
             _require_exported_so(target, precision, explain, size, batch, onnx_only)
+        else:
+            require_exportable(target, runs, ExportOptions(asked, size, batch, keep=keep), foreign, precision)
+    for target in targets:
+        console.print(str(target), style="bold", markup=False)
+        if target.suffix == ".onnx":
             build_engines(target, engines)
         else:
-            from ..export.recipe import ExportOptions
             from ..train.document import read_document
 
-            folder = _run_folder(target, runs, size, foreign)
+            folder = run_folder(target, runs, size, foreign)
             if explain:
                 explain_layers(folder, size, precision)
                 continue
             calibration = precision.calibration(read_document(folder), size)
             export_run(folder, ExportOptions(asked, size, batch, calibration, keep), engines)
-
-
-def _run_folder(target: Path, runs: Path, size: tuple[int, int] | None, foreign: ForeignWeights) -> Path:
-    """The run that a user's word means; made first where it is a network with `--weights`. Raises UserError kinds."""
-    from ..errors import UserError
-    from ..spec import file_name, is_import_path
-
-    if target.exists():
-        return target
-    name = str(target)
-    if not is_import_path(name):
-        from .targets import resolve_run
-
-        return resolve_run(target, runs)
-    folder = runs / file_name(name)
-    if foreign.weights is not None:
-        foreign.make_run(folder, name, size or (240, 320))
-        return folder
-    from ..train.document import read_document
-
-    if not folder.is_dir() or (found := read_document(folder).model.network) != name:
-        there = f"there is no run {folder}" if not folder.is_dir() else f"{folder} is a run of {found}"
-        raise UserError(f"{there}; give the weights of {name} by --weights, or `depthkit train --network {name}`")
-    return folder
 
 
 def _require_exported_so(
@@ -318,6 +292,7 @@ def export_run(folder: Path, options: ExportOptions, engines: EngineOptions) -> 
 
     current = None if engines.rebuild else find_current(folder, read_document(folder), options)
     if current is None:
+        require_packages(*EXPORTING)
         from ..export.onnx_file import export_onnx
         from ..train.bundle import read_bundle
 

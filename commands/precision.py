@@ -21,6 +21,8 @@ __all__ = ["PrecisionOptions", "explain_layers", "precision_options"]
 HELD_OUT: Final = 32
 """Frames that prove an INT8 file and its engines, where the source has so many."""
 
+REMEDY: Final = "give frames of your camera by --calibrate"
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -90,6 +92,19 @@ class PrecisionOptions:
             raise UserError("--keep is for --int8; --keep auto also for --fp16")
         return precision
 
+    def require_source(self, document: BundleDocument | None) -> None:
+        """Raise UserError where the frames are not here; `document`: the run's, None where it is yet to be made."""
+        from ..errors import UserError
+        from ..train.origin import find_data
+
+        if self.precision != "int8" and self.keep is None:
+            return
+        if self.calibrate is not None:
+            if self.calibrate != "scenes" and not Path(self.calibrate).exists():
+                raise UserError(f"--calibrate {self.calibrate}: there is no such data set or folder of pictures")
+        elif document is not None:
+            find_data(document, REMEDY)
+
     def calibration(self, document: BundleDocument, size: tuple[int, int] | None) -> Calibration | None:
         """The frames that something is chosen by, read later; None where nothing is. Raises UserError kinds."""
         from ..train.origin import find_data
@@ -99,7 +114,7 @@ class PrecisionOptions:
         size = size or document.model.size
         if self.calibrate is not None:
             return read_calibration(self.calibrate, size)
-        source = find_data(document, "give frames of your camera by --calibrate")
+        source = find_data(document, REMEDY)
         units = document.training.depth_units if document.training else None
         return read_calibration(source, size, units or DEPTH_UNITS)
 
@@ -125,19 +140,19 @@ def read_calibration(source: str, size: tuple[int, int], depth_units: float = DE
 
 def explain_layers(folder: Path, size: tuple[int, int] | None, options: PrecisionOptions) -> None:
     """Print what each convolution costs when it alone is quantised, the most sensitive first."""
-    from rich.table import Table
-
     from ..export.onnx_file import rank_run
     from ..train.bundle import read_bundle
     from .console import out as console
+    from .console import table
 
     bundle = read_bundle(folder)
     calibration = options.calibration(bundle.document, size)
     assert calibration is not None, "--explain needs --int8"
-    table = Table("convolution", "module", "share of MACs", "SSIM", "worst frame", "AbsRel", "max |Δ| mm")
+    columns = ("convolution", "module", "of MACs", "SSIM", "worst", "AbsRel", "max |Δ| mm")
+    shown = table(*columns, text={"convolution", "module"})
     for row in rank_run(bundle, size, calibration):
         parity = row.parity
         worse = "" if parity.abs_rel_loss is None else f"{parity.abs_rel_loss:+.4f}"
         figures = (f"{parity.ssim:.5f}", f"{parity.worst_ssim:.5f}", worse, f"{parity.max_abs_mm:.0f}")
-        table.add_row(row.layer, row.module, f"{row.share:.1%}", *figures)
-    console.print(table)
+        shown.add_row(row.layer, row.module, f"{row.share:.1%}", *figures)
+    console.print(shown)

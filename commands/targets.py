@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..session import Session
 
 __all__ = [
+    "copied_run",
     "depth_units_of",
     "find_engines",
     "find_runs",
@@ -56,20 +57,28 @@ def resolve_run(target: Path, runs: Path) -> Path:
     """
     from rich.markup import escape
 
-    from ..files import sha256
-    from ..train.document import MODEL
     from .console import out
 
     found = locate(target)
     if found == target:
         return target
-    goal = runs / f"{target}-pretrained"
-    here = (goal / MODEL).is_file() and sha256(goal / MODEL) == sha256(found / MODEL)
-    if not here:
+    here = copied_run(target, runs)
+    goal = here or runs / f"{target}-pretrained"
+    if here is None:
         _copy_run(found, goal)
-    said = "are in" if here else "were copied to"
+    said = "were copied to" if here is None else "are in"
     out.print(f"[bold]{target}[/]: the weights that come with depthkit {said} {escape(str(goal))}")
     return goal
+
+
+def copied_run(target: Path, runs: Path) -> Path | None:
+    """Where shipped weights of this name lie in `runs`, as `resolve_run` copies them; None: not yet."""
+    from ..files import sha256
+    from ..train.document import MODEL
+
+    found, goal = locate(target), runs / f"{target}-pretrained"
+    here = (goal / MODEL).is_file() and sha256(goal / MODEL) == sha256(found / MODEL)
+    return goal if here else None
 
 
 def locate(target: Path) -> Path:

@@ -129,6 +129,9 @@ def train(
     from rich.markup import escape
 
     from ..errors import UserError
+    from .packages import TRAINING, require_packages
+
+    require_packages(*TRAINING)
     from ..train.fit import fit
     from ..train.networks import build_network
     from ..train.options import TrainOptions

@@ -124,17 +124,30 @@ def tune(
       depthkit tune compact --min-fps 30 --size 240x320 --size 480x640 --minutes 5
     """
     from ..bench.tune import Budget
+    from .packages import EXPORTING, require_packages
+
+    require_packages(*EXPORTING)
     from ..train.bundle import read_bundle
-    from .targets import depth_units_of, resolve_run
-    from .workshop import Scope, read_panel
+    from .precision import PrecisionOptions
+    from .targets import depth_units_of, locate, resolve_run
+    from .workshop import Scope, candidates, read_panel
 
     memory = None if max_memory is None else int(max_memory)
-    bundle = read_bundle(resolve_run(run, runs))
+    found = locate(run)
+    bundle = read_bundle(found)
+    scope = Scope(backends, cast("Sequence[Precision]", precisions), sizes, batches)
+    candidates(bundle, scope)  # what cannot be is refused before weights are copied
+    if calibrate is not None:
+        PrecisionOptions(int8=True, calibrate=calibrate).require_source(bundle.document)
+    pictures = read_panel(bundle, data, frames, depth_units_of([found], depth_units))
+    budget = _meant(Budget(max_latency, min_fps, min_ssim, max_absrel_loss, memory), pictures)
+    if found != run:
+        bundle = read_bundle(resolve_run(run, runs))
     tune_run(
         bundle,
-        Budget(max_latency, min_fps, min_ssim, max_absrel_loss, memory),
-        Scope(backends, cast("Sequence[Precision]", precisions), sizes, batches),
-        read_panel(bundle, data, frames, depth_units_of([bundle.folder], depth_units)),
+        budget,
+        scope,
+        pictures,
         calibrate=calibrate,
         seconds=60 * minutes,
     )

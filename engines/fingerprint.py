@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final, Literal
 
 from pydantic.dataclasses import dataclass
 
+from ..cores import usable_cores
 from ..spec import STRICT
 
 __all__ = ["Arithmetic", "Fingerprint", "cpu_fingerprint", "describe_arithmetic", "limit_isa", "usable_cores"]
@@ -162,13 +162,6 @@ _ARITHMETIC: Final[dict[Arithmetic, str]] = {
     "saturating": "AVX2, whose 16-bit sums saturate: 7-bit weights",
     "none": "no INT8 dot product: 7-bit weights, not faster than FP32",
 }
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on, which containers and `taskset` make fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpuinfo() -> str:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,35 @@ def test_disk_that_is_full_names_the_goal_and_keeps_the_old_file(tmp_path: Path)
     assert isinstance(caught.value.__cause__, OSError)
     assert goal.read_text() == "old"
     assert _names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("read", ["missing.txt", "folder", "file/below"])
+def test_error_in_reading_names_the_file_that_was_read(tmp_path: Path, read: str) -> None:
+    """The goal is not to blame: another folder, or more space, would not help."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("not a folder")
+    source, goal = tmp_path / read, tmp_path / "out" / "a.txt"
+    with pytest.raises(OSError, match=source.name) as caught, atomic_write(goal) as temporary:
+        shutil.copyfile(source, temporary)
+    assert caught.value.filename == str(source)
+    with pytest.raises(OSError, match=r".") as caught, atomic_write(goal) as temporary:
+        temporary.write_bytes(source.read_bytes())
+    assert not isinstance(caught.value, OutputError)
+    assert _names(goal.parent) == []
+
+
+def test_link_to_a_missing_file_names_that_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.hardlink_to(tmp_path / "missing.txt")
+    assert caught.value.filename == str(tmp_path / "missing.txt")
+
+
+def test_copy_to_a_full_disk_names_the_goal(tmp_path: Path) -> None:
+    """Where the source is named in the error as well, as `shutil.copyfile` does."""
+    goal = tmp_path / "a.bin"
+    source = str(tmp_path / "source.bin")
+    with pytest.raises(OutputError, match=r"a\.bin.*[Nn]o space"), atomic_write(goal) as temporary:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, str(temporary))
 
 
 def test_file_over_the_limit_leaves_no_half(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import depthkit
-from depthkit.cli import COMMANDS
+from depthkit.cli import COMMANDS, EXTRAS
 
 ROOT = Path(depthkit.__file__).resolve().parent
 TRAINING = ("torch", "lightning", "kornia", "polygraphy", "onnxscript", "safetensors", "huggingface_hub", "h5py")
@@ -220,6 +220,20 @@ def test_wheels_base_needs_neither_torch_nor_a_runtime(wheel: Path) -> None:
     assert not base & {"torch", "lightning", "kornia", *vendors}
     extras = {found[1] for line in lines if (found := re.search(r"extra == [\"']([\w-]+)[\"']", line))}
     assert extras == {"cpu", "gpu", "openvino", "tensorrt", "tensorrt-rtx", "train", "test"}
+
+
+def test_every_package_of_the_extras_has_its_hint_and_no_other() -> None:
+    """So that none that is missing ends in a traceback. `test` is for those who work on depthkit."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    table = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    modules = {"onnxruntime-gpu": "onnxruntime", "cuda-python": "cuda"}
+    found: dict[str, set[str]] = {}
+    for extra, packages in re.findall(r"^([\w-]+) = \[(.*?)\]$", table, re.MULTILINE | re.DOTALL):
+        for name in re.findall(r"\"([\w-]+)", packages):
+            found.setdefault(modules.get(name, name.replace("-", "_")), set()).add(extra)
+    expected = {module: extras for module, extras in found.items() if extras != {"test"}}
+    assert EXTRAS.keys() == expected.keys()
+    assert all(EXTRAS[module] in extras for module, extras in expected.items())
 
 
 def test_no_file_is_over_400_lines_without_a_reason() -> None:

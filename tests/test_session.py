@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, pairwise
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from depthkit.errors import EngineError, FrameError
 from depthkit.runtime.null import NullSession
-from depthkit.session import Session
+from depthkit.session import Peer, Session
 from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
 
 DEPTH = 2.5
@@ -224,6 +226,94 @@ def test_closed_session_refuses_everything_and_closing_twice_is_harmless() -> No
     ):
         with pytest.raises(EngineError, match="closed"):
             use()
+
+
+class _Slow(NullSession):
+    """Is in use until it is told to end."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec, DEPTH)
+        self.entered, self.ends = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        self.entered.set()
+        assert self.ends.wait(10)
+        super().run()
+
+
+def _uses(session: NullSession) -> list[Callable[[], object]]:
+    image, depth = _frames(1, 16, 32, 3), np.zeros((1, 16, 32), np.float32)
+    return [
+        lambda: session.bind(image=image, depth=depth),
+        session.run,
+        session.run_phases,
+        lambda: session(_frames(16, 32, 3)),
+        lambda: next(session.stream([image])),
+        session.close,
+    ]
+
+
+@pytest.mark.parametrize("index", range(3, 5))
+def test_a_session_in_use_refuses_another_thread_whatever_it_asks(index: int) -> None:
+    """Also a backend that defines the method itself, as `_Slow` does."""
+    session = _Slow(_session().spec)
+    use = _uses(session)[index]
+    thread = threading.Thread(target=use)
+    thread.start()
+    try:
+        assert session.entered.wait(10)
+        for other in _uses(session):
+            with pytest.raises(EngineError, match="another thread uses this session"):
+                other()
+    finally:
+        session.ends.set()
+        thread.join()
+    assert (session(_frames(16, 32, 3)) == DEPTH).all(), "one after the other is no fault"
+
+
+def test_a_thread_may_run_what_another_bound() -> None:
+    session, depth = _session(), np.zeros((1, 16, 32), np.float32)
+    session.bind(image=_frames(1, 16, 32, 3), depth=depth)
+    _in_a_thread(session.run)
+    assert (depth == DEPTH).all()
+
+
+def test_run_refuses_where_another_thread_has_bound_its_own_memory_since() -> None:
+    session, depths = _session(), [np.zeros((1, 16, 32), np.float32) for _ in range(2)]
+    session.bind(image=_frames(1, 16, 32, 3), depth=depths[0])
+    _in_a_thread(lambda: session.bind(image=_frames(1, 16, 32, 3), depth=depths[1]))
+    with pytest.raises(EngineError, match="another thread has bound"):
+        session.run()
+    session.bind(image=_frames(1, 16, 32, 3), depth=depths[0])
+    session.run()
+    assert (depths[0] == DEPTH).all()
+
+
+def test_a_stream_is_not_in_use_while_its_caller_holds_an_answer() -> None:
+    session = _watched(1)
+    depths = session.stream(np.full((1, 16, 32, 3), index, np.uint8) for index in range(2))
+    assert float(next(depths).max()) == 0
+    _in_a_thread(lambda: session(np.full((16, 32, 3), 7, np.uint8)))
+    assert float(next(depths).max()) == 1
+
+
+def test_a_peer_says_what_every_session_says_before_bind_and_after_close() -> None:
+    peer = Peer(_session().spec, "vendor", "fp32", lambda _, depth: lambda: depth.fill(DEPTH))
+    with pytest.raises(EngineError, match="bind"):
+        peer.run()
+    depth = np.zeros((1, 16, 32), np.float32)
+    peer.bind(image=_frames(1, 16, 32, 3), depth=depth)
+    peer.run()
+    assert (depth == DEPTH).all()
+    peer.close()
+    with pytest.raises(EngineError, match="closed"):
+        peer.run()
+
+
+def _in_a_thread(use: Callable[[], object]) -> None:
+    """Run to the end in a thread of its own, and raise what it raised."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(use).result()
 
 
 def test_with_block_closes_when_it_fails() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
+from ..cores import usable_cores
 from .datasets import RGBD, RGBDDataset, Scenes
 from .options import TrainOptions
 from .presets import Stage, stage_at
@@ -167,4 +167,4 @@ def workers(options: TrainOptions, *, on_gpu: bool) -> int:
     """
     if options.workers is not None:
         return options.workers
-    return min((os.cpu_count() or 1) // options.devices_a_node, _MOST_WORKERS) if on_gpu else 0
+    return min(usable_cores() // options.devices_a_node, _MOST_WORKERS) if on_gpu else 0

@@ -10,7 +10,6 @@ The splits are train and val. There is no test split: scores are taken on the so
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ..cores import usable_cores
 from ..errors import DataError, OutputError
 from ..files import atomic_write, make_folder, remove, write_text
 from ..spec import STRICT, from_json, to_json
@@ -171,7 +171,7 @@ def prepare(
             on_progress(done / total)
 
     with _claimed(out):
-        with _decoding(workers or os.cpu_count() or 1) as pool:
+        with _decoding(workers or usable_cores()) as pool:
             train, val = (_write_split(out, split, data[split], pool, advance) for split in _SPLITS)
         _check(str(source), train, val, skip_bad=skip_bad)
         origin = str(source) if str(source) == "scenes" else str(Path(source).resolve())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from depthkit.engines.build import BACKENDS, BuildOptions, backend, build
+from depthkit.errors import EngineError
 from depthkit.reference import read_reference, reference_path
 from depthkit.runtime.load import load
 
@@ -67,6 +69,53 @@ def test_sessions_in_two_threads_answer_as_one_does(name: str, networks: Exports
         assert len(found) == 5
         for depths in found:
             np.testing.assert_array_equal(depths[:: 1 - 2 * index], alone)
+
+
+def test_one_session_in_two_threads_answers_rightly_or_refuses(name: str, networks: Exports) -> None:
+    """By calls on arrays, and by memory that each thread binds; afterwards any thread may use it again."""
+    engine = build(networks.smallest(), BuildOptions(name)).path
+    images = np.random.default_rng(0).integers(0, 256, (2, 1, 16, 16, 3), np.uint8)
+    answered, refused, wrong = [0, 0], [0, 0], [0, 0]
+    with load(engine) as session:
+        expected = [session(image) for image in images]
+
+        def work(index: int) -> None:
+            depth = np.empty_like(expected[index])
+            for number in range(300):
+                try:
+                    if number % 2:
+                        found = session(images[index])
+                    else:
+                        depth.fill(-1)
+                        session.bind(image=images[index], depth=depth)
+                        session.run()
+                        found = depth
+                except EngineError as error:
+                    assert "thread" in str(error)
+                    refused[index] += 1
+                else:
+                    answered[index] += 1
+                    wrong[index] += not np.array_equal(found, expected[index])
+
+        at_once(work)
+        assert wrong == [0, 0]
+        assert sum(answered) > 0
+        assert [a + r for a, r in zip(answered, refused, strict=True)] == [300, 300], "no other error ends a thread"
+        np.testing.assert_array_equal(session(images[1]), expected[1])
+
+
+def at_once(work: Callable[[int], None]) -> None:
+    """Run `work(0)` and `work(1)` in threads that change places as often as Python can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_ten_thousand_runs_grow_no_memory(name: str, networks: Exports) -> None:

@@ -1,0 +1,69 @@
+"""The run that `depthkit export` is given: found, and refused before anything is written if it cannot be exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .options import NetworkType
+from .packages import EXPORTING, require_packages
+
+if TYPE_CHECKING:
+    from ..export.recipe import ExportOptions
+    from .export import ForeignWeights
+    from .precision import PrecisionOptions
+
+__all__ = ["require_exportable", "run_folder"]
+
+
+def _known_run(target: Path, runs: Path, foreign: ForeignWeights) -> Path | None:
+    """The run that a user's word means, wherever it lies; None: `--weights` make it. Raises UserError."""
+    from ..errors import UserError
+    from ..spec import file_name, is_import_path
+    from ..train.document import read_document
+    from .targets import locate
+
+    name = str(target)
+    if target.exists() or not is_import_path(name):
+        return locate(target)
+    if foreign.weights is not None:
+        return None
+    folder = runs / file_name(name)
+    if not folder.is_dir() or (found := read_document(folder).model.network) != name:
+        there = f"there is no run {folder}" if not folder.is_dir() else f"{folder} is a run of {found}"
+        raise UserError(f"{there}; give the weights of {name} by --weights, or `depthkit train --network {name}`")
+    return folder
+
+
+def require_exportable(
+    target: Path, runs: Path, wanted: ExportOptions, foreign: ForeignWeights, precision: PrecisionOptions
+) -> None:
+    """Raise UserError kinds for what would stop an export after a run was copied or made for it."""
+    from ..export.recipe import find_current
+    from ..spec import check_size
+    from ..train.document import read_document
+    from .targets import copied_run
+
+    known = _known_run(target, runs, foreign)
+    document = None if known is None else read_document(known)
+    if known is None or document is None:
+        require_packages(*EXPORTING)
+    elif known != target and copied_run(target, runs) is None and find_current(known, document, wanted) is None:
+        require_packages(*EXPORTING)  # the shipped FP32 file needs none of them
+    if wanted.size is not None and document is not None and document.model.network in NetworkType.built_in:
+        check_size(*wanted.size)
+    precision.require_source(document)
+
+
+def run_folder(target: Path, runs: Path, size: tuple[int, int] | None, foreign: ForeignWeights) -> Path:
+    """The run that a user's word means, where it may be written to: copied or made, if need be."""
+    from ..spec import file_name, is_import_path
+    from .targets import resolve_run
+
+    name = str(target)
+    if target.exists() or not is_import_path(name):
+        return resolve_run(target, runs)
+    folder = runs / file_name(name)
+    if foreign.weights is not None:
+        foreign.make_run(folder, name, size or (240, 320))
+    return folder

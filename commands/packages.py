@@ -1,0 +1,37 @@
+"""Optional packages: the extra that brings each, and what to say, before any work, where one is missing."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Final
+
+from ..errors import UserError
+
+__all__ = ["EXPORTING", "EXTRAS", "TRAINING", "missing", "require_packages"]
+
+TRAINING: Final = ("torch", "lightning", "kornia", "safetensors")
+EXPORTING: Final = ("torch", "safetensors", "onnx", "onnxscript", "polygraphy", "onnx_graphsurgeon", "onnxruntime")
+
+EXTRAS: Final = {
+    **dict.fromkeys((*TRAINING, "huggingface_hub", "h5py"), "train"),
+    **dict.fromkeys(("onnxscript", "polygraphy", "onnx_graphsurgeon"), "train"),
+    **dict.fromkeys(("onnx", "onnxruntime"), "cpu"),
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
+    "cuda": "gpu",
+}
+"""Modules that the base does not bring, and the extra that brings each."""
+
+
+def missing(*modules: str) -> str:
+    """What to say where these are not installed, and the one command that installs them."""
+    extras = ",".join(dict.fromkeys(EXTRAS[module] for module in modules))
+    which = "which is" if len(modules) == 1 else "which are"
+    return f"this needs {', '.join(modules)}, {which} not installed; pip install 'depthkit[{extras}]'"
+
+
+def require_packages(*modules: str) -> None:
+    """Raise UserError where modules of `EXTRAS` are not installed. Imports none of them."""
+    if absent := [module for module in modules if find_spec(module) is None]:
+        raise UserError(missing(*absent))
