@@ -49,6 +49,7 @@ class Contender:
         batch: frames a run; of a dynamic batch the optimum.
         macs_share, kind: see `Row`.
         network: as it is called where it cannot be opened.
+        run: name of the run that it belongs to; see `Row`.
         onnx: the ONNX file of what it computes, for the bytes that its layers move; None: it is not there.
         profile: tells what its layers take for these N x H x W x 3 frames; None: nobody can tell.
     """
@@ -64,13 +65,14 @@ class Contender:
     macs_share: float | None = None
     kind: Literal["engine", "peer"] = "engine"
     network: str = ""
+    run: str = ""
     onnx: Path | None = None
     profile: Callable[[np.ndarray], Sequence[LayerTime]] | None = None
 
     @property
-    def model(self) -> tuple[str, tuple[int, int], int]:
-        """What it is compared within: weights, size and batch."""
-        return self.reference.weights_sha256, self.reference.size, self.batch
+    def model(self) -> tuple[str, str, tuple[int, int], int]:
+        """What it is compared within: run, weights, size and batch."""
+        return self.run, self.reference.weights_sha256, self.reference.size, self.batch
 
     @property
     def name(self) -> str:
@@ -331,6 +333,8 @@ class _Entry:
             faults=tuple(faults),
             notes=(),
             error=error,
+            run=contender.run,
+            weights=contender.reference.weights_sha256,
         )
         return replace(row, notes=(*self.notes, *doubts(row)))
 

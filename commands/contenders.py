@@ -38,16 +38,15 @@ def contenders(paths: list[Path], *, with_torch: bool, batch: int | None = None)
     Raises:
         UserError: none of them can take that batch.
     """
+    made = [(path.parent, contender) for path in paths if (contender := _contender(path, batch)) is not None]
+    names = _run_names([_identity(folder, contender) for folder, contender in made])
     found: list[Contender] = []
-    seen: set[tuple[Path, tuple[int, int], int]] = set()
-    for path in paths:
-        contender = _contender(path, batch)
-        if contender is None:
-            continue
-        of = path.parent, contender.reference.size, contender.batch
-        if with_torch and of not in seen and _can_run_torch(path.parent):
-            found.append(_torch_contender(path.parent, contender))
-        seen.add(of)
+    seen = set()
+    for folder, nameless in made:
+        contender = replace(nameless, run=names[_identity(folder, nameless)])
+        if with_torch and contender.model not in seen and _can_run_torch(folder, contender):
+            found.append(_torch_contender(folder, contender))
+        seen.add(contender.model)
         found.append(contender)
     if paths and not found:
         raise UserError(
@@ -57,10 +56,35 @@ def contenders(paths: list[Path], *, with_torch: bool, batch: int | None = None)
     return found
 
 
-def _can_run_torch(folder: Path) -> bool:
+def _identity(folder: Path, contender: Contender) -> tuple[Path, str]:
+    """The run that it belongs to: its folder and its weights, which may be others than lie there now."""
+    return folder.resolve(), contender.reference.weights_sha256
+
+
+def _run_names(runs: list[tuple[Path, str]]) -> dict[tuple[Path, str], str]:
+    """A name for each folder and weights, which no other has.
+
+    It is the folder's name, after as many of the folders above as it takes; and before the first digits of the weights
+    where a folder has engines of several.
+    """
+    folders = {folder for folder, _ in runs}
+    names = {}
+    for folder, weights in dict.fromkeys(runs):
+        parts = folder.parts
+        namesakes = (sum(other.parts[-n:] == parts[-n:] for other in folders) for n in range(1, len(parts) + 1))
+        length = next((n for n, count in enumerate(namesakes, 1) if count == 1), len(parts))
+        several = len({other for at, other in runs if at == folder}) > 1
+        names[folder, weights] = "/".join(parts[-length:]) + (f" ({weights[:8]})" if several else "")
+    return names
+
+
+def _can_run_torch(folder: Path, beside: Contender) -> bool:
+    """Whether torch is installed, and has the weights that the engine beside it was made of."""
     from ..train.document import MODEL
 
-    return find_spec("torch") is not None and (folder / MODEL).is_file() and _weights(folder).is_file()
+    weights = _weights(folder)
+    here = find_spec("torch") is not None and (folder / MODEL).is_file() and weights.is_file()
+    return here and sha256(weights) == beside.reference.weights_sha256
 
 
 def _torch_contender(folder: Path, beside: Contender) -> Contender:
@@ -181,10 +205,10 @@ def peers(beside: list[Contender], names: list[str]) -> list[Contender]:
         UserError: the run or the FP32 ONNX file that they read is not there, or is not of the same weights.
     """
     engines = [contender for contender in reversed(beside) if contender.onnx and Path(contender.target).is_file()]
-    models = {(Path(engine.target).parent, engine.reference.size, engine.batch): engine for engine in engines}
+    models = {engine.model: engine for engine in engines}
     if not models:
         raise UserError("--vs needs the ONNX file of an engine beside it, and there is none; run `depthkit export`")
-    return [_peer(name, folder, contender) for (folder, _, _), contender in models.items() for name in names]
+    return [_peer(name, Path(engine.target).parent, engine) for engine in models.values() for name in names]
 
 
 def _peer(name: str, folder: Path, beside: Contender) -> Contender:
@@ -194,8 +218,10 @@ def _peer(name: str, folder: Path, beside: Contender) -> Contender:
         beside, backend=f"{name} (vendor)", kind="peer", precision="fp32", faults=(), macs_share=None, profile=None
     )
     if name not in PEERS:
-        if not _can_run_torch(folder):
-            raise UserError(f"--vs {name} needs torch and the run, and {folder} is not both; leave it out")
+        if not _can_run_torch(folder, beside):
+            raise UserError(
+                f"--vs {name} needs torch, and in {folder} the run whose weights {beside.target} has; leave it out"
+            )
         compiled = name == "torch-compile"
         return replace(
             common,

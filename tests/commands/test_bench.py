@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from PIL import Image
 from rich.console import Console
 
+from depthkit.bench.compare import compare
 from depthkit.bench.results import read_result
 from depthkit.bench.table import TABLES
 from depthkit.cli import run as depthkit
@@ -138,6 +139,39 @@ def test_several_models_are_grouped_aloud(exports: Path, tmp_path: Path, capsys:
     assert depthkit(["bench", *engines, *QUICK, "--json", str(report)]) == 0
     assert "2 models" in capsys.readouterr().err
     assert [len(group) for group in read_result(report).groups] == [2, 2]
+
+
+@pytest.mark.parametrize("other", ["compact-pretrained", "elsewhere/compact"])
+def test_runs_of_one_network_keep_apart(exports: Path, tmp_path: Path, other: str, capsys: Captured) -> None:
+    copy = Path(shutil.copytree(exports, tmp_path / "runs" / other))
+    report = tmp_path / "bench.json"
+    engines = [argument for folder in (exports, copy) for argument in ("--engine", str(folder / ENGINE))]
+    arguments = ["bench", *engines, "--vs", "onnxruntime", *QUICK, "--duration", "0.6", "--json", str(report)]
+    assert depthkit(arguments) == 0
+    result = read_result(report)
+    assert [[row.backend for row in group] for group in result.groups] == 2 * [
+        ["torch", "onnxruntime", "onnxruntime (vendor)"]
+    ]
+    assert len({row.name for row in result.rows}) == 6
+    assert len(result.speedups) == 4
+    for group, folder in zip(result.groups, (exports, copy), strict=True):
+        assert {result.baseline(row) for row in group} == {group[0]}
+        assert group[0].target == str(folder)
+    assert f"of {other}" in " ".join(capsys.readouterr().out.split())
+    swapped = tmp_path / "swapped.json"
+    document = json.loads(report.read_text())
+    swapped.write_text(json.dumps({**document, "rows": document["rows"][3:] + document["rows"][:3]}))
+    found = compare(result, read_result(swapped))
+    assert [change.old.target for change in found.changes] == [change.new.target for change in found.changes]
+
+
+def test_torch_is_benched_only_where_it_has_the_weights_of_the_engine(exports: Path, tmp_path: Path) -> None:
+    weights = exports / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    report = tmp_path / "bench.json"
+    assert depthkit(["bench", "--engine", str(exports / ENGINE), *QUICK, "--json", str(report)]) == 3
+    (row,) = read_result(report).rows
+    assert "other weights than model.safetensors" in row.faults[0]
 
 
 def test_the_papers_table(exports: Path, capsys: Captured) -> None:
