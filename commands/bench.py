@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from .options import PercentType, command_line, data_option, depth_units_option, runs_option
+from .options import (
+    DAY,
+    MOST_FRAMES_A_RUN,
+    CountType,
+    NumberType,
+    PercentType,
+    command_line,
+    data_option,
+    depth_units_option,
+    runs_option,
+)
 
 if TYPE_CHECKING:
     from ..bench.suite import Contender, SampleSet
@@ -37,7 +47,7 @@ class _VendorsType(click.ParamType["list[str]"]):
 )
 @data_option("Data set whose test split fills the accuracy columns.")
 @click.option(
-    "--frames", type=click.IntRange(min=1), default=100, show_default=True, help="Frames of it, evenly spaced."
+    "--frames", type=CountType(1, 1_000_000), default=100, show_default=True, help="Frames of it, evenly spaced."
 )
 @click.option(
     "--protocol",
@@ -50,7 +60,7 @@ class _VendorsType(click.ParamType["list[str]"]):
     "--duration",
     "--seconds",
     "seconds",
-    type=click.FloatRange(min=0),
+    type=NumberType(0, DAY),
     default=3.0,
     show_default=True,
     help="Steady: seconds for each row, and at least 10 runs.",
@@ -60,8 +70,10 @@ class _VendorsType(click.ParamType["list[str]"]):
     type=PercentType(),
     help="Go on until the 95 % interval of every median is as narrow as this, as 1%; at most a minute a row.",
 )
-@click.option("--streams", type=click.IntRange(min=1), help="Measure throughput too: so many sessions side by side.")
-@click.option("--batch", type=click.IntRange(min=1), help="Frames a run; engines that do not take them are left out.")
+@click.option("--streams", type=CountType(1, 256), help="Measure throughput too: so many sessions side by side.")
+@click.option(
+    "--batch", type=CountType(1, MOST_FRAMES_A_RUN), help="Frames a run; engines that do not take them are left out."
+)
 @click.option(
     "--torch/--no-torch",
     "with_torch",
@@ -198,7 +210,8 @@ def bench(
         return
     samples, notes = _samples(data, frames, depth_units)
     rows = [read_trtexec(path) for path in traces]
-    chosen = contenders(list(engines) or find_engines(runs), with_torch=with_torch, batch=batch)
+    paths = list(engines) or find_engines(runs)
+    chosen = contenders(paths, with_torch=with_torch, batch=batch, found=not engines)
     if vendors:
         chosen = _in_groups([*chosen, *peers(chosen, vendors)])
     options = SuiteOptions(
@@ -221,21 +234,22 @@ def bench(
 
 
 def _samples(data: str | None, frames: int, depth_units: float) -> tuple[SampleSet | None, tuple[str, ...]]:
-    """What fills the accuracy columns, or why they stay empty."""
+    """What fills the accuracy columns; and why they stay empty, or which frames are not in them."""
     from ..errors import DataError
     from ..images import find_images
-    from .contenders import sample_set
+    from .contenders import readable, sample_set
 
     if data is None:
         return None, ()
     try:
-        return sample_set(data, frames, depth_units), ()
+        samples = sample_set(data, frames, depth_units)
     except DataError as unknown:
         try:
             pictures = find_images(Path(data))
         except (DataError, OSError):
             raise unknown from None
         return None, (f"no accuracy: the {len(pictures)} pictures in {data} have no measured depth",)
+    return readable(samples)
 
 
 def _in_groups(chosen: list[Contender]) -> list[Contender]:

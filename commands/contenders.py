@@ -8,52 +8,72 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import DataError, EngineError, UserError
+from ..errors import DataError, DepthkitError, EngineError, UserError
 from ..files import sha256
 from .targets import locate, open_torch
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..bench.suite import Contender, SampleSet
+    from ..bench.suite import Contender, Samples, SampleSet
     from ..session import Session
     from ..spec import ModelSpec
     from ..tolerances import Precision
     from ..train.datasets import RGBDDataset
 
-__all__ = ["contenders", "find_divergence", "open_at", "open_torch_peer", "peers", "sample_set"]
+__all__ = ["contenders", "find_divergence", "open_at", "open_torch_peer", "peers", "readable", "sample_set"]
 
 BISECTED: Final = 2
 """Reference frames by which the layer is found where an engine goes wrong."""
 
+NAMED: Final = 10
+"""Frames that a note names before it only counts the rest."""
 
-def contenders(paths: list[Path], *, with_torch: bool, batch: int | None = None) -> list[Contender]:
+
+def contenders(
+    paths: list[Path], *, with_torch: bool, batch: int | None = None, found: bool = False
+) -> list[Contender]:
     """What to bench; where torch is wanted and a run is there, it stands before the engines of each size and batch.
 
     Args:
         paths: engines and ONNX files.
         with_torch: whether torch is wanted.
         batch: frames a run; None: what each engine is made for. Those that cannot are left out aloud.
+        found: they were found by a search, so that what is broken is left out aloud, and no error.
 
     Raises:
-        UserError: none of them can take that batch.
+        UserError: one is broken, or none is left.
     """
-    made = [(path.parent, contender) for path in paths if (contender := _contender(path, batch)) is not None]
-    names = _run_names([_identity(folder, contender) for folder, contender in made])
-    found: list[Contender] = []
-    seen = set()
-    for folder, nameless in made:
-        contender = replace(nameless, run=names[_identity(folder, nameless)])
-        if with_torch and contender.model not in seen and _can_run_torch(folder, contender):
-            found.append(_torch_contender(folder, contender))
-        seen.add(contender.model)
-        found.append(contender)
-    if paths and not found:
+    looked_at = [(path.parent, _whole_contender(path, batch) if found else _contender(path, batch)) for path in paths]
+    made = [(folder, contender) for folder, contender in looked_at if contender is not None]
+    if paths and not made and batch is None:
+        raise UserError("every engine that was found is left out; build them again with `depthkit export --rebuild`")
+    if paths and not made:
         raise UserError(
             f"no engine takes {batch} frames a run; build some with `depthkit export --batch {batch}`, or for several: "
             f"--batch 1,{batch},{batch}"
         )
-    return found
+    names = _run_names([_identity(folder, contender) for folder, contender in made])
+    chosen: list[Contender] = []
+    seen = set()
+    for folder, nameless in made:
+        contender = replace(nameless, run=names[_identity(folder, nameless)])
+        if with_torch and contender.model not in seen and _can_run_torch(folder, contender):
+            chosen.append(_torch_contender(folder, contender))
+        seen.add(contender.model)
+        chosen.append(contender)
+    return chosen
+
+
+def _whole_contender(path: Path, batch: int | None) -> Contender | None:
+    """The same as `_contender`, and None, aloud, for what is broken."""
+    from .console import err
+
+    try:
+        return _contender(path, batch)
+    except (UserError, OSError) as error:
+        err.print(f"left out {path}: {error}", style="yellow", markup=False)
+        return None
 
 
 def _identity(folder: Path, contender: Contender) -> tuple[Path, str]:
@@ -144,6 +164,7 @@ def _contender(path: Path, batch: int | None) -> Contender | None:
         macs_share=made.share,
         network=made.model.network,
         onnx=made.onnx if made.onnx.is_file() else None,
+        fp32=partial(_open_fp32, made.onnx, answers.weights_sha256),
         profile=partial(profile_layers, path),
     )
 
@@ -229,7 +250,8 @@ def _peer(name: str, folder: Path, beside: Contender) -> Contender:
             open=partial(open_torch_peer, folder, beside.reference.size, beside.batch, compiled),
             file_bytes=_weights(folder).stat().st_size,
         )
-    onnx = _fp32_onnx(beside)
+    assert beside.onnx is not None
+    onnx = _fp32_onnx(beside.onnx, beside.reference.weights_sha256)
     return replace(
         common, target=str(onnx), open=partial(open_peer, name, onnx), file_bytes=onnx.stat().st_size, onnx=onnx
     )
@@ -265,18 +287,23 @@ def _beside(onnx: Path) -> Path:
     return onnx.with_name(f"{stem}.fp32.onnx")
 
 
-def _fp32_onnx(beside: Contender) -> Path:
-    """The FP32 ONNX file of the model that an engine is made of."""
+def _fp32_onnx(onnx: Path, weights: str) -> Path:
+    """The FP32 ONNX file of the model that an ONNX file of any precision stores. Raises UserError."""
     from ..description import describe_onnx
 
-    assert beside.onnx is not None
-    path = _beside(beside.onnx)
+    path = _beside(onnx)
     if not path.is_file():
-        raise UserError(f"--vs reads the FP32 ONNX file, and {path} is not there; write it with `depthkit export`")
+        raise UserError(f"the FP32 ONNX file {path} is not there; write it with `depthkit export`")
     told = describe_onnx(path)
-    if not told.intact or told.weights_sha256 != beside.reference.weights_sha256:
-        raise UserError(f"--vs reads {path}, which is not of the weights of {beside.target}; export both again")
+    if not told.intact or told.weights_sha256 != weights:
+        raise UserError(f"{path} is not of the weights of {onnx.name}; export both again")
     return path
+
+
+def _open_fp32(onnx: Path, weights: str) -> Session:
+    from ..runtime.load import load
+
+    return load(_fp32_onnx(onnx, weights))
 
 
 def sample_set(data: str, frames: int | None, depth_units: float) -> SampleSet:
@@ -287,6 +314,43 @@ def sample_set(data: str, frames: int | None, depth_units: float) -> SampleSet:
     dataset = open_dataset(data, "test", depth_units=depth_units)
     chosen = evenly_spaced(dataset, frames or len(dataset))
     return SampleSet(data, len(chosen), len(dataset), dataset.crop, _Chosen(dataset, chosen))
+
+
+def readable(samples: SampleSet) -> tuple[SampleSet, tuple[str, ...]]:
+    """The samples by which engines can be scored, and a note of the others; each is read once here.
+
+    Raises:
+        DataError: none is left.
+    """
+    good, faults = [], []
+    for index in range(len(samples.samples)):
+        try:
+            samples.samples[index]
+        except (DepthkitError, OSError, ValueError) as error:
+            faults.append(str(error))
+        else:
+            good.append(index)
+    if not faults:
+        return samples, ()
+    named = "; ".join(faults[:NAMED]) + (f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else "")
+    said = f"{len(faults)} of {len(samples.samples)} frames of {samples.data} cannot be scored: {named}"
+    if not good:
+        raise DataError(said)
+    return replace(samples, frames=len(good), samples=_Some(samples.samples, good)), (f"accuracy: {said}",)
+
+
+class _Some:
+    """Those of some samples that stand at `indices`."""
+
+    def __init__(self, samples: Samples, indices: list[int]) -> None:
+        self._samples = samples
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._samples[self._indices[index]]
 
 
 class _Chosen:
@@ -303,8 +367,13 @@ class _Chosen:
         if not 0 <= index < len(self):
             raise IndexError(index)
         sample = self._dataset[self._indices[index]]
-        from ..metrics import EIGEN_SIZE
+        from ..metrics import EIGEN_SIZE, LEAST_SIDE
 
+        if min(sample.depth.shape) < LEAST_SIDE:
+            raise DataError(
+                f"{self._dataset.source(self._indices[index])} is {sample.depth.shape} (H, W), and SSIM needs "
+                f"{LEAST_SIDE} pixels each way; use larger pictures"
+            )
         if self._dataset.crop is not None and sample.depth.shape != EIGEN_SIZE:
             raise DataError(
                 f"{self._dataset.source(self._indices[index])} is {sample.depth.shape} (H, W), and the Eigen crop is "

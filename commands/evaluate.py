@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from .options import data_option, depth_units_option, json_option
+from .options import CountType, data_option, depth_units_option, json_option
 
 
 @click.command()
 @click.argument("target", nargs=-1, required=True, type=click.Path(path_type=Path))
 @data_option("Data set whose test split is used.", default="scenes")
-@click.option("--frames", type=click.IntRange(min=1), help="Only so many frames, evenly spaced.  [default: all]")
+@click.option("--frames", type=CountType(1, 1_000_000), help="Only so many frames, evenly spaced.  [default: all]")
 @depth_units_option
 @json_option
 def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_units: float, as_json: bool) -> None:

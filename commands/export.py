@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .options import NumbersType, SizeType, data_option, depth_units_option, runs_option
+from .options import MOST_FRAMES_A_RUN, NumbersType, SizeType, data_option, depth_units_option, runs_option
 from .precision import PrecisionOptions, explain_layers, precision_options
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class _BatchType(click.ParamType["int | Dim"]):
             return value  # type: ignore[no-any-return]
         try:
             numbers = [int(word) for word in value.split(",")]
+            if max(numbers) > MOST_FRAMES_A_RUN:
+                self.fail(f"{value!r} is too large; a run takes at most {MOST_FRAMES_A_RUN} frames", param, ctx)
             if len(numbers) == 1 and numbers[0] > 0:
                 return numbers[0]
             low, best, high = numbers
@@ -160,11 +162,15 @@ class ForeignWeights:
 @depth_units_option
 @click.option(
     "--depth-range",
-    type=NumbersType("LOW,HIGH"),
+    type=NumbersType("LOW,HIGH", 0, 1e4),
     help="With --weights: metres; the network answers shares of HIGH.  [default: 0.1,10]",
 )
-@click.option("--mean", type=NumbersType("R,G,B"), help="With --weights: of pixels from 0 to 1.  [default: ImageNet's]")
-@click.option("--std", type=NumbersType("R,G,B"), help="With --weights: of pixels from 0 to 1.  [default: ImageNet's]")
+@click.option(
+    "--mean", type=NumbersType("R,G,B", -1e3, 1e3), help="With --weights: of pixels from 0 to 1.  [default: ImageNet's]"
+)
+@click.option(
+    "--std", type=NumbersType("R,G,B", 1e-6, 1e3), help="With --weights: of pixels from 0 to 1.  [default: ImageNet's]"
+)
 def export(
     run: tuple[Path, ...],
     fp16: bool,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import click
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["PrecisionOptions", "explain_layers", "precision_options"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+MOST_LAYERS: Final = 99_999
 
 
 class _KeepType(click.ParamType["int | Literal['auto']"]):
@@ -27,9 +28,12 @@ class _KeepType(click.ParamType["int | Literal['auto']"]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["auto"]:
         if value == "auto":
             return "auto"
-        if not str(value).isdecimal():
+        text = str(value)
+        if not (
+            text.isascii() and text.isdecimal() and len(text) <= len(str(MOST_LAYERS)) and int(text) <= MOST_LAYERS
+        ):
             self.fail(f"{value!r} is neither a number of layers nor auto", param, ctx)
-        return int(value)
+        return int(text)
 
 
 def precision_options(command: _Command) -> _Command:
