@@ -148,7 +148,9 @@ def _bisect(result: BenchResult, chosen: Sequence[Contender]) -> tuple[BenchResu
                     try:
                         rows[index] = replace(row, diverges=find_divergence(contender))
                     except Exception as error:  # noqa: BLE001 - a vendor may raise anything, and the bench is done
-                        rows[index] = replace(row, notes=(*row.notes, f"not bisected: {error or type(error).__name__}"))
+                        rows[index] = replace(
+                            row, notes=(*row.notes, f"not bisected: {str(error) or type(error).__name__}")
+                        )
                 bar.advance(task)
         except KeyboardInterrupt:
             stopped = True

@@ -30,7 +30,7 @@ __all__ = [
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-DAY: Final = 86_400.0
+DAY: Final = 86_400
 """Seconds."""
 MOST_FRAMES_A_RUN: Final = 4096
 """Larger batches are a slip of the finger, and would take the machine's memory before they fail."""
@@ -162,7 +162,7 @@ def data_option(help_text: str, *, default: str | None = None) -> Callable[[_Com
 
 depth_units_option = click.option(
     "--depth-units",
-    type=NumberType(1e-6, 1e9),
+    type=NumberType(0.001, 1_000_000),
     default=1000.0,
     show_default=True,
     help="Units per metre in the 16-bit PNG of an images/ + depth/ folder.",

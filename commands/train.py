@@ -49,7 +49,7 @@ _NAMES: Final = {"network": "networks"}  # of an option and of its parameter, wh
 @click.option(
     "--accumulate", type=CountType(1, 1_000_000), default=1, show_default=True, help="Passes a step of the optimiser."
 )
-@click.option("--lr", type=NumberType(0, 1e3, above=True), help="Learning rate.  [default: the preset's]")
+@click.option("--lr", type=NumberType(0, 1000, above=True), help="Learning rate.  [default: the preset's]")
 @click.option(
     "--preset",
     type=click.Choice(["paper", "best"]),

@@ -61,7 +61,7 @@ class _QuantityType(click.ParamType[float]):
 @click.option(
     "--max-latency", type=_QuantityType("TIME", {"": 1, "ms": 1, "s": 1000}, 1000 * DAY), help="p95 of a run, as 33ms."
 )
-@click.option("--min-fps", type=NumberType(0, 1e6, above=True), help="Frames a second.")
+@click.option("--min-fps", type=NumberType(0, 1_000_000, above=True), help="Frames a second.")
 @click.option(
     "--min-ssim",
     type=NumberType(0, 1, below=True),
@@ -98,7 +98,7 @@ class _QuantityType(click.ParamType[float]):
 @click.option("--calibrate", metavar="PATH", help="Frames for INT8.  [default: what the run was trained on]")
 @click.option(
     "--minutes",
-    type=NumberType(0, 7 * DAY / 60, above=True),
+    type=NumberType(0, 7 * DAY // 60, above=True),
     default=10.0,
     show_default=True,
     help="When to try no more.",

@@ -93,7 +93,8 @@ def _unseen(reference: Reference) -> SampleSet:
 def _factor(recorded: type, reference: Reference, factor: float) -> Session:
     def answer(frame: np.ndarray) -> np.ndarray:
         first = int(frame[0, 0, 0])
-        return reference.depths[first] if first < 100 else reference.depths[first - 100] * np.float32(factor)
+        depth: np.ndarray = reference.depths[first % 100]
+        return depth if first < 100 else depth * np.float32(factor)
 
     session: Session = recorded([], answer=answer)
     return session
