@@ -186,9 +186,10 @@ def bench(
     """Measure latency, parity and accuracy of engines, side by side.
 
     Parity: every engine answers the reference frames that travel with its model, and must agree with what torch
-    answered in FP32, as closely as its precision allows (docs/precision.md). A row that does not, or an ONNX file that
-    is not the one its engine was built from, fails its gate, and the command exits 3. So it does where an engine cannot
-    be benched; the others are. After Ctrl-C what was measured is written. docs/bench.md says how each figure is made.
+    answered in FP32, as closely as its precision allows (docs/precision.md). With --data it must also be as accurate as
+    FP32 on these frames, within the same limits. A row that is not, or an ONNX file that is not the one its engine was
+    built from, fails its gate, and the command exits 3. So it does where an engine cannot be benched; the others are.
+    After Ctrl-C what was measured is written. docs/bench.md says how each figure is made.
 
     \b
     Examples:
