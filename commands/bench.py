@@ -211,7 +211,7 @@ def bench(
         return
     samples, notes = _samples(data, frames, depth_units)
     rows = [read_trtexec(path) for path in traces]
-    paths = list(engines) or find_engines(runs)
+    paths = list(dict.fromkeys(engines)) or find_engines(runs)
     chosen = contenders(paths, with_torch=with_torch, batch=batch, found=not engines)
     if vendors:
         chosen = _in_groups([*chosen, *peers(chosen, vendors)])

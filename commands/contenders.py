@@ -185,6 +185,7 @@ class _Made:
 
 def _look_at(path: Path) -> _Made:
     from ..description import describe_onnx
+    from ..engines.build import given_options
     from ..engines.manifest import read_manifest
     from ..reference import reference_path
     from ..runtime.load import is_onnx_file
@@ -200,7 +201,8 @@ def _look_at(path: Path) -> _Made:
     same = not onnx.is_file() or sha256(onnx) == manifest.onnx_sha256
     faults = () if same else (f"{onnx.name} is not the file that this engine was built from",)
     asked, weights = manifest.precision_asked, manifest.weights_sha256
-    return _Made(manifest.model, manifest.backend, asked, weights, reference, onnx, manifest.share, faults)
+    shown = ", ".join((manifest.backend, *given_options(manifest)))  # engines of other options are other rows
+    return _Made(manifest.model, shown, asked, weights, reference, onnx, manifest.share, faults)
 
 
 def _takes(model: ModelSpec, frames: int) -> bool:

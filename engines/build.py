@@ -30,6 +30,7 @@ __all__ = [
     "backend",
     "build",
     "fastest",
+    "given_options",
     "is_outdated",
     "rebuild_command",
     "require",
@@ -166,12 +167,16 @@ def require_fit(engine: Path, manifest: Manifest) -> None:
         )
 
 
-def rebuild_command(engine: Path, manifest: Manifest) -> str:
-    """What makes `engine` again from the ONNX file beside it."""
+def given_options(manifest: Manifest) -> list[str]:
+    """`KEY=VALUE` of each option of an engine that is not its backend's default."""
     maker = backend(manifest.backend)
     defaults = maker.record(maker.options())
-    given = [f"{key}={value}" for key, value in manifest.options.items() if defaults.get(key) != value]
-    options = [word for each in given for word in ("-o", each)]
+    return [f"{key}={value}" for key, value in manifest.options.items() if defaults.get(key) != value]
+
+
+def rebuild_command(engine: Path, manifest: Manifest) -> str:
+    """What makes `engine` again from the ONNX file beside it."""
+    options = [word for each in given_options(manifest) for word in ("-o", each)]
     onnx = str(engine.with_name(manifest.onnx))
     return shlex.join(["depthkit", "export", onnx, "--backend", manifest.backend, *options])
 
