@@ -24,6 +24,7 @@ __all__ = [
     "is_refused_write",
     "make_folder",
     "remove",
+    "require_writable",
     "sha256",
     "sha256_arrays",
     "sha256_text",
@@ -121,6 +122,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise _refused(path, error) from error
+
+
+def require_writable(path: Path) -> None:
+    """Raise OutputError, before hours of work, where it is plain already that `path` cannot be written."""
+    place = next((folder for folder in path.absolute().parents if folder.exists()), None)
+    if place is not None and not place.is_dir():
+        raise _refused(path, NotADirectoryError(errno.ENOTDIR, f"{place} is no folder"))
+    if place is not None and not os.access(place, os.W_OK | os.X_OK):
+        raise _refused(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def sha256(path: Path) -> str:

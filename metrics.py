@@ -21,6 +21,7 @@ __all__ = [
     "DEPTH_SCALE",
     "EIGEN_CROP",
     "EIGEN_SIZE",
+    "LEAST_SIDE",
     "VALID_DEPTH",
     "DepthScores",
     "PixelSums",
@@ -50,6 +51,9 @@ EIGEN_SIZE: Final = (480, 640)
 """Height and width of the frames that the crop is made for."""
 
 _SSIM_BORDER: Final = 5  # half of the 11-pixel window: nearer to the edge the window would leave the picture
+
+LEAST_SIDE: Final = 2 * _SSIM_BORDER + 1
+"""Rows and columns that a picture must have for SSIM."""
 
 
 @dataclass(frozen=True)

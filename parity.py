@@ -12,7 +12,7 @@ from .reference import Reference
 from .spec import STRICT
 from .tolerances import TOLERANCES, Precision
 
-__all__ = ["Parity", "compare", "describe_gate", "describe_parity", "gate_faults"]
+__all__ = ["Parity", "compare", "describe_gate", "describe_parity", "gate_faults", "loss_faults"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -77,12 +77,24 @@ def gate_faults(parity: Parity, precision: Precision) -> list[str]:
         faults.append(f"max |Δ| {parity.max_abs_mm:.3g} mm > {tolerance.max_abs_mm:g} mm")
     if tolerance.min_ssim is not None and not parity.worst_ssim >= tolerance.min_ssim:
         faults.append(f"SSIM {parity.worst_ssim:.4f} < {tolerance.min_ssim:g}")
+    return faults + loss_faults(parity.abs_rel_loss, parity.delta1_loss, precision)
+
+
+def loss_faults(abs_rel: float | None, delta1: float | None, precision: Precision, than: str = "torch's") -> list[str]:
+    """Why losses against measured depth are more than the gate of a precision allows; empty: they are not.
+
+    Args:
+        abs_rel, delta1: by how much AbsRel rose and δ1 fell; None: not measured.
+        precision: which gate.
+        than: whose they were before.
+    """
+    tolerance, faults = TOLERANCES[precision], []
     for name, loss, most in (
-        ("AbsRel", parity.abs_rel_loss, tolerance.max_abs_rel_loss),
-        ("δ1", parity.delta1_loss, tolerance.max_delta1_loss),
+        ("AbsRel", abs_rel, tolerance.max_abs_rel_loss),
+        ("δ1", delta1, tolerance.max_delta1_loss),
     ):
         if loss is not None and most is not None and (isnan(loss) or loss > most):
-            faults.append(f"{name} is {loss:.4f} worse than torch's, more than {most:g}")
+            faults.append(f"{name} is {loss:.4f} worse than {than}, more than {most:g}")
     return faults
 
 

@@ -156,6 +156,8 @@ class SessionBase:
     spec: ModelSpec
     provider: str
     precision: str
+    _use: RLock
+    _thread: local
     _bound: tuple[np.ndarray, np.ndarray] | None = None
     _closed: bool = False
     _bindings: int = 0

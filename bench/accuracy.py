@@ -8,10 +8,12 @@ from itertools import tee
 import numpy as np
 
 from ..metrics import DepthScores, aggregate, score_frame
+from ..parity import loss_faults
 from ..runtime.frames import predict_frames
 from ..session import Session
+from ..tolerances import Precision
 
-__all__ = ["measure_accuracy"]
+__all__ = ["accuracy_faults", "measure_accuracy"]
 
 
 def measure_accuracy(
@@ -27,3 +29,10 @@ def measure_accuracy(
     images, truths = tee(samples)
     predictions = predict_frames(session, (image for image, _ in images))
     return aggregate(score_frame(p, truth, crop) for p, (_, truth) in zip(predictions, truths, strict=True))
+
+
+def accuracy_faults(scores: DepthScores, fp32: DepthScores, precision: Precision) -> list[str]:
+    """Why scores are worse than FP32's on the same pictures by more than the gate of a precision allows; empty: not."""
+    abs_rel = scores.pooled.abs_rel - fp32.pooled.abs_rel
+    delta1 = fp32.pooled.delta1 - scores.pooled.delta1
+    return loss_faults(abs_rel, delta1, precision, f"FP32's on {scores.frames} measured frames")

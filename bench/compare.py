@@ -11,7 +11,7 @@ here widens it for that: `fail_above` must cover the first; against the second t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from math import isnan
@@ -102,7 +102,7 @@ class Comparison:
 def compare(
     old: BenchResult, new: BenchResult, *, fail_above: float = FAIL_ABOVE, relative_to: str | None = None
 ) -> Comparison:
-    """Compare row by row; rows are the same that have the same name and kind, and of several such the first, and so on.
+    """Compare row by row, see `_pairs`.
 
     Args:
         old, new: before and after.
@@ -116,17 +116,20 @@ def compare(
             times are relative; or no row of both has that backend.
     """
     _require_comparable(old, new, relative_to)
-    before, after = _by_key(old), _by_key(new)
-    shared = [key for key in after if key in before]
-    if not shared:
+    pairs = _pairs(old.rows, new.rows)
+    if not pairs:
         raise UserError(
             f"the two results have no row in common: {_names(old.rows)} before, {_names(new.rows)} after; "
             "bench the same engines"
         )
     return Comparison(
-        changes=tuple(_change((old, before[key]), (new, after[key]), fail_above, relative_to) for key in shared),
-        gone=tuple(before[key].name for key in before if key not in after),
-        added=tuple(after[key].name for key in after if key not in before),
+        changes=tuple(
+            _change((old, old.rows[pairs[index]]), (new, row), fail_above, relative_to)
+            for index, row in enumerate(new.rows)
+            if index in pairs
+        ),
+        gone=tuple(row.name for index, row in enumerate(old.rows) if index not in pairs.values()),
+        added=tuple(row.name for index, row in enumerate(new.rows) if index not in pairs),
         warnings=tuple(_warnings(old, new)),
         fail_above=fail_above,
         relative_to=relative_to,
@@ -138,11 +141,14 @@ def yardstick(old: BenchResult, new: BenchResult) -> str | None:
 
     torch, else the first of the vendors' own calls; None: there is none in both results.
     """
-    models = {row.model for result in (old, new) for row in result.rows if row.wall_ms and row.model}
     for backend in dict.fromkeys(row.backend for row in new.rows if row.kind == "peer" or row.backend == TORCH):
-        if all(models == _timed_beside(result, backend) for result in (old, new)):
+        if all(_timed(result) == _timed_beside(result, backend) for result in (old, new)):
             return backend
     return None
+
+
+def _timed(result: BenchResult) -> set[str]:
+    return {row.model for row in result.rows if row.wall_ms and row.model}
 
 
 def _timed_beside(result: BenchResult, backend: str) -> set[str]:
@@ -153,12 +159,31 @@ def _names(rows: tuple[Row, ...]) -> str:
     return "; ".join(dict.fromkeys(row.name for row in rows)) or "none"
 
 
-def _by_key(result: BenchResult) -> dict[tuple[str, str, int], Row]:
-    """Rows by name, kind, and how many of those came before."""
-    found: dict[tuple[str, str, int], Row] = {}
-    for row in result.rows:
-        count = sum(key[:2] == (row.name, row.kind) for key in found)
-        found[row.name, row.kind, count] = row
+_Key = Callable[[Row], tuple[object, ...] | None]
+_SAME: Final[tuple[_Key, ...]] = (
+    lambda row: (row.name, row.kind, row.weights),
+    lambda row: (*_part(row), row.weights) if row.weights else None,
+    lambda row: (row.name, row.kind),
+)
+"""By what rows of two results are the same: run and weights; weights, in a folder that was renamed; or the run, which
+was trained anew, or whose weights an old file does not tell. None: this row is not paired so."""
+
+
+def _part(row: Row) -> tuple[object, ...]:
+    return row.network, row.size, row.batch, row.backend, row.precision, row.kind
+
+
+def _pairs(old: Sequence[Row], new: Sequence[Row]) -> dict[int, int]:
+    """Positions of the new rows with those of the old: by the first of `_SAME` that pairs them, several in order."""
+    found: dict[int, int] = {}
+    for key in _SAME:
+        left = [index for index in range(len(old)) if index not in found.values()]
+        for index, row in enumerate(new):
+            wanted = key(row)
+            same = next((at for at in left if wanted is not None and key(old[at]) == wanted), None)
+            if index not in found and same is not None:
+                found[index] = same
+                left.remove(same)
     return found
 
 
@@ -201,6 +226,8 @@ def _change(
     change = _judge_time(change, _ratio(old, new, relative_to), fail_above)
     faults = [*_gate_faults(change), *_accuracy_faults(change), *change.faults]
     notes = [*change.notes, *_mended(change), *_memory_notes(change, fail_above)]
+    if old[1].weights and new[1].weights and old[1].weights != new[1].weights:
+        notes.append("other weights than before")
     if new[1].backend == relative_to:
         notes.append("to which the others are relative")
     return replace(change, faults=tuple(faults), notes=tuple(notes))

@@ -22,7 +22,7 @@ from .chart_pictures import error_maps, scenes
 from .chart_svg import Curve, Mark, linear_axis, short
 from .results import PHASES, BenchResult, Row
 from .statistics import Interval
-from .table import TABLES, verdict
+from .table import TABLES, headline, verdict
 
 __all__ = ["write_report"]
 
@@ -102,6 +102,7 @@ def _summary(result: BenchResult) -> dict[str, Any]:
                 }
             )
     return {
+        "headline": headline(result),
         "passed": sum(row.passed for row in judged),
         "judged": len(judged),
         "ungated": len(result.rows) - len(judged),

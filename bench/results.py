@@ -24,6 +24,7 @@ from ..parity import Parity
 from ..session import LayerTime
 from ..spec import STRICT, file_name, from_json
 from .environment import Environment
+from .parts import Accuracy, MemoryUse, Peaks, Roofline, Throughput
 from .statistics import (
     LEAST_TURNS,
     Interval,
@@ -55,103 +56,9 @@ MAY_BE_NAN: Final = {
     for kind in (Parity, DepthScores, Scores)
 }
 """By type, the figures that a broken engine makes NaN, which JSON writes as null."""
+_NAMELESS: Final = 4
+"""The schema version before rows had a run and weights."""
 _NAN: Final = frozenset[str]().union(*MAY_BE_NAN.values())
-
-
-@dataclass(frozen=True, config=STRICT)
-class Accuracy:
-    """Scores against measured depth, and of how much: `frames` of the `available` in the test split of `data`."""
-
-    data: str
-    frames: int
-    available: int
-    scores: DepthScores
-
-
-@dataclass(frozen=True, config=STRICT)
-class MemoryUse:
-    """Of a process of its own, see `bench.memory`; None: the machine does not tell.
-
-    Attributes:
-        load_bytes: by which its resident memory rose at its highest, to load the engine and run it the first time.
-        steady_bytes: by which it has risen after some more runs.
-        device_bytes: of the GPU's memory that the engine took at its highest.
-    """
-
-    load_bytes: int
-    steady_bytes: int
-    device_bytes: int | None = None
-
-
-@dataclass(frozen=True, config=STRICT)
-class Throughput:
-    """Several inputs under way at a time.
-
-    Attributes:
-        streams: sessions that ran side by side, each in a thread of its own.
-        batch: frames of a run.
-        frames: that were answered.
-        seconds: from the first run's beginning to the last one's end (trtexec's definition).
-    """
-
-    streams: int
-    batch: int
-    frames: int
-    seconds: float
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def fps(self) -> float:
-        """Frames a second."""
-        return self.frames / self.seconds
-
-
-@dataclass(frozen=True, config=STRICT)
-class Peaks:
-    """What this machine reached in the same bench: by a convolution of one precision, and by copying memory.
-
-    Attributes:
-        precision: of the convolution's factors.
-        gmacs: 10⁹ multiply-accumulates a second.
-        gbytes: 10⁹ bytes a second, read and written ones counted.
-        by: what computed it.
-    """
-
-    precision: str
-    gmacs: float
-    gbytes: float
-    by: str
-
-
-@dataclass(frozen=True, config=STRICT)
-class Roofline:
-    """An engine under the machine's limits (Williams, Waterman and Patterson, CACM 2009).
-
-    Attributes:
-        macs: multiply-accumulates of a run.
-        bytes_moved: of a run at the least: weights, and every layer's activations read once and written once.
-        peaks: what the machine reached.
-    """
-
-    macs: int
-    bytes_moved: int
-    peaks: Peaks
-
-    @property
-    def intensity(self) -> float:
-        """Multiply-accumulates a byte."""
-        return self.macs / self.bytes_moved
-
-    @property
-    def floor_ms(self) -> float:
-        """No run can be faster than this by these peaks: all its work, or all its bytes."""
-        return max(self.macs / self.peaks.gmacs, self.bytes_moved / self.peaks.gbytes) / 1e6
-
-    @property
-    def limit(self) -> Literal["arithmetic", "memory"]:
-        """Which of the two takes longer."""
-        arithmetic = self.macs / self.peaks.gmacs > self.bytes_moved / self.peaks.gbytes
-        return "arithmetic" if arithmetic else "memory"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -186,6 +93,8 @@ class Row:
         faults: why the gate fails; empty: it passes.
         notes: what makes its figures doubtful.
         error: why it could not be benched to its end; empty: it was.
+        run, weights: name of the run, which no other run or other weights of the result have, and SHA-256 of the
+            weights; empty: not known.
     """
 
     network: str
@@ -215,6 +124,8 @@ class Row:
     faults: tuple[str, ...]
     notes: tuple[str, ...]
     error: str
+    run: str = ""
+    weights: str = ""
 
     def __post_init__(self) -> None:
         if not (self.wall_ms or self.error):
@@ -230,11 +141,13 @@ class Row:
 
     @property
     def model(self) -> str:
-        """Network, size and batch in words; empty: not known."""
+        """Network, size, batch, and the run where it is not named as its network; empty: not known."""
         if not self.network or self.size is None:
             return ""
+        network = file_name(self.network)
         batch = f" x{self.batch}" if self.batch > 1 else ""
-        return f"{file_name(self.network)} {self.size[0]}x{self.size[1]}{batch}"
+        run = f" of {self.run}" if self.run not in {"", network} else ""
+        return f"{network} {self.size[0]}x{self.size[1]}{batch}{run}"
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -316,7 +229,7 @@ class BenchResult:
     rows: tuple[Row, ...]
     complete: bool = True
     notes: tuple[str, ...] = ()
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
 
     @property
     def failed(self) -> list[Row]:
@@ -325,7 +238,7 @@ class BenchResult:
 
     @property
     def groups(self) -> list[list[Row]]:
-        """Rows that may be compared with each other: of the same model, size and batch."""
+        """Rows that may be compared with each other: of the same run and weights, size and batch."""
         models = dict.fromkeys(row.model for row in self.rows)
         return [[row for row in self.rows if row.model == model] for model in models]
 
@@ -372,6 +285,8 @@ def _without_figures(content: bytes) -> bytes:
     """The file as a document of what was measured: without what is computed from it, and with NaN for JSON's null."""
     try:
         document = json.loads(content)
+        if document["schema_version"] == _NAMELESS:
+            _name_runs(document)
         for row in document["rows"]:
             for part, kind in ((row, Row), (row["throughput"], Throughput)):
                 _drop_computed(part, kind)
@@ -381,6 +296,15 @@ def _without_figures(content: bytes) -> bytes:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return content  # which is no such document, as `from_json` will say
     return json.dumps(document).encode()
+
+
+def _name_runs(document: Any) -> None:
+    """Bring a document of schema version 4 to version 5: the run is told by `target`, the weights by nothing."""
+    for row in document["rows"]:
+        target = Path(row["target"])
+        folder = target if row["backend"].startswith("torch") else target.parent
+        row.update(run="" if row["kind"] == "trtexec" else folder.name, weights="")
+    document["schema_version"] = BenchResult.schema_version
 
 
 def _drop_computed(part: Any, kind: Any) -> None:

@@ -11,11 +11,12 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 
 from ..errors import DepthkitError, UserError
+from ..metrics import DepthScores
 from ..parity import gate_faults
 from ..reference import Reference
 from ..session import LayerTime, Session
 from ..tolerances import Precision
-from .accuracy import measure_accuracy
+from .accuracy import accuracy_faults, measure_accuracy
 from .energy import can_measure_energy, measure_energy
 from .environment import environment, moved
 from .memory import measure_memory
@@ -28,6 +29,7 @@ from .timing import Steady, Times, time_paper, time_steady
 
 __all__ = ["Contender", "SampleSet", "Samples", "SuiteOptions", "run_suite"]
 
+TORCH: Final = "torch"
 MOST_VARIATION: Final = 0.025
 HOST_BOUND: Final = 0.8
 PICTURES: Final = 8
@@ -49,7 +51,10 @@ class Contender:
         batch: frames a run; of a dynamic batch the optimum.
         macs_share, kind: see `Row`.
         network: as it is called where it cannot be opened.
+        run: name of the run that it belongs to; see `Row`.
         onnx: the ONNX file of what it computes, for the bytes that its layers move; None: it is not there.
+        fp32: opens the FP32 model of the same run and weights, whose accuracy it is held to where no row is FP32; None:
+            there is none.
         profile: tells what its layers take for these N x H x W x 3 frames; None: nobody can tell.
     """
 
@@ -64,13 +69,15 @@ class Contender:
     macs_share: float | None = None
     kind: Literal["engine", "peer"] = "engine"
     network: str = ""
+    run: str = ""
     onnx: Path | None = None
+    fp32: Callable[[], Session] | None = None
     profile: Callable[[np.ndarray], Sequence[LayerTime]] | None = None
 
     @property
-    def model(self) -> tuple[str, tuple[int, int], int]:
-        """What it is compared within: weights, size and batch."""
-        return self.reference.weights_sha256, self.reference.size, self.batch
+    def model(self) -> tuple[str, str, tuple[int, int], int]:
+        """What it is compared within: run, weights, size and batch."""
+        return self.run, self.reference.weights_sha256, self.reference.size, self.batch
 
     @property
     def name(self) -> str:
@@ -198,6 +205,7 @@ def _measure(
             each(what, work, optional=True)
     if samples is not None:
         each("accuracy of", lambda entry: entry.score(samples, tell))
+        _find_fp32(entries, samples, tell)
 
 
 def _time_in_turns(entries: Sequence[_Entry], steady: Steady, tell: Callable[[str, float], None]) -> None:
@@ -210,6 +218,35 @@ def _time_in_turns(entries: Sequence[_Entry], steady: Steady, tell: Callable[[st
     )
 
 
+def _find_fp32(entries: Sequence[_Entry], samples: SampleSet, tell: Callable[[str, float], None]) -> None:
+    """Give every row the scores that its gate compares its own with, see `_Entry.fp32`; or a note that there are none.
+
+    They are those of torch, or of an FP32 engine that passes, of the same run, weights and size; else of the FP32
+    model that lies beside the engine.
+    """
+    known: dict[tuple[object, ...], DepthScores] = {}
+    for entry in sorted(entries, key=lambda entry: entry.contender.backend != TORCH):
+        if entry.scores is not None and entry.contender.precision == "fp32" and entry.row().passed:
+            known.setdefault(entry.contender.model[:-1], entry.scores)
+    for entry in entries:
+        contender = entry.contender
+        if entry.scores is None or contender.kind != "engine" or contender.precision == "fp32":
+            continue
+        of = contender.model[:-1]
+        with entry.kept("accuracy gate"):
+            if of not in known:
+                if contender.fp32 is None:
+                    raise UserError("the bench has no FP32 row of this run and weights")
+                with contender.fp32() as session:
+                    tell(f"FP32 accuracy for {contender.name}", 0.0)
+                    known[of] = measure_accuracy(session, _pairs(samples), samples.crop)
+            entry.fp32 = known[of]
+
+
+def _pairs(samples: SampleSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    return (samples.samples[index] for index in range(len(samples.samples)))
+
+
 class _Entry:
     """A contender on its way to a row; each method is one measurement.
 
@@ -218,6 +255,7 @@ class _Entry:
         notes: what could not be measured of it, and why.
         session: after `open`.
         depths: its answers to the reference frames, after `compare`.
+        fp32: scores that its own may not be much worse than; None: there are none.
     """
 
     session: Session
@@ -228,6 +266,7 @@ class _Entry:
         self.notes: list[str] = []
         self.times = Times()
         self.depths: np.ndarray | None = None
+        self.fp32: DepthScores | None = None
         self._opened = False
         self._found: dict[str, Any] = {}
 
@@ -242,6 +281,12 @@ class _Entry:
                 self.notes.append(f"no {optional.removesuffix(' of')}: {words}")
             else:
                 self.error = words
+
+    @property
+    def scores(self) -> DepthScores | None:
+        """Against measured depth, after `score`."""
+        accuracy: Accuracy | None = self._found.get("accuracy")
+        return None if accuracy is None else accuracy.scores
 
     def rehearse(self) -> None:
         self._found["memory"] = measure_memory(self.contender.open)
@@ -282,12 +327,11 @@ class _Entry:
 
     def score(self, samples: SampleSet | None, tell: Callable[[str, float], None]) -> None:
         assert samples is not None
-        pairs = samples.samples
 
         def watched() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for index in range(len(pairs)):
-                tell(f"accuracy of {self.contender.name}", index / len(pairs))
-                yield pairs[index]
+            for index, pair in enumerate(_pairs(samples)):
+                tell(f"accuracy of {self.contender.name}", index / samples.frames)
+                yield pair
 
         scores = measure_accuracy(self.session, watched(), samples.crop)
         self._found["accuracy"] = Accuracy(samples.data, samples.frames, samples.available, scores)
@@ -301,6 +345,8 @@ class _Entry:
             faults += gate_faults(parity, contender.precision)
         if accuracy is not None and not np.isfinite(accuracy.scores.mse):
             faults.append("accuracy is not finite")
+        elif accuracy is not None and self.fp32 is not None:
+            faults += accuracy_faults(accuracy.scores, self.fp32, contender.precision)
         error = self.error or ("" if self.times else "interrupted before it was timed")
         height, width = contender.reference.size
         row = Row(
@@ -331,6 +377,8 @@ class _Entry:
             faults=tuple(faults),
             notes=(),
             error=error,
+            run=contender.run,
+            weights=contender.reference.weights_sha256,
         )
         return replace(row, notes=(*self.notes, *doubts(row)))
 

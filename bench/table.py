@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -14,7 +15,7 @@ from ..metrics import DepthScores
 from ..parity import Parity
 from .results import PHASES, BenchResult, MemoryUse, Phase, Roofline, Row, Throughput
 
-__all__ = ["PAPER", "TABLES", "Column", "Table", "csv_text", "markdown", "verdict"]
+__all__ = ["PAPER", "TABLES", "Column", "Table", "csv_text", "headline", "markdown", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,20 @@ def verdict(row: Row) -> str:
     if row.faults:
         return f"FAIL: {'; '.join(row.faults)}"
     return "PASS" if row.kind == "engine" else ""
+
+
+def headline(result: BenchResult) -> str:
+    """How many rows pass their gate, and the largest error of any pixel of a reference frame; empty: no row has one."""
+    judged = [row for row in result.rows if row.kind == "engine"]
+    if not judged:
+        return ""
+    said = f"{sum(row.passed for row in judged)} of {len(judged)} pass"
+    errors = [(row.parity.max_abs_mm if row.parity.finite else inf, row) for row in judged if row.parity is not None]
+    if not errors:
+        return said
+    worst, row = max(errors, key=lambda found: found[0])
+    length = "not finite" if worst == inf else f"{worst / 1000:.2f} m" if worst >= 10 else f"{worst:.2g} mm"
+    return f"{said} (largest error {length}, {row.precision_asked.upper()})"
 
 
 def _percentile(percent: float, least: int) -> Callable[[Row], str]:

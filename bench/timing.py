@@ -50,7 +50,8 @@ class Steady:
         max_runs: more samples would say nothing new of what is so fast; a session with as many runs once a turn.
         rest_s: see above.
         until: go on until the 95 % interval of every median is as narrow as this share of it, see `Interval.width`.
-        max_duration_s: seconds of each session after which `until` is given up.
+        max_duration_s: seconds for each session after which `until` is given up: rests and runs that do not count are
+            in them, and what one does not need the others may have.
     """
 
     warm_up_s: float = 0.2
@@ -105,13 +106,15 @@ def time_steady(
             turns.append(turn)
     order = random.Random(seed)  # noqa: S311 - an order, not a secret
     alone = len(turns) == 1
+    start, most = perf_counter(), protocol.max_duration_s * len(turns)
     while turns := [turn for turn in turns if turn.samples.error is None]:
         for turn in order.sample(turns, len(turns)):
             if not alone:
                 sleep(protocol.rest_s)
             with _kept(turn.samples, passed_on=into is None):
                 turn.run_for(min(_SLICE, protocol.duration_s), protocol.max_runs)
-        share = sum(turn.share(protocol) for turn in turns) / len(turns)
+        over = perf_counter() - start >= most
+        share = sum(turn.share(protocol, over=over) for turn in turns) / len(turns)
         if on_progress is not None:
             on_progress(share)
         if share >= 1:
@@ -167,13 +170,13 @@ class _Turn:
             if perf_counter() >= end or len(self.samples) >= max_runs:
                 return
 
-    def share(self, protocol: Steady) -> float:
-        """How much of what is wanted is done, at most 1."""
+    def share(self, protocol: Steady, *, over: bool) -> float:
+        """How much of what is wanted is done, at most 1; `over`: the time for `until` is."""
         seconds = sum(self.samples) / 1000
         runs = len(self.samples)
         done = 1.0 if runs >= protocol.max_runs or not protocol.duration_s else seconds / protocol.duration_s
         share = min(done, runs / protocol.min_runs, 1.0)
-        if protocol.until is None or share < 1 or seconds >= protocol.max_duration_s:
+        if protocol.until is None or share < 1 or over:
             return share
         return min(self._narrow(protocol.until), 1.0)
 

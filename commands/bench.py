@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from .options import PathType, PercentType, command_line, data_option, depth_units_option, expand, runs_option
+from .options import (
+    DAY,
+    MOST_FRAMES_A_RUN,
+    CountType,
+    NumberType,
+    PathType,
+    PercentType,
+    command_line,
+    data_option,
+    depth_units_option,
+    expand,
+    runs_option,
+)
 
 if TYPE_CHECKING:
     from ..bench.suite import Contender, SampleSet
@@ -38,7 +50,7 @@ class _VendorsType(click.ParamType["list[str]"]):
 )
 @data_option("Data set whose test split fills the accuracy columns.")
 @click.option(
-    "--frames", type=click.IntRange(min=1), default=100, show_default=True, help="Frames of it, evenly spaced."
+    "--frames", type=CountType(1, 1_000_000), default=100, show_default=True, help="Frames of it, evenly spaced."
 )
 @click.option(
     "--protocol",
@@ -51,7 +63,7 @@ class _VendorsType(click.ParamType["list[str]"]):
     "--duration",
     "--seconds",
     "seconds",
-    type=click.FloatRange(min=0),
+    type=NumberType(0, DAY),
     default=3.0,
     show_default=True,
     help="Steady: seconds for each row, and at least 10 runs.",
@@ -61,8 +73,10 @@ class _VendorsType(click.ParamType["list[str]"]):
     type=PercentType(),
     help="Go on until the 95 % interval of every median is as narrow as this, as 1%; at most a minute a row.",
 )
-@click.option("--streams", type=click.IntRange(min=1), help="Measure throughput too: so many sessions side by side.")
-@click.option("--batch", type=click.IntRange(min=1), help="Frames a run; engines that do not take them are left out.")
+@click.option("--streams", type=CountType(1, 256), help="Measure throughput too: so many sessions side by side.")
+@click.option(
+    "--batch", type=CountType(1, MOST_FRAMES_A_RUN), help="Frames a run; engines that do not take them are left out."
+)
 @click.option(
     "--torch/--no-torch",
     "with_torch",
@@ -171,9 +185,10 @@ def bench(
     """Measure latency, parity and accuracy of engines, side by side.
 
     Parity: every engine answers the reference frames that travel with its model, and must agree with what torch
-    answered in FP32, as closely as its precision allows (docs/precision.md). A row that does not, or an ONNX file that
-    is not the one its engine was built from, fails its gate, and the command exits 3. So it does where an engine cannot
-    be benched; the others are. After Ctrl-C what was measured is written. docs/bench.md says how each figure is made.
+    answered in FP32, as closely as its precision allows (docs/precision.md). With --data it must also be as accurate as
+    FP32 on these frames, within the same limits. A row that is not, or an ONNX file that is not the one its engine was
+    built from, fails its gate, and the command exits 3. So it does where an engine cannot be benched; the others are.
+    After Ctrl-C what was measured is written. docs/bench.md says how each figure is made.
 
     \b
     Examples:
@@ -193,10 +208,10 @@ def bench(
     if files:
         compare_and_show(*files, fail_above=fail_above, relative_to=relative_to, markdown_file=markdown_file)
         return
-    found = list(engines) or find_engines(runs)
+    found = list(dict.fromkeys(engines)) or find_engines(runs)
     samples, notes = _samples(data, frames, depth_units_of(found, depth_units))
     rows = [read_trtexec(path) for path in traces]
-    chosen = contenders(found, with_torch=with_torch, batch=batch)
+    chosen = contenders(found, with_torch=with_torch, batch=batch, found=not engines)
     if vendors:
         chosen = _in_groups([*chosen, *peers(chosen, vendors)])
     options = SuiteOptions(
@@ -219,22 +234,23 @@ def bench(
 
 
 def _samples(data: str | None, frames: int, depth_units: float) -> tuple[SampleSet | None, tuple[str, ...]]:
-    """What fills the accuracy columns, or why they stay empty."""
+    """What fills the accuracy columns; and why they stay empty, or which frames are not in them."""
     from ..errors import DataError
     from ..images import find_images
-    from .contenders import doubt, sample_set
+    from .contenders import doubt, readable, sample_set
 
     if data is None:
         return None, ()
     try:
         samples = sample_set(data, frames, depth_units)
-        return samples, tuple(filter(None, [doubt(samples)]))
     except DataError as unknown:
         try:
             pictures = find_images(Path(data))
         except (DataError, OSError):
             raise unknown from None
         return None, (f"no accuracy: the {len(pictures)} pictures in {data} have no measured depth",)
+    good, notes = readable(samples)
+    return good, (*notes, *filter(None, [doubt(good)]))
 
 
 def _in_groups(chosen: list[Contender]) -> list[Contender]:

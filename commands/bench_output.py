@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..bench.results import BenchResult, Row
     from ..bench.suite import Contender, SampleSet, SuiteOptions
     from ..bench.table import Table
+    from ..errors import OutputError
 
 __all__ = ["Outputs", "compare_and_show", "require_any", "require_gate", "run_and_show"]
 
@@ -28,6 +31,11 @@ class Outputs:
     csv: Path | None = None
     paper: bool = False
 
+    @property
+    def files(self) -> list[Path]:
+        """Those that were asked for."""
+        return [path for path in (self.json, self.html, self.markdown, self.csv) if path]
+
 
 def run_and_show(
     chosen: list[Contender],
@@ -38,17 +46,24 @@ def run_and_show(
     others: Sequence[Row] = (),
     bisect: bool = False,
 ) -> BenchResult:
-    """Bench, print the tables, write the files that were asked for.
+    """Bench, write the files that were asked for, print the tables.
 
     Args:
         chosen, samples, options: see `run_suite`.
         outputs: what to write.
         others: rows that were measured elsewhere.
         bisect: look for the layer where those that fail their gate go wrong.
+
+    Raises:
+        OutputError: a file cannot be written: before the bench, as far as that can be told.
+        KeyboardInterrupt: while it bisected; all else is written and printed.
     """
     from ..bench.suite import run_suite
+    from ..files import require_writable
     from .console import err, progress
 
+    for path in outputs.files:
+        require_writable(path)
     models = {contender.model for contender in chosen}
     if len(models) > 1:
         err.print(
@@ -60,11 +75,20 @@ def run_and_show(
         result, answers = run_suite(
             chosen, samples, options, lambda what, share: bar.update(task, description=what, completed=share)
         )
-    if bisect:
-        result = _bisect(result, chosen)
     result = replace(result, rows=(*result.rows, *others))
+    answers += [None] * len(others)
+    # Files first: a pipe that was closed, or a terminal that has not all letters, must not lose them.
+    refused = _write(result, outputs, chosen, answers)
+    stopped = False
+    if bisect:
+        result, stopped = _bisect(result, chosen)
+        refused = _write(result, outputs, chosen, answers)
     _print(result, outputs)
-    _write(result, outputs, chosen, [*answers, *[None] * len(others)])
+    if refused is not None:
+        raise refused
+    _print_end(result, outputs)
+    if stopped:
+        raise KeyboardInterrupt
     return result
 
 
@@ -105,44 +129,70 @@ def compare_and_show(old: Path, new: Path, *, fail_above: float, relative_to: st
         raise GateError(f"{new} is worse than {old}: {'; '.join(map(str, found.regressions))}")
 
 
-def _bisect(result: BenchResult, chosen: Sequence[Contender]) -> BenchResult:
-    """The same with `diverges` of the engines that answered something else than their gate allows."""
-    from ..errors import UserError
-    from .console import err, progress
+def _bisect(result: BenchResult, chosen: Sequence[Contender]) -> tuple[BenchResult, bool]:
+    """The same with `diverges` of the engines that answered something else than their gate allows, or why it is empty.
+
+    Also whether it was interrupted.
+    """
+    from .console import progress
     from .contenders import find_divergence
 
-    rows = []
+    rows = list(result.rows)
+    stopped = False
     with progress() as bar:
-        task = bar.add_task("bisecting", total=len(result.rows))
-        for row, contender in zip(result.rows, chosen, strict=True):
-            bar.advance(task)
-            wrong = row.faults and row.parity is not None and Path(row.target).is_file()
-            try:
-                rows.append(replace(row, diverges=find_divergence(contender)) if wrong else row)
-            except UserError as error:
-                err.print(f"not bisected: {row.name}: {error}", style="yellow", markup=False)
-                rows.append(row)
-    return replace(result, rows=tuple(rows))
+        task = bar.add_task("bisecting", total=len(chosen))
+        try:
+            for index, contender in enumerate(chosen):
+                row = rows[index]
+                if row.faults and row.parity is not None and Path(row.target).is_file():
+                    try:
+                        rows[index] = replace(row, diverges=find_divergence(contender))
+                    except Exception as error:  # noqa: BLE001 - a vendor may raise anything, and the bench is done
+                        rows[index] = replace(
+                            row, notes=(*row.notes, f"not bisected: {str(error) or type(error).__name__}")
+                        )
+                bar.advance(task)
+        except KeyboardInterrupt:
+            stopped = True
+    return replace(result, rows=tuple(rows)), stopped
 
 
-def _write(result: BenchResult, outputs: Outputs, chosen: Sequence[Contender], answers: Sequence[object]) -> None:
-    from rich.markup import escape
-
+def _write(
+    result: BenchResult, outputs: Outputs, chosen: Sequence[Contender], answers: Sequence[np.ndarray | None]
+) -> OutputError | None:
+    """Write every file that was asked for, also where another cannot be written; why one cannot."""
     from ..bench.report import write_report
     from ..bench.table import csv_text, markdown
+    from ..errors import OutputError
     from ..files import write_text
     from ..spec import to_json
+
+    refused = None
+    for path, text in ((outputs.json, to_json), (outputs.markdown, markdown), (outputs.csv, csv_text)):
+        try:
+            if path:
+                write_text(path, text(result))
+        except OutputError as error:
+            refused = refused or error
+    try:
+        if outputs.html:
+            write_report(outputs.html, result, [contender.reference for contender in chosen], answers)
+    except OutputError as error:
+        refused = refused or error
+    return refused
+
+
+def _print_end(result: BenchResult, outputs: Outputs) -> None:
+    """Which files were written, and the verdict."""
+    from rich.markup import escape
+
+    from ..bench.table import headline
     from .console import out
 
-    for path, text in ((outputs.json, to_json), (outputs.markdown, markdown), (outputs.csv, csv_text)):
-        if path:
-            write_text(path, text(result))
-    if outputs.html:
-        references = [contender.reference for contender in chosen]
-        write_report(outputs.html, result, references, answers)  # type: ignore[arg-type]
-    for path in (outputs.json, outputs.html, outputs.markdown, outputs.csv):
-        if path:
-            out.print(f"[green]wrote[/] {escape(str(path))}")
+    for path in outputs.files:
+        out.print(f"[green]wrote[/] {escape(str(path))}")
+    if said := headline(result):
+        out.print(said, style="bold red" if result.failed else "bold green", markup=False)
 
 
 def _print(result: BenchResult, outputs: Outputs) -> None:

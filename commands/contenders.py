@@ -9,59 +9,103 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import DataError, EngineError, UserError
+from ..errors import DataError, DepthkitError, EngineError, UserError
 from ..files import sha256
 from .targets import locate, open_torch
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..bench.suite import Contender, SampleSet
+    from ..bench.suite import Contender, Samples, SampleSet
     from ..session import Session
     from ..spec import ModelSpec
     from ..tolerances import Precision
     from ..train.datasets import RGBDDataset
 
-__all__ = ["contenders", "find_divergence", "open_at", "open_torch_peer", "peers", "sample_set"]
+__all__ = ["contenders", "find_divergence", "open_at", "open_torch_peer", "peers", "readable", "sample_set"]
 
 BISECTED: Final = 2
 """Reference frames by which the layer is found where an engine goes wrong."""
 
+NAMED: Final = 10
+"""Frames that a note names before it only counts the rest."""
 
-def contenders(paths: list[Path], *, with_torch: bool, batch: int | None = None) -> list[Contender]:
+
+def contenders(
+    paths: list[Path], *, with_torch: bool, batch: int | None = None, found: bool = False
+) -> list[Contender]:
     """What to bench; where torch is wanted and a run is there, it stands before the engines of each size and batch.
 
     Args:
         paths: engines and ONNX files.
         with_torch: whether torch is wanted.
         batch: frames a run; None: what each engine is made for. Those that cannot are left out aloud.
+        found: they were found by a search, so that what is broken is left out aloud, and no error.
 
     Raises:
-        UserError: none of them can take that batch.
+        UserError: one is broken, or none is left.
     """
-    found: list[Contender] = []
-    seen: set[tuple[Path, tuple[int, int], int]] = set()
-    for path in paths:
-        contender = _contender(path, batch)
-        if contender is None:
-            continue
-        of = path.parent, contender.reference.size, contender.batch
-        if with_torch and of not in seen and _can_run_torch(path.parent):
-            found.append(_torch_contender(path.parent, contender))
-        seen.add(of)
-        found.append(contender)
-    if paths and not found:
+    looked_at = [(path.parent, _whole_contender(path, batch) if found else _contender(path, batch)) for path in paths]
+    made = [(folder, contender) for folder, contender in looked_at if contender is not None]
+    if paths and not made and batch is None:
+        raise UserError("every engine that was found is left out; build them again with `depthkit export --rebuild`")
+    if paths and not made:
         raise UserError(
             f"no engine takes {batch} frames a run; build some with `depthkit export --batch {batch}`, or for several: "
             f"--batch 1,{batch},{batch}"
         )
-    return found
+    names = _run_names([_identity(folder, contender) for folder, contender in made])
+    chosen: list[Contender] = []
+    seen = set()
+    for folder, nameless in made:
+        contender = replace(nameless, run=names[_identity(folder, nameless)])
+        if with_torch and contender.model not in seen and _can_run_torch(folder, contender):
+            chosen.append(_torch_contender(folder, contender))
+        seen.add(contender.model)
+        chosen.append(contender)
+    return chosen
 
 
-def _can_run_torch(folder: Path) -> bool:
+def _whole_contender(path: Path, batch: int | None) -> Contender | None:
+    """The same as `_contender`, and None, aloud, for what is broken."""
+    from .console import err
+
+    try:
+        return _contender(path, batch)
+    except (UserError, OSError) as error:
+        err.print(f"left out {path}: {error}", style="yellow", markup=False)
+        return None
+
+
+def _identity(folder: Path, contender: Contender) -> tuple[Path, str]:
+    """The run that it belongs to: its folder and its weights, which may be others than lie there now."""
+    return folder.resolve(), contender.reference.weights_sha256
+
+
+def _run_names(runs: list[tuple[Path, str]]) -> dict[tuple[Path, str], str]:
+    """A name for each folder and weights, which no other has.
+
+    It is the folder's name, after as many of the folders above as it takes; and before the first digits of the weights
+    where a folder has engines of several.
+    """
+    folders = {folder for folder, _ in runs}
+    names = {}
+    for folder, weights in dict.fromkeys(runs):
+        parts = folder.parts
+        namesakes = (sum(other.parts[-n:] == parts[-n:] for other in folders) for n in range(1, len(parts) + 1))
+        length = next((n for n, count in enumerate(namesakes, 1) if count == 1), len(parts))
+        several = len({other for at, other in runs if at == folder}) > 1
+        names[folder, weights] = "/".join(parts[-length:]) + (f" ({weights[:8]})" if several else "")
+    return names
+
+
+def _can_run_torch(folder: Path, beside: Contender) -> bool:
+    """Whether torch is installed, and has the weights that the engine beside it was made of."""
     from ..train.document import MODEL
 
-    return find_spec("torch") is not None and (folder / MODEL).is_file() and _weights(folder).is_file()
+    weights = _weights(folder)
+    here = find_spec("torch") is not None and (folder / MODEL).is_file() and weights.is_file()
+    return here and sha256(weights) == beside.reference.weights_sha256
 
 
 def _torch_contender(folder: Path, beside: Contender) -> Contender:
@@ -121,6 +165,7 @@ def _contender(path: Path, batch: int | None) -> Contender | None:
         macs_share=made.share,
         network=made.model.network,
         onnx=made.onnx if made.onnx.is_file() else None,
+        fp32=partial(_open_fp32, made.onnx, answers.weights_sha256),
         profile=partial(profile_layers, path),
     )
 
@@ -141,6 +186,7 @@ class _Made:
 
 def _look_at(path: Path) -> _Made:
     from ..description import describe_onnx
+    from ..engines.build import given_options
     from ..engines.manifest import read_manifest
     from ..reference import find_reference
     from ..runtime.load import is_onnx_file
@@ -155,7 +201,8 @@ def _look_at(path: Path) -> _Made:
     same = not onnx.is_file() or sha256(onnx) == manifest.onnx_sha256
     faults = () if same else (f"{onnx.name} is not the file that this engine was built from",)
     asked, weights = manifest.precision_asked, manifest.weights_sha256
-    return _Made(manifest.model, manifest.backend, asked, weights, reference, onnx, manifest.share, faults)
+    shown = ", ".join((manifest.backend, *given_options(manifest)))  # engines of other options are other rows
+    return _Made(manifest.model, shown, asked, weights, reference, onnx, manifest.share, faults)
 
 
 def _takes(model: ModelSpec, frames: int) -> bool:
@@ -181,10 +228,10 @@ def peers(beside: list[Contender], names: list[str]) -> list[Contender]:
         UserError: the run or the FP32 ONNX file that they read is not there, or is not of the same weights.
     """
     engines = [contender for contender in reversed(beside) if contender.onnx and Path(contender.target).is_file()]
-    models = {(Path(engine.target).parent, engine.reference.size, engine.batch): engine for engine in engines}
+    models = {engine.model: engine for engine in engines}
     if not models:
         raise UserError("--vs needs the ONNX file of an engine beside it, and there is none; run `depthkit export`")
-    return [_peer(name, folder, contender) for (folder, _, _), contender in models.items() for name in names]
+    return [_peer(name, Path(engine.target).parent, engine) for engine in models.values() for name in names]
 
 
 def _peer(name: str, folder: Path, beside: Contender) -> Contender:
@@ -194,8 +241,10 @@ def _peer(name: str, folder: Path, beside: Contender) -> Contender:
         beside, backend=f"{name} (vendor)", kind="peer", precision="fp32", faults=(), macs_share=None, profile=None
     )
     if name not in PEERS:
-        if not _can_run_torch(folder):
-            raise UserError(f"--vs {name} needs torch and the run, and {folder} is not both; leave it out")
+        if not _can_run_torch(folder, beside):
+            raise UserError(
+                f"--vs {name} needs torch, and in {folder} the run whose weights {beside.target} has; leave it out"
+            )
         compiled = name == "torch-compile"
         return replace(
             common,
@@ -203,7 +252,8 @@ def _peer(name: str, folder: Path, beside: Contender) -> Contender:
             open=partial(open_torch_peer, folder, beside.reference.size, beside.batch, compiled),
             file_bytes=_weights(folder).stat().st_size,
         )
-    onnx = _fp32_onnx(beside)
+    assert beside.onnx is not None
+    onnx = _fp32_onnx(beside.onnx, beside.reference.weights_sha256)
     return replace(
         common, target=str(onnx), open=partial(open_peer, name, onnx), file_bytes=onnx.stat().st_size, onnx=onnx
     )
@@ -242,18 +292,23 @@ def _beside(onnx: Path) -> Path:
     return onnx if is_fp32 else onnx.with_name(f"{onnx_stem(onnx)}.fp32.onnx")
 
 
-def _fp32_onnx(beside: Contender) -> Path:
-    """The FP32 ONNX file of the model that an engine is made of."""
+def _fp32_onnx(onnx: Path, weights: str) -> Path:
+    """The FP32 ONNX file of the model that an ONNX file of any precision stores. Raises UserError."""
     from ..description import describe_onnx
 
-    assert beside.onnx is not None
-    path = _beside(beside.onnx)
+    path = _beside(onnx)
     if not path.is_file():
-        raise UserError(f"--vs reads the FP32 ONNX file, and {path} is not there; write it with `depthkit export`")
+        raise UserError(f"the FP32 ONNX file {path} is not there; write it with `depthkit export`")
     told = describe_onnx(path)
-    if not told.intact or told.weights_sha256 != beside.reference.weights_sha256:
-        raise UserError(f"--vs reads {path}, which is not of the weights of {beside.target}; export both again")
+    if not told.intact or told.weights_sha256 != weights:
+        raise UserError(f"{path} is not of the weights of {onnx.name}; export both again")
     return path
+
+
+def _open_fp32(onnx: Path, weights: str) -> Session:
+    from ..runtime.load import load
+
+    return load(_fp32_onnx(onnx, weights))
 
 
 def sample_set(data: str, frames: int | None, depth_units: float) -> SampleSet:
@@ -279,6 +334,43 @@ def doubt(samples: SampleSet) -> str | None:
     return found and f"{samples.data}: {found}"
 
 
+def readable(samples: SampleSet) -> tuple[SampleSet, tuple[str, ...]]:
+    """The samples by which engines can be scored, and a note of the others; each is read once here.
+
+    Raises:
+        DataError: none is left.
+    """
+    good, faults = [], []
+    for index in range(len(samples.samples)):
+        try:
+            samples.samples[index]
+        except (DepthkitError, OSError, ValueError) as error:
+            faults.append(str(error))
+        else:
+            good.append(index)
+    if not faults:
+        return samples, ()
+    named = "; ".join(faults[:NAMED]) + (f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else "")
+    said = f"{len(faults)} of {len(samples.samples)} frames of {samples.data} cannot be scored: {named}"
+    if not good:
+        raise DataError(said)
+    return replace(samples, frames=len(good), samples=_Some(samples.samples, good)), (f"accuracy: {said}",)
+
+
+class _Some:
+    """Those of some samples that stand at `indices`."""
+
+    def __init__(self, samples: Samples, indices: list[int]) -> None:
+        self._samples = samples
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._samples[self._indices[index]]
+
+
 class _Chosen:
     """Some samples of a data set as pairs of picture and depth, read when they are asked for."""
 
@@ -293,8 +385,13 @@ class _Chosen:
         if not 0 <= index < len(self):
             raise IndexError(index)
         sample = self._dataset[self._indices[index]]
-        from ..metrics import EIGEN_SIZE
+        from ..metrics import EIGEN_SIZE, LEAST_SIDE
 
+        if min(sample.depth.shape) < LEAST_SIDE:
+            raise DataError(
+                f"{self._dataset.source(self._indices[index])} is {sample.depth.shape} (H, W), and SSIM needs "
+                f"{LEAST_SIDE} pixels each way; use larger pictures"
+            )
         if self._dataset.crop is not None and sample.depth.shape != EIGEN_SIZE:
             raise DataError(
                 f"{self._dataset.source(self._indices[index])} is {sample.depth.shape} (H, W), and the Eigen crop is "

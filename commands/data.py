@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import DEPTH_UNITS, DataType, PathType, depth_units_option, size_option
+from .options import DEPTH_UNITS, CountType, DataType, PathType, depth_units_option, size_option
 
 if TYPE_CHECKING:
     from ..train.prepared import PreparedSplit
@@ -33,7 +33,7 @@ def data() -> None:
 @size_option("Size of the samples; the largest that will be trained at.", default="240x320")
 @click.option("--out", type=PathType(), required=True, help="A new or empty folder.")
 @click.option("--skip-bad", is_flag=True, help="Leave out samples that cannot be read, and name them.")
-@click.option("--workers", type=click.IntRange(min=1), help="Threads that decode.  [default: one a CPU]")
+@click.option("--workers", type=CountType(1, 1024), help="Threads that decode.  [default: one a CPU]")
 @depth_units_option
 def prepare(
     source: str, size: tuple[int, int], out: Path, skip_bad: bool, workers: int | None, depth_units: float | None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from .options import PathType, command_line, size_option
+from .options import DAY, CountType, NumberType, PathType, command_line, size_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,14 +31,14 @@ PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
 @size_option("Size of frames and engines.", default="96x128")
 @click.option(
     "--steps",
-    type=click.IntRange(min=8),
+    type=CountType(8, 1_000_000),
     default=40,
     show_default=True,
     help="Training steps of compact; a quarter of them of unet.",
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0),
+    type=NumberType(0, DAY),
     default=1.0,
     show_default=True,
     help="Time for each row of the bench, and at least 10 runs.",

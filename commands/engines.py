@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import json_option
+from .options import NumberType, json_option
 
 if TYPE_CHECKING:
     from ..engines.manifest import Manifest
@@ -123,7 +123,7 @@ def inspect(engine: str, as_json: bool) -> None:
 
 
 @engines.command()
-@click.option("--unused-for", "days", type=click.FloatRange(min=0), help="Remove engines unused for so many days.")
+@click.option("--unused-for", "days", type=NumberType(0, 36_500), help="Remove engines unused for so many days.")
 @click.option("--all", "everything", is_flag=True, help="Remove every engine.")
 def prune(days: float | None, everything: bool) -> None:
     """Remove engines from the store; copies beside ONNX files stay.

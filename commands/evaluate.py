@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from .options import PathType, data_option, depth_units_option, expand, json_option
+from .options import CountType, PathType, data_option, depth_units_option, expand, json_option
 
 
 @click.command()
 @click.argument("target", nargs=-1, required=True, type=PathType(), callback=expand)
 @data_option("Data set whose test split is used.", default="scenes")
-@click.option("--frames", type=click.IntRange(min=1), help="Only so many frames, evenly spaced.  [default: all]")
+@click.option("--frames", type=CountType(1, 1_000_000), help="Only so many frames, evenly spaced.  [default: all]")
 @depth_units_option
 @json_option
 def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_units: float | None, as_json: bool) -> None:
@@ -54,7 +54,9 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
             scores = measure_accuracy(session, pairs, samples.crop)
         results[str(path)] = scores
         for first, name, part in ((True, "pooled", scores.pooled), (False, "per image", scores.per_image)):
-            head = [Text(str(path)), f"{scores.mse:.5f}", f"{scores.ssim:.4f}"] if first else [Text(), "", ""]
+            head: list[str | Text] = (
+                [Text(str(path)), f"{scores.mse:.5f}", f"{scores.ssim:.4f}"] if first else [Text(), "", ""]
+            )
             figures = [part.abs_rel, part.rmse, part.log10, part.delta1, part.delta2, part.delta3]
             shown.add_row(*head, name, *(f"{figure:.3f}" for figure in figures))
     if as_json:

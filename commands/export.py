@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from .export_runs import require_exportable, run_folder
-from .options import DEPTH_UNITS, NumbersType, PathType, SizeType, data_option, depth_units_option, expand, runs_option
+from .options import (
+    DEPTH_UNITS,
+    MOST_FRAMES_A_RUN,
+    NumbersType,
+    PathType,
+    SizeType,
+    data_option,
+    depth_units_option,
+    expand,
+    runs_option,
+)
 from .packages import EXPORTING, require_packages
 from .precision import PrecisionOptions, explain_layers, precision_options
 from .proof import Proof
@@ -47,6 +57,8 @@ class _BatchType(click.ParamType["int | Dim"]):
             return value  # type: ignore[no-any-return]
         try:
             numbers = [int(word) for word in value.split(",")]
+            if max(numbers) > MOST_FRAMES_A_RUN:
+                self.fail(f"{value!r} is too large; a run takes at most {MOST_FRAMES_A_RUN} frames", param, ctx)
             if len(numbers) == 1 and numbers[0] > 0:
                 return numbers[0]
             low, best, high = numbers
@@ -164,11 +176,15 @@ class ForeignWeights:
 @depth_units_option
 @click.option(
     "--depth-range",
-    type=NumbersType("LOW,HIGH"),
+    type=NumbersType("LOW,HIGH", 0, 1e4),
     help="With --weights: metres; the network answers shares of HIGH.  [default: 0.1,10]",
 )
-@click.option("--mean", type=NumbersType("R,G,B"), help="With --weights: of pixels from 0 to 1.  [default: ImageNet's]")
-@click.option("--std", type=NumbersType("R,G,B"), help="With --weights: of pixels from 0 to 1.  [default: ImageNet's]")
+@click.option(
+    "--mean", type=NumbersType("R,G,B", -1e3, 1e3), help="With --weights: of pixels from 0 to 1.  [default: ImageNet's]"
+)
+@click.option(
+    "--std", type=NumbersType("R,G,B", 1e-6, 1e3), help="With --weights: of pixels from 0 to 1.  [default: ImageNet's]"
+)
 def export(
     run: tuple[Path, ...],
     fp16: bool,

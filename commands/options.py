@@ -13,13 +13,17 @@ from typing import Any, Final, TypeVar
 import click
 
 __all__ = [
+    "DAY",
     "DEPTH_UNITS",
+    "MOST_FRAMES_A_RUN",
+    "CountType",
     "DataType",
+    "DevicesType",
     "NetworkType",
+    "NumberType",
     "NumbersType",
     "PathType",
     "PercentType",
-    "PositiveType",
     "SizeType",
     "command_line",
     "data_option",
@@ -34,6 +38,12 @@ DEPTH_UNITS: Final = 1000.0
 """Units per metre where neither the user nor a run says otherwise: millimetres."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+DAY: Final = 86_400
+"""Seconds."""
+MOST_FRAMES_A_RUN: Final = 4096
+"""Larger batches are a slip of the finger, and would take the machine's memory before they fail."""
+MOST_PIXELS_A_SIDE: Final = 8192
 
 
 def command_line() -> str:
@@ -94,23 +104,45 @@ class SizeType(click.ParamType[tuple[int, int]]):
         """Parse "240x320" into (240, 320)."""
         if isinstance(value, tuple):
             return value
-        match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", str(value))
+        match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", str(value), re.ASCII)
         if match is None:
             self.fail(f"{value!r} is not a size; write height x width, for instance 240x320", param, ctx)
+        if any(len(digits) > 4 or int(digits) > MOST_PIXELS_A_SIDE for digits in match.groups()):
+            self.fail(f"{value!r} is too large; a side has at most {MOST_PIXELS_A_SIDE} pixels", param, ctx)
         return int(match[1]), int(match[2])
 
 
-class PositiveType(click.ParamType[float]):
-    """A number above zero; `nan` and `inf`, which `click.FloatRange` lets through, are none."""
+class CountType(click.IntRange):
+    """A whole number of something, from `least` to `most`; nothing is counted without an upper limit."""
 
-    name = "FLOAT"
+    def __init__(self, least: int, most: int) -> None:
+        super().__init__(least, most)
+
+
+class NumberType(click.FloatRange):
+    """A number from `least` to `most`, or between them where these are open; `nan`, which click takes, is none."""
+
+    def __init__(self, least: float, most: float, *, above: bool = False, below: bool = False) -> None:
+        super().__init__(least, most, min_open=above, max_open=below)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse "1e-3"."""
-        number = float(click.FLOAT.convert(value, param, ctx))
-        if not (isfinite(number) and number > 0):
-            self.fail(f"{value} is no number above 0", param, ctx)
+        number = float(super().convert(value, param, ctx))
+        if not isfinite(number):
+            self.fail(f"{value} is no number in the range {self._describe_range()}", param, ctx)
         return number
+
+
+class DevicesType(click.ParamType[str]):
+    """`auto`, or how many devices each node has."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Let "auto" and "8" pass."""
+        if not re.fullmatch(r"auto|[1-9]\d?", str(value), re.ASCII):
+            self.fail(f"{value!r} is no number of devices; write 1 to 99, or auto", param, ctx)
+        return str(value)
 
 
 class PercentType(click.ParamType[float]):
@@ -148,10 +180,11 @@ class NetworkType(click.ParamType[str]):
 
 
 class NumbersType(click.ParamType["tuple[float, ...]"]):
-    """Numbers with commas between them, one for each word of `name`, for instance "R,G,B"."""
+    """Numbers from `least` to `most` with commas between them, one for each word of `name`, for instance "R,G,B"."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, least: float, most: float) -> None:
         self.name = name
+        self._least, self._most = least, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         """Parse "0.1,10" into (0.1, 10.0)."""
@@ -161,8 +194,10 @@ class NumbersType(click.ParamType["tuple[float, ...]"]):
             numbers = tuple(float(word) for word in value.split(","))
         except ValueError:
             numbers = ()
-        if len(numbers) != len(self.name.split(",")) or not all(map(isfinite, numbers)):
-            self.fail(f"{value!r} is not {self.name}; write numbers with commas between them", param, ctx)
+        fit = all(self._least <= number <= self._most for number in numbers)
+        if len(numbers) != len(self.name.split(",")) or not fit:
+            between = f"numbers from {self._least:g} to {self._most:g}"
+            self.fail(f"{value!r} is not {self.name}; write {between} with commas between them", param, ctx)
         return numbers
 
 
@@ -185,7 +220,7 @@ def data_option(help_text: str, *, default: str | None = None) -> Callable[[_Com
 
 depth_units_option = click.option(
     "--depth-units",
-    type=PositiveType(),
+    type=NumberType(0.001, 1_000_000),
     help="Units per metre in the 16-bit PNG of an images/ + depth/ folder.  [default: the run's, else 1000]",
 )
 runs_option = click.option(

@@ -24,6 +24,7 @@ HELD_OUT: Final = 32
 REMEDY: Final = "give frames of your camera by --calibrate"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+MOST_LAYERS: Final = 99_999
 
 
 class _KeepType(click.ParamType["int | Literal['auto']"]):
@@ -34,9 +35,12 @@ class _KeepType(click.ParamType["int | Literal['auto']"]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["auto"]:
         if value == "auto":
             return "auto"
-        if not str(value).isdecimal():
+        text = str(value)
+        if not (
+            text.isascii() and text.isdecimal() and len(text) <= len(str(MOST_LAYERS)) and int(text) <= MOST_LAYERS
+        ):
             self.fail(f"{value!r} is neither a number of layers nor auto", param, ctx)
-        return int(value)
+        return int(text)
 
 
 def precision_options(command: _Command) -> _Command:

@@ -10,9 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SchemaVersionError, UserError
+from ..errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..session import Session
 
 __all__ = [
@@ -29,11 +31,11 @@ __all__ = [
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Run folders below `folder`. Raises UserError when there is none."""
+    """Run folders below `folder`, or itself if it is one. Raises UserError when there is none."""
     from ..train.document import MODEL
     from ..train.shipped import shipped_names
 
-    runs = sorted(path.parent for path in folder.glob(f"*/{MODEL}"))
+    runs = sorted(path.parent for path in _here_and_below(folder, MODEL))
     if not runs:
         raise UserError(
             f"there is no finished run in {folder}/; train one with `depthkit train --out {folder}`, or name weights "
@@ -107,21 +109,19 @@ def _copy_run(source: Path, goal: Path) -> None:
 
 
 def find_engines(folder: Path) -> list[Path]:
-    """Engines in the runs below `folder` that run here; says which do not. Raises UserError when there is none."""
+    """Engines in the runs below `folder`, or in itself, that run here; says which do not, and which are broken.
+
+    Raises UserError when there is none.
+    """
     from ..engines.build import require_fit
     from ..engines.manifest import read_manifest
     from .console import err
 
     engines = []
-    for path in _with_manifest(folder):
+    for path in _engine_files(folder):
         try:
-            manifest = read_manifest(path)
-        except SchemaVersionError as error:
-            err.print(f"left out {path}: {error}", style="yellow", markup=False)
-            continue
-        try:
-            require_fit(path, manifest)
-        except UserError as error:
+            require_fit(path, read_manifest(path))
+        except (UserError, OSError) as error:
             err.print(f"left out {path}: {error}", style="yellow", markup=False)
         else:
             engines.append(path)
@@ -132,12 +132,19 @@ def find_engines(folder: Path) -> list[Path]:
     return engines
 
 
-def _with_manifest(folder: Path) -> list[Path]:
-    """Engines in the runs below `folder`: files of a backend's kind that have a manifest."""
+def _engine_files(folder: Path) -> list[Path]:
+    """What is named as an engine of a backend, or its manifest, in the runs below `folder` and in itself."""
     from ..engines.build import BACKENDS, backend
 
     kinds = tuple(f".{backend(name).extension}" for name in BACKENDS)
-    return sorted(path.with_suffix("") for path in folder.glob("*/*.json") if path.stem.endswith(kinds))
+    paths = {path.with_suffix("") if path.suffix == ".json" else path for path in _here_and_below(folder, "*.*")}
+    return sorted(path for path in paths if path.name.endswith(kinds) and not path.name.startswith("."))
+
+
+def _here_and_below(folder: Path, name: str) -> Iterator[Path]:
+    """Files of that name, or pattern, in `folder` and in the folders in it."""
+    yield from folder.glob(name)
+    yield from folder.glob(f"*/{name}")
 
 
 def depth_units_of(targets: Iterable[Path], given: float | None) -> float:

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.core import ParameterSource
 
-from .options import DEPTH_UNITS, NetworkType, PathType, PositiveType, data_option, depth_units_option, size_option
+from .options import (
+    DEPTH_UNITS,
+    MOST_FRAMES_A_RUN,
+    CountType,
+    DevicesType,
+    NetworkType,
+    NumberType,
+    PathType,
+    data_option,
+    depth_units_option,
+    size_option,
+)
 
 if TYPE_CHECKING:
     from ..train.history import EpochRecord
@@ -31,13 +42,17 @@ _NAMES: Final = {"network": "networks"}  # of an option and of its parameter, wh
 )
 @data_option("Built-in scenes, or a data set, see docs/data.md.", default="scenes")
 @size_option("Training size; the built-in networks take what is divisible by 16.", default="240x320")
-@click.option("--epochs", type=click.IntRange(min=1), default=50, show_default=True, help="Passes over the data.")
-@click.option("--steps", type=click.IntRange(min=1), help="At most so many steps, if that is sooner, in equal epochs.")
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures a pass and device.")
+@click.option("--epochs", type=CountType(1, 1_000_000), default=50, show_default=True, help="Passes over the data.")
 @click.option(
-    "--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Passes a step of the optimiser."
+    "--steps", type=CountType(1, 1_000_000_000), help="At most so many steps, if that is sooner, in equal epochs."
 )
-@click.option("--lr", type=PositiveType(), help="Learning rate.  [default: the preset's]")
+@click.option(
+    "--batch", type=CountType(1, MOST_FRAMES_A_RUN), default=8, show_default=True, help="Pictures a pass and device."
+)
+@click.option(
+    "--accumulate", type=CountType(1, 1_000_000), default=1, show_default=True, help="Passes a step of the optimiser."
+)
+@click.option("--lr", type=NumberType(0, 1000, above=True), help="Learning rate.  [default: the preset's]")
 @click.option(
     "--preset",
     type=click.Choice(["paper", "best"]),
@@ -59,13 +74,19 @@ _NAMES: Final = {"network": "networks"}  # of an option and of its parameter, wh
 @click.option("--force", is_flag=True, help="Replace a finished run in OUT/<network>, once the new one is whole.")
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**31 - 1),
+    type=CountType(0, 2**31 - 1),
     default=0,
     show_default=True,
     help="Seed of weights, order, augmentation.",
 )
-@click.option("--devices", default="auto", show_default=True, help="Devices a node; more than one: distributed (DDP).")
-@click.option("--num-nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Nodes, for DDP.")
+@click.option(
+    "--devices",
+    type=DevicesType(),
+    default="auto",
+    show_default=True,
+    help="Devices a node; more than one: distributed (DDP).",
+)
+@click.option("--num-nodes", type=CountType(1, 10_000), default=1, show_default=True, help="Nodes, for DDP.")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "32-true", "16-mixed", "bf16-mixed"]),
@@ -75,7 +96,7 @@ _NAMES: Final = {"network": "networks"}  # of an option and of its parameter, wh
 )
 @click.option("--compile", "compiled", is_flag=True, help="Train through torch.compile.")
 @click.option(
-    "--workers", type=click.IntRange(min=0), help="Loading processes a device.  [default: the cores on a GPU, else 0]"
+    "--workers", type=CountType(0, 1024), help="Loading processes a device.  [default: the cores on a GPU, else 0]"
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out, and name, pictures that cannot be read.")
 @click.option(

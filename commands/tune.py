@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import click
 
 from .export import BACKENDS
-from .options import DataType, PathType, SizeType, command_line, data_option, depth_units_option, runs_option
+from .options import (
+    DAY,
+    MOST_FRAMES_A_RUN,
+    CountType,
+    DataType,
+    NumberType,
+    PathType,
+    SizeType,
+    command_line,
+    data_option,
+    depth_units_option,
+    runs_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,45 +38,52 @@ PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
 
 
 class _QuantityType(click.ParamType[float]):
-    """A number above 0, with one of some units behind it, or none."""
+    """A number above 0, with one of some units behind it, or none; at most `most` of the smallest unit."""
 
-    def __init__(self, name: str, units: dict[str, float]) -> None:
+    def __init__(self, name: str, units: dict[str, float], most: float) -> None:
         self.name = name
         self._units = units
+        self._most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)", str(value).strip())
         unit = match and self._units.get(match[2].lower())
-        if not (match and unit and float(match[1]) > 0):
+        if not (match and unit and 0 < float(match[1]) * unit <= self._most):
             units = ", ".join(filter(None, self._units))
-            self.fail(f"{value!r} is no quantity above 0; write a number, with one of {units} or none", param, ctx)
+            self.fail(
+                f"{value!r} is no quantity above 0 that can be meant; write a number, with one of {units} or none",
+                param,
+                ctx,
+            )
         return float(match[1]) * unit
 
 
 @click.command()
 @click.argument("run", type=PathType())
-@click.option("--max-latency", type=_QuantityType("TIME", {"": 1, "ms": 1, "s": 1000}), help="p95 of a run, as 33ms.")
-@click.option("--min-fps", type=click.FloatRange(min=0, min_open=True), help="Frames a second.")
+@click.option(
+    "--max-latency", type=_QuantityType("TIME", {"": 1, "ms": 1, "s": 1000}, 1000 * DAY), help="p95 of a run, as 33ms."
+)
+@click.option("--min-fps", type=NumberType(0, 1_000_000, above=True), help="Frames a second.")
 @click.option(
     "--min-ssim",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=NumberType(0, 1, below=True),
     help="To torch in FP32 at the run's size, mean over the pictures.",
 )
 @click.option(
     "--max-absrel-loss",
-    type=click.FloatRange(min=0),
+    type=NumberType(0, 100),
     help="How much worse AbsRel may be than torch's in FP32; needs measured depth.",
 )
 @click.option(
     "--max-memory",
-    type=_QuantityType("SIZE", {"": 2**20, "mib": 2**20, "mb": 10**6, "gib": 2**30, "gb": 10**9}),
+    type=_QuantityType("SIZE", {"": 2**20, "mib": 2**20, "mb": 10**6, "gib": 2**30, "gb": 10**9}, 2**50),
     help="Peak of a fresh process, to load and run the engine; in MiB.",
 )
 @data_option(
     "Pictures to judge by: a data set's validation split, or a folder of pictures.  [default: those of the run]"
 )
 @depth_units_option
-@click.option("--frames", type=click.IntRange(min=1), default=16, show_default=True, help="Of --data, evenly spaced.")
+@click.option("--frames", type=CountType(1, 1_000_000), default=16, show_default=True, help="Of --data, evenly spaced.")
 @click.option(
     "--backend", "backends", multiple=True, type=click.Choice(BACKENDS), help="To try.  [default: all that run here]"
 )
@@ -77,13 +96,13 @@ class _QuantityType(click.ParamType[float]):
     metavar="HxW",
     help="To try.  [default: the run's, and 3/4 and 1/2 of it]",
 )
-@click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), help="To try.  [default: 1]")
+@click.option("--batch", "batches", multiple=True, type=CountType(1, MOST_FRAMES_A_RUN), help="To try.  [default: 1]")
 @click.option(
     "--calibrate", type=DataType(), metavar="PATH", help="Frames for INT8.  [default: what the run was trained on]"
 )
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberType(0, 7 * DAY // 60, above=True),
     default=10.0,
     show_default=True,
     help="When to try no more.",

@@ -32,6 +32,7 @@ __all__ = [
     "build",
     "engine_name",
     "fastest",
+    "given_options",
     "is_outdated",
     "rebuild_command",
     "require",
@@ -202,10 +203,15 @@ def require_fit(engine: Path, manifest: Manifest) -> None:
         )
 
 
+def given_options(manifest: Manifest) -> list[str]:
+    """`KEY=VALUE` of each option of an engine that is not its backend's default."""
+    maker = backend(manifest.backend)
+    return _given(maker, manifest.options)
+
+
 def rebuild_command(engine: Path, manifest: Manifest) -> str:
     """What makes `engine` again from the ONNX file beside it."""
-    maker = backend(manifest.backend)
-    options = [word for each in _given(maker, manifest.options) for word in ("-o", each)]
+    options = [word for each in given_options(manifest) for word in ("-o", each)]
     onnx = str(engine.with_name(manifest.onnx))
     return shlex.join(["depthkit", "export", onnx, "--backend", manifest.backend, *options])
 

@@ -235,7 +235,7 @@ def _last_bias(graph: onnx.GraphProto) -> onnx.TensorProto | None:
 
 
 def find_shift(
-    model: onnx.ModelProto, ranges: Ranges, kept: Sequence[str], images: Sequence[np.ndarray]
+    model: onnx.ModelProto, ranges: Ranges, kept: Sequence[str], images: Sequence[np.ndarray] | np.ndarray
 ) -> tuple[float, float]:
     """What `place` has to add so that on `images` half of the depths are too near, and half too far; and metres of it.
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import astuple
+from dataclasses import astuple, replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from depthkit.bench.accuracy import measure_accuracy
+from depthkit.bench.suite import Contender, SampleSet, SuiteOptions, run_suite
+from depthkit.bench.timing import Steady
+from depthkit.errors import UserError
+from depthkit.reference import Reference
+from depthkit.session import Session
+from depthkit.tolerances import Precision
 
+QUICK = SuiteOptions(steady=Steady(0.0, 0.0, 2, rest_s=0.0), phases=False, memory=False, roofline=False)
 Sample = tuple[np.ndarray, np.ndarray]
 
 
@@ -70,3 +78,63 @@ def test_nothing_to_measure_is_nan(recorded: type) -> None:
     scores = measure_accuracy(recorded([]), [], None)
     assert scores.frames == 0
     assert math.isnan(scores.mse)
+
+
+FP32, SHIFT = 1.05, 1.10
+"""How much too far the two answer, on frames that are not in the reference; there both answer what torch did."""
+
+
+def _unseen(reference: Reference) -> SampleSet:
+    """Frames that are told from the reference's by their first pixel, with measured depth."""
+    pairs = list(zip(reference.images + np.uint8(100), reference.depths, strict=True))
+    return SampleSet("nyu", 4, 654, None, pairs)
+
+
+def _factor(recorded: type, reference: Reference, factor: float) -> Session:
+    def answer(frame: np.ndarray) -> np.ndarray:
+        first = int(frame[0, 0, 0])
+        depth: np.ndarray = reference.depths[first % 100]
+        return depth if first < 100 else depth * np.float32(factor)
+
+    session: Session = recorded([], answer=answer)
+    return session
+
+
+@pytest.mark.parametrize("first", ["torch", "onnxruntime"])
+@pytest.mark.parametrize(
+    ("precision", "factor", "failed"),
+    [("int8", SHIFT, True), ("fp16", FP32 + 0.003, True), ("fp16", FP32 + 0.001, False), ("fp32", SHIFT, False)],
+)
+def test_accuracy_is_held_to_the_fp32_row_of_the_run(
+    recorded: type, reference: Reference, first: str, precision: Precision, factor: float, failed: bool
+) -> None:
+    samples = _unseen(reference)
+    good, bad = (partial(_factor, recorded, reference, each) for each in (FP32, factor))
+    chosen = [
+        Contender("e", "openvino", bad, precision, reference, 1, run="mine"),
+        Contender("f", first, good, "fp32", reference, 1, run="mine"),
+        Contender("g", "torch", partial(_factor, recorded, reference, 0.5), "fp32", reference, 1, run="another"),
+    ]
+    row, *others = run_suite(chosen, samples, QUICK)[0].rows
+    assert [fault for fault in row.faults if "on 4 measured frames" in fault] == list(row.faults)
+    assert any(fault.startswith("AbsRel") for fault in row.faults) == failed
+    assert row.passed != failed
+    assert all(other.passed for other in others)
+
+
+def test_without_an_fp32_row_the_fp32_file_is_asked_and_without_one_a_note_says_so(
+    recorded: type, reference: Reference
+) -> None:
+    samples = _unseen(reference)
+    good, bad = (partial(_factor, recorded, reference, each) for each in (FP32, SHIFT))
+    alone = Contender("e", "openvino", bad, "int8", reference, 1)
+    (row,) = run_suite([replace(alone, fp32=good)], samples, QUICK)[0].rows
+    assert "worse than FP32's" in row.faults[0]
+
+    def gone() -> Session:
+        raise UserError("the FP32 ONNX file is not there")
+
+    for fp32, why in ((None, "no FP32 row of this run"), (gone, "the FP32 ONNX file is not there")):
+        (row,) = run_suite([replace(alone, fp32=fp32)], samples, QUICK)[0].rows
+        assert row.passed
+        assert any(note.startswith("no accuracy gate: ") and why in note for note in row.notes)

@@ -209,6 +209,21 @@ def test_rows_are_paired_by_name_and_kind_and_several_by_order() -> None:
     assert f"Only after:\n\n- {found.added[0]}" in text
 
 
+def test_a_row_is_its_run_and_weights() -> None:
+    """A folder that changed its name is found by the weights; one that was trained anew, by its name."""
+    a, b, c = (steady(ms, run=run, weights=8 * run) for ms, run in ((10, "a"), (20, "b"), (30, "c")))
+    found = compare(result(a, b, c), result(replace(b, run="x/b"), a, replace(c, weights="other")))
+    assert [(change.old.run, change.verdict) for change in found.changes] == [
+        ("b", "same"),
+        ("a", "same"),
+        ("c", "same"),
+    ]
+    assert [change.notes for change in found.changes] == [(), (), ("other weights than before",)]
+    assert (found.gone, found.added) == ((), ())
+    told = compare(result(replace(a, run="b"), replace(b, run="a")), result(a, b))
+    assert [change.old.weights for change in told.changes] == [a.weights, b.weights]
+
+
 def test_nothing_in_common_is_a_users_error_that_names_both() -> None:
     with pytest.raises(UserError, match=r"torch.*before.*openvino.*after"):
         compare(result(steady(backend="torch")), result(steady()))

@@ -225,7 +225,7 @@ def test_bench_that_passes_says_so(benched: Benched, contenders: list[Contender]
     result = replace(benched[0], rows=benched[0].rows[:2])
     write_report(tmp_path / "b.html", result, [contender.reference for contender in contenders[:2]], benched[1][:2])
     text = _Page((tmp_path / "b.html").read_text()).text
-    assert "All 2 rows pass" in text
+    assert "2 of 2 pass (largest error " in text
     assert "FAIL" not in text
     assert "What fails" not in text
 

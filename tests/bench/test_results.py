@@ -80,7 +80,7 @@ RESULTS = st.builds(
     BenchResult,
     environment=st.just(environment("depthkit bench")),
     rows=st.lists(rows(), max_size=3).map(tuple),
-    schema_version=st.just(4),
+    schema_version=st.just(5),
 )
 
 
@@ -176,11 +176,11 @@ def test_what_does_not_fit_is_refused_by_schema_and_reader(document: Any, tmp_pa
         read_result(_write(tmp_path, changed))
 
 
-@pytest.mark.parametrize("version", [3, 5, "4", None, True])
+@pytest.mark.parametrize("version", [3, 6, "5", None, True])
 def test_another_schema_version_is_refused(document: Any, tmp_path: Path, version: object) -> None:
     changed = {**document, "schema_version": version}
     assert not SCHEMA.is_valid(changed)
-    with pytest.raises(SchemaVersionError, match=f"version {version}.*version 4"):
+    with pytest.raises(SchemaVersionError, match=f"version {version}.*version 5"):
         read_result(_write(tmp_path, changed))
 
 
@@ -223,3 +223,15 @@ def test_edited_figures_of_the_whole_change_nothing(document: Any, tmp_path: Pat
     changed["speedups"] = {"ours": {"low": 99.0, "middle": 100.0, "high": 101.0}}
     changed["rows"][0]["throughput"]["fps"] = 1e6
     assert json.loads(to_json(read_result(_write(tmp_path, changed)))) == streamed
+
+
+def test_files_of_schema_version_4_are_read_with_the_run_that_their_targets_tell(document: Any, tmp_path: Path) -> None:
+    old = copy.deepcopy(document)
+    old["schema_version"] = 4
+    for row in old["rows"]:
+        del row["run"], row["weights"]
+    old["rows"][0].update(target="runs/mine/compact-32x48.fp32.ort.onnx")
+    old["rows"][1].update(target="runs/mine", backend="torch")
+    rows = read_result(_write(tmp_path, old)).rows
+    assert [(row.run, row.weights) for row in rows] == [("mine", "")] * 2
+    assert rows[0].model == "compact 32x48 of mine"

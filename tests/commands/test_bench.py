@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from PIL import Image
 from rich.console import Console
 
+from depthkit.bench.compare import compare
 from depthkit.bench.results import read_result
 from depthkit.bench.table import TABLES
 from depthkit.cli import run as depthkit
@@ -130,6 +131,41 @@ def test_pictures_without_depth_leave_accuracy_empty_and_say_why(
     assert "none of the known layouts" in capsys.readouterr().err
 
 
+def _pairs(root: Path, shapes: list[tuple[int, int]]) -> Path:
+    """A `pairs` data set whose test pictures have these sizes."""
+    for folder in ("images", "depth"):
+        (root / folder / "test").mkdir(parents=True)
+    for index, shape in enumerate(shapes):
+        depth = np.tile(np.linspace(1000, 4000, shape[1], dtype=np.uint16), (shape[0], 1))
+        picture = np.random.default_rng(index).integers(0, 256, (*shape, 3), np.uint8)
+        Image.fromarray(picture).save(root / "images" / "test" / f"{index}.png")
+        Image.fromarray(depth).save(root / "depth" / "test" / f"{index}.png")
+    return root
+
+
+def test_pictures_that_cannot_be_scored_are_left_out_and_named(exports: Path, tmp_path: Path, capsys: Captured) -> None:
+    data = _pairs(tmp_path / "rooms", [(48, 64), (48, 64), (8, 64), (60, 40), (48, 64), (48, 64)])
+    pictures = data / "images" / "test"
+    (pictures / "1.png").write_bytes((pictures / "1.png").read_bytes()[:300])
+    Image.fromarray(np.zeros((24, 64, 3), np.uint8)).save(pictures / "4.png")
+    (pictures / "5.png").write_text("no picture")
+    report = tmp_path / "bench.json"
+    arguments = ["bench", "--engine", str(exports / ENGINE), *QUICK, "--data", str(data), "--json", str(report)]
+    assert depthkit(arguments) == 0
+    result = read_result(report)
+    assert [row.accuracy and (row.accuracy.frames, row.accuracy.scores.frames) for row in result.rows] == [(2, 2)] * 2
+    note = result.notes[0]
+    assert "4 of 6 frames" in note
+    assert all(f"{index}.png" in note for index in (1, 2, 4, 5))
+    assert "4 of 6 frames" in capsys.readouterr().err
+    for path in pictures.iterdir():
+        path.write_text("no picture")
+    report.unlink()
+    assert depthkit(arguments) == 2
+    assert "6 of 6 frames" in capsys.readouterr().err
+    assert not report.exists()
+
+
 def test_several_models_are_grouped_aloud(exports: Path, tmp_path: Path, capsys: Captured) -> None:
     made = export_onnx(read_bundle(exports), ExportOptions(size=(48, 64)))
     other = build(made.path, BuildOptions("onnxruntime")).path
@@ -138,6 +174,51 @@ def test_several_models_are_grouped_aloud(exports: Path, tmp_path: Path, capsys:
     assert depthkit(["bench", *engines, *QUICK, "--json", str(report)]) == 0
     assert "2 models" in capsys.readouterr().err
     assert [len(group) for group in read_result(report).groups] == [2, 2]
+
+
+@pytest.mark.parametrize("other", ["compact-pretrained", "elsewhere/compact"])
+def test_runs_of_one_network_keep_apart(exports: Path, tmp_path: Path, other: str, capsys: Captured) -> None:
+    copy = Path(shutil.copytree(exports, tmp_path / "runs" / other))
+    report = tmp_path / "bench.json"
+    engines = [argument for folder in (exports, copy) for argument in ("--engine", str(folder / ENGINE))]
+    arguments = ["bench", *engines, "--vs", "onnxruntime", *QUICK, "--duration", "0.6", "--json", str(report)]
+    assert depthkit(arguments) == 0
+    result = read_result(report)
+    assert [[row.backend for row in group] for group in result.groups] == 2 * [
+        ["torch", "onnxruntime", "onnxruntime (vendor)"]
+    ]
+    assert len({row.name for row in result.rows}) == 6
+    assert len(result.speedups) == 4
+    for group, folder in zip(result.groups, (exports, copy), strict=True):
+        assert all(result.baseline(row) is group[0] for row in group)
+        assert group[0].target == str(folder)
+    assert f"of {other}" in " ".join(capsys.readouterr().out.split())
+    swapped = tmp_path / "swapped.json"
+    document = json.loads(report.read_text())
+    swapped.write_text(json.dumps({**document, "rows": document["rows"][3:] + document["rows"][:3]}))
+    found = compare(result, read_result(swapped))
+    assert [change.old.target for change in found.changes] == [change.new.target for change in found.changes]
+
+
+def test_engines_of_other_options_are_other_rows(exports: Path, tmp_path: Path) -> None:
+    report = tmp_path / "bench.json"
+    with_default = exports / "default" / ENGINE
+    with_default.parent.mkdir()
+    for name in (ENGINE, f"{ENGINE}.json", "compact-32x48.reference.npz"):
+        shutil.copy(exports / name, with_default.parent)
+    build(exports / "compact-32x48.fp32.onnx", BuildOptions("onnxruntime", {"threads": "1"}))
+    engines = [word for path in (exports / ENGINE, exports / ENGINE, with_default) for word in ("--engine", str(path))]
+    assert depthkit(["bench", *engines, *QUICK, "--no-torch", "--json", str(report)]) == 0
+    assert [row.backend for row in read_result(report).rows] == ["onnxruntime, threads=1", "onnxruntime"]
+
+
+def test_torch_is_benched_only_where_it_has_the_weights_of_the_engine(exports: Path, tmp_path: Path) -> None:
+    weights = exports / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    report = tmp_path / "bench.json"
+    assert depthkit(["bench", "--engine", str(exports / ENGINE), *QUICK, "--json", str(report)]) == 3
+    (row,) = read_result(report).rows
+    assert "other weights than model.safetensors" in row.faults[0]
 
 
 def test_the_papers_table(exports: Path, capsys: Captured) -> None:
@@ -190,6 +271,108 @@ def test_ctrl_c_writes_what_was_measured(exports: Path, tmp_path: Path) -> None:
     assert result.rows[0].passed
 
 
+def _plant(folder: Path, fault: str, good: Path) -> str:
+    """Put a broken engine of this kind below `folder`; its name."""
+    folder.mkdir(parents=True)
+    engine, manifest = folder / f"x-{ENGINE}", folder / f"x-{ENGINE}.json"
+    if fault != "no engine":
+        shutil.copy(good / ENGINE, engine)
+    if fault != "no manifest":
+        shutil.copy(good / f"{ENGINE}.json", manifest)  # without the reference that it names
+    contents = {
+        "no JSON": b"{",
+        "not UTF-8": b"\xff\xfe{",
+        "a list": b"[]",
+        "another version": b'{"schema_version": 99}',
+    }
+    if fault in contents:
+        manifest.write_bytes(contents[fault])
+    if fault == "a folder":
+        manifest.unlink()
+        manifest.mkdir()
+    return engine.name
+
+
+FAULTS = ("no JSON", "not UTF-8", "a list", "another version", "a folder", "no engine", "no manifest", "no reference")
+
+
+def test_broken_engines_among_those_that_were_found_are_named_and_left_out(
+    exports: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    names = [_plant(tmp_path / "runs" / f"other{index}", fault, exports) for index, fault in enumerate(FAULTS)]
+    report = tmp_path / "bench.json"
+    arguments = ["bench", *QUICK, "--no-torch"]
+    depthkit([*arguments, "--runs", str(tmp_path / "runs"), "--json", str(report)])
+    said = capsys.readouterr().err
+    for index, name in enumerate(names):
+        assert f"left out {tmp_path / 'runs' / f'other{index}' / name}: " in said, FAULTS[index]
+    assert {Path(row.target).parent for row in read_result(report).rows} == {exports}
+    for index, name in enumerate(names):
+        assert depthkit([*arguments, "--engine", str(tmp_path / "runs" / f"other{index}" / name)]) == 2, FAULTS[index]
+
+
+def test_runs_may_be_a_run_itself(exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = tmp_path / "bench.json"
+    for place, runs in ((tmp_path, str(exports)), (exports, ".")):
+        monkeypatch.chdir(place)
+        depthkit(["bench", "--runs", runs, *QUICK, "--no-torch", "--json", str(report)])
+        assert {Path(row.target).name for row in read_result(report).rows} >= {ENGINE, ENGINE.replace("fp32", "fp16")}
+        assert {row.run for row in read_result(report).rows} == {"compact"}
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("how", ["closed pipe", "latin-1"])
+def test_what_cannot_be_printed_loses_no_file(exports: Path, tmp_path: Path, how: str) -> None:
+    files = [str(tmp_path / f"bench.{kind}") for kind in ("json", "html", "markdown", "csv")]
+    written = [word for path in files for word in (f"--{path.rpartition('.')[2]}", path)]
+    done = subprocess.Popen(
+        [sys.executable, "-m", "depthkit", "bench", "--engine", str(exports / ENGINE), "--no-torch", *QUICK, *written],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1" if how == "latin-1" else "utf-8"},
+    )  # fmt: skip
+    assert done.stdout is not None
+    if how == "latin-1":
+        done.stdout.read()
+    done.stdout.close()
+    done.wait()
+    assert read_result(Path(files[0])).rows[0].passed
+    assert all(Path(path).is_file() for path in files)
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_bench(
+    exports: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ["bench", "--engine", str(exports / ENGINE), "--duration", "80000", "--no-memory"]
+    assert depthkit([*arguments, "--json", str(tmp_path / "b.json"), "--csv", str(tmp_path / "file" / "b.csv")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+    assert not (tmp_path / "b.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("vendor says no"), 3), (MemoryError(), 3)]
+)
+def test_a_bisection_that_ends_early_loses_nothing(
+    exports: Path, tmp_path: Path, error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def fail(_: object) -> str:
+        assert read_result(report).rows[0].faults, "the bench is written before the bisection"
+        raise error
+
+    monkeypatch.setattr("depthkit.commands.contenders.find_divergence", fail)
+    (exports / "model.safetensors").write_bytes(b"others")
+    report = tmp_path / "bench.json"
+    arguments = ["bench", "--engine", str(exports / ENGINE), *QUICK, "--bisect", "--json", str(report)]
+    assert depthkit(arguments) == code
+    (row,) = read_result(report).rows
+    assert row.wall_ms
+    assert any("not bisected" in note for note in row.notes) == (code == 3)
+    said = capsys.readouterr()
+    assert "Parity" in said.out
+    assert "Traceback" not in said.err
+    monkeypatch.undo()
+
+
 def test_two_files_are_compared(exports: Path, tmp_path: Path, capsys: Captured) -> None:
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     arguments = ["bench", "--engine", str(exports / ENGINE), "--duration", "1.5", "--no-torch", *QUICK[2:]]
@@ -220,8 +403,8 @@ def test_two_files_are_compared(exports: Path, tmp_path: Path, capsys: Captured)
         (["--until", "0"], "no share between 0 and 100 %"),
         (["--until", "x%"], "no share"),
         (["--fail-above", "150%"], "no share"),
-        (["--streams", "0"], "x>=1"),
-        (["--batch", "-1"], "x>=1"),
+        (["--streams", "0"], "1<=x<=256"),
+        (["--batch", "-1"], "1<=x<=4096"),
         (["--compare", "one.json"], "requires 2 arguments"),
         (["--trtexec", "gone.json"], "gone.json"),
     ],
