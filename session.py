@@ -130,7 +130,11 @@ def _exclusive_steps(method: _Method) -> _Method:
     @wraps(method)
     def guarded(self: SessionBase, *args: Any, **kwargs: Any) -> Iterator[Any]:
         steps = method(self, *args, **kwargs)
-        step = _exclusive(lambda _: next(steps, None))
+
+        @_exclusive
+        def step(_: SessionBase) -> Any:
+            return next(steps, None)
+
         with closing(steps):
             while (answer := step(self)) is not None:
                 yield answer
