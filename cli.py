@@ -101,10 +101,10 @@ class _Lasting(io.FileIO):
     What a command still has to do, it does: files are written, and the exit code is that of its gates.
     """
 
-    def write(self, data: Buffer, /) -> int | None:
+    def write(self, data: Buffer, /) -> int:
         """Write; a closed pipe takes everything."""
         try:
-            return super().write(data)
+            return super().write(data) or 0  # 0: it would block, and the buffer above tries again
         except BrokenPipeError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())

@@ -130,7 +130,11 @@ def _exclusive_steps(method: _Method) -> _Method:
     @wraps(method)
     def guarded(self: SessionBase, *args: Any, **kwargs: Any) -> Iterator[Any]:
         steps = method(self, *args, **kwargs)
-        step = _exclusive(lambda _: next(steps, None))
+
+        @_exclusive
+        def step(_: SessionBase) -> Any:
+            return next(steps, None)
+
         with closing(steps):
             while (answer := step(self)) is not None:
                 yield answer
@@ -159,6 +163,8 @@ class SessionBase:
     _bound: tuple[np.ndarray, np.ndarray] | None = None
     _closed: bool = False
     _bindings: int = 0
+    _use: RLock
+    _thread: local
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Give the session its lock and memory of threads, whether or not a backend calls `__init__` here."""
