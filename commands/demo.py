@@ -63,7 +63,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     from ..bench.timing import Steady
     from ..bench.tune import Budget
     from ..train.bundle import read_bundle
-    from .bench_output import Outputs, require_gate, run_and_show
+    from .bench_output import Outputs, require_any, run_and_show
     from .console import out as console
     from .contenders import contenders, sample_set
     from .targets import resolve_run
@@ -88,7 +88,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
         SuiteOptions(steady=Steady(duration_s=seconds), command=command_line()),
         Outputs(json=out / "bench.json", html=out / "report.html"),
     )
-    require_gate(result)
+    require_any(result)
     console.rule("tune")
     bundle = read_bundle(shipped)
     scope = Scope(precisions=("fp32", "int8"), sizes=[size])
