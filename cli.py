@@ -130,11 +130,7 @@ class _Lasting(io.FileIO):
     def write(self, data: Buffer, /) -> int:
         """Write; a closed pipe takes everything."""
         try:
-<<<<<<< HEAD
             return super().write(data) or 0
-=======
-            return super().write(data) or 0  # 0: it would block, and the buffer above tries again
->>>>>>> wt-cli
         except BrokenPipeError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())

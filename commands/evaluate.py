@@ -54,11 +54,7 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
             scores = measure_accuracy(session, pairs, samples.crop)
         results[str(path)] = scores
         for first, name, part in ((True, "pooled", scores.pooled), (False, "per image", scores.per_image)):
-<<<<<<< HEAD
             head: list[str | Text] = (
-=======
-            head: list[Text | str] = (
->>>>>>> wt-cli
                 [Text(str(path)), f"{scores.mse:.5f}", f"{scores.ssim:.4f}"] if first else [Text(), "", ""]
             )
             figures = [part.abs_rel, part.rmse, part.log10, part.delta1, part.delta2, part.delta3]
