@@ -165,8 +165,6 @@ class SessionBase:
     _bound: tuple[np.ndarray, np.ndarray] | None = None
     _closed: bool = False
     _bindings: int = 0
-    _use: RLock
-    _thread: local
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Give the session its lock and memory of threads, whether or not a backend calls `__init__` here."""
