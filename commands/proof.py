@@ -34,7 +34,7 @@ class Proof:
         from ..engines.manifest import read_manifest
         from ..errors import DepthkitError, GateError
         from ..parity import describe_gate, describe_parity, gate_faults
-        from ..reference import read_reference, reference_path
+        from ..reference import find_reference, read_reference
         from ..runtime.load import load
         from .console import out as console
 
@@ -45,7 +45,7 @@ class Proof:
         if not (maker.availability().runnable and maker.here().accepts(manifest.device)):
             console.print(f"  [yellow]note[/]  {maker.name}: not run here, so its gate was not checked")
             return
-        proofs = [("", read_reference(reference_path(onnx)))]
+        proofs = [("", read_reference(find_reference(onnx, manifest.weights_sha256, manifest.model.size)))]
         if is_new and (others := self._held_out()) is not None:
             proofs.append((" held-out", others))
         try:
