@@ -62,6 +62,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     from ..bench.suite import SuiteOptions
     from ..bench.timing import Steady
     from ..bench.tune import Budget
+    from ..spec import check_size
     from ..train.bundle import read_bundle
     from .bench_output import Outputs, require_any, run_and_show
     from .console import out as console
@@ -70,6 +71,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     from .tune import tune_run
     from .workshop import Scope, read_panel
 
+    check_size(*size)
     started = perf_counter()
     console.rule("compact, as it comes with depthkit: export, check, build")
     shipped = resolve_run(Path("compact"), out)

@@ -19,6 +19,8 @@ NO_NUMBERS = (
     click.types.StringParamType,
     click.types.BoolParamType,
     click.types.FuncParamType,
+    options.DataType,
+    options.PathType,
 )
 NO_NUMBERS_BY_NAME = {"--network", "--option", "--vs"}
 HUGE = "9" * 400

@@ -41,12 +41,12 @@ def trained(tmp_path: Path) -> Path:
     ("arguments", "words"),
     [
         (["--fp16", "--int8"], "one precision: choose one of --fp16, --int8"),
-        (["--calibrate", "scenes"], "--calibrate means nothing without --int8"),
+        (["--calibrate", "scenes"], "--calibrate has no effect without --int8"),
         (["--bf16", "--keep", "auto"], "--keep is for --int8"),
         (["--fp16", "--keep", "3"], "--keep is for --int8"),
         (["--int8", "--keep", "few"], "neither a number of layers nor auto"),
         (["--explain"], "--explain is for --int8"),
-        (["--int8", "--calibrate", "nowhere"], "there is no data at nowhere"),
+        (["--int8", "--calibrate", "nowhere"], "--calibrate nowhere: there is no such data set"),
         (["--bf16", "--backend", "onnxruntime"], "no BF16 kernels"),
     ],
 )
@@ -128,7 +128,7 @@ def test_bf16_is_exported_for_whom_it_serves(run: Path, store: Store, capsys: Ca
         pytest.skip("this CPU has no BF16")
     assert depthkit(["export", str(run), "--bf16", "--backend", "all"]) == 0
     said = capsys.readouterr().out
-    assert "left out onnxruntime: ONNX Runtime has no BF16 kernels" in said
+    assert "skipped onnxruntime: ONNX Runtime has no BF16 kernels" in said
     assert "torch BF16 vs FP32" in said
     assert describe_onnx(run / "compact-32x48.bf16.onnx").precision == "bf16"
     manifest = read_manifest(run / "compact-32x48.bf16.ov.blob")
