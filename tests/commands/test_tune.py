@@ -140,6 +140,7 @@ def test_pictures_without_truth_are_judged_by_ssim(run: Path, store: Store, tmp_
     assert all(trial.quality and trial.quality.abs_rel is None for trial in _tuning(run).trials)
 
 
+@pytest.mark.filterwarnings("always::depthkit.images.DataWarning")
 def test_pictures_of_several_sizes_are_no_camera(run: Path, tmp_path: Path, capsys: Captured) -> None:
     for index in (1, 2):
         Image.fromarray(np.zeros((48 * index, 64, 3), np.uint8)).save(tmp_path / f"{index}.png")
@@ -202,7 +203,7 @@ def test_frames_are_cropped_only_at_the_size_that_the_crop_is_made_for(
         (["--size", "33x48"], "not divisible by 16"),
         (["--backend", "tensorrt"], "tensorrt cannot run here"),
         (["--data", "nowhere"], "there is no data at nowhere"),
-        (["--calibrate", "nowhere"], "there is no data at nowhere"),
+        (["--calibrate", "nowhere"], "--calibrate nowhere: there is no such data set"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(run: Path, arguments: list[str], words: str, capsys: Captured) -> None:
