@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .export_runs import require_exportable, run_folder
+from .export_runs import ForeignWeights, require_exportable, run_folder
 from .options import (
-    DEPTH_UNITS,
     MOST_FRAMES_A_RUN,
     NumbersType,
     PathType,
@@ -86,54 +85,6 @@ class EngineOptions:
     backends: tuple[str, ...] = ("auto",)
     vendor: dict[str, str] = field(default_factory=dict)
     rebuild: bool = False
-
-
-@dataclass(frozen=True)
-class ForeignWeights:
-    """Weights of a network that is not ours, and what is to be known of them; None: the default."""
-
-    weights: Path | None
-    data: str | None
-    depth_units: float | None
-    depth_range: tuple[float, float] | None
-    mean: tuple[float, float, float] | None
-    std: tuple[float, float, float] | None
-
-    def check(self, targets: Sequence[Path]) -> None:
-        """Raise UserError for options that would go unheard."""
-        from ..errors import UserError
-        from ..spec import is_import_path
-
-        if self.weights is None:
-            options = {"--data": self.data, "--depth-range": self.depth_range, "--mean": self.mean, "--std": self.std}
-            given = [option for option, value in options.items() if value is not None]
-            if given:
-                raise UserError(f"{', '.join(given)} means nothing without --weights; what was trained here knows it")
-        elif len(targets) != 1 or not is_import_path(str(targets[0])):
-            raise UserError("--weights needs the one network that they are of, as RUN: package.module:Network")
-
-    def make_run(self, folder: Path, network: str, size: tuple[int, int]) -> None:
-        """Make the run folder of these weights, and say so."""
-        from rich.markup import escape
-
-        from ..spec import Preprocessing
-        from ..train.bundle import import_weights
-        from ..train.datasets import open_dataset
-        from ..train.networks import DEPTH_RANGE
-        from .console import out as console
-
-        assert self.weights is not None
-        default = Preprocessing()
-        import_weights(
-            folder,
-            network,
-            self.weights,
-            size,
-            open_dataset(self.data or "scenes", "val", depth_units=self.depth_units or DEPTH_UNITS),
-            preprocessing=Preprocessing("RGB", self.mean or default.mean, self.std or default.std),
-            depth_range=self.depth_range or DEPTH_RANGE,
-        )
-        console.print(f"  [green]wrote[/] {escape(str(folder))}: {network} with {escape(str(self.weights))}")
 
 
 @click.command()

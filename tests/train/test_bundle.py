@@ -178,8 +178,9 @@ def test_a_value_of_another_type_is_refused(pristine_run: Path, scratch: Path, d
     document = _document(pristine_run)
     node = _at(document, data.draw(st.sampled_from(list(_objects(document))), label="object"))
     key = data.draw(st.sampled_from(list(node)), label="key")
-    # No key of the document takes these, but for two that may be null: imported weights, and random first ones.
-    node[key] = data.draw(st.just([[]]) if key in {"training", "init"} else st.none() | st.just([[]]), label="value")
+    # No key of the document takes these, but for those that may be null.
+    nullable = {"training", "init", "place", "fingerprint", "depth_units"}
+    node[key] = data.draw(st.just([[]]) if key in nullable else st.none() | st.just([[]]), label="value")
     (scratch / "model.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(SpecError):
         read_bundle(scratch)
