@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import NetworkType
+from .options import DEPTH_UNITS, NetworkType
 from .packages import EXPORTING, require_packages
 
 if TYPE_CHECKING:
