@@ -167,7 +167,7 @@ def _open_on_gpu(maker: OnnxRuntime[Any], path: Path, manifest: Manifest, run: R
         except BackendError as error:
             if "graph capture" not in str(error):  # ONNX Runtime's words for a graph that cannot be recorded
                 raise
-            warnings.warn(f"runs without a CUDA graph, which may be slower: {error}", CudaGraphWarning, stacklevel=4)
+            warnings.warn(f"runs without a CUDA graph, which may be slower: {error}", CudaGraphWarning, stacklevel=5)
     return create_session(cuda_graph=False)
 
 
