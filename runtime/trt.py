@@ -182,7 +182,7 @@ class TensorRTSession(SessionBase):
     def _give_up_graphs(self, error: BackendError) -> None:
         self._cuda_graph = False
         self._describe(f"no CUDA graph: {error}")
-        warnings.warn(f"runs without a CUDA graph, which may be slower: {error}", CudaGraphWarning, stacklevel=7)
+        warnings.warn(f"runs without a CUDA graph, which may be slower: {error}", CudaGraphWarning, stacklevel=6)
 
     def _describe(self, graph: str) -> None:
         self.provider = f"{self._engine.name}, {graph}, {self._mode}"
