@@ -91,13 +91,14 @@ def require_exportable(
     from ..export.recipe import find_current
     from ..spec import check_size
     from ..train.document import read_document
+    from ..train.shipped import SHIPPED
     from .targets import copied_run
 
     known = _known_run(target, runs, foreign)
     document = None if known is None else read_document(known)
     if known is None or document is None:
         require_packages(*EXPORTING)
-    elif known != target and copied_run(target, runs) is None and find_current(known, document, wanted) is None:
+    elif known.parent == SHIPPED and copied_run(target, runs) is None and find_current(known, document, wanted) is None:
         require_packages(*EXPORTING)  # the shipped FP32 file needs none of them
     if wanted.size is not None and document is not None and document.model.network in NetworkType.built_in:
         check_size(*wanted.size)

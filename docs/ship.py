@@ -34,6 +34,8 @@ def ship(run: Path, evaluation: Path, shipped: Path = SHIPPED) -> Path:
     model = DepthModel(read_bundle(run))
     name = model.spec.network
     folder = shipped / name
+    for earlier in (*folder.glob("*.onnx"), *folder.glob("*.reference.npz")):
+        earlier.unlink()
     model.save_pretrained(folder)
     export_onnx(read_bundle(folder), ExportOptions())  # for those who have no torch
     write_text(folder / EVALUATION, json.dumps({name: scores}, indent=2) + "\n")

@@ -194,9 +194,11 @@ def test_push_to_hub_uploads_what_save_pretrained_writes(model: DepthModel, monk
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_weights_are_small_and_show_nobodys_pictures(name: str) -> None:
     folder = shipped_run(name)
-    assert {path.name for path in folder.iterdir()} == {*PUBLISHED, "evaluation.json"}
+    stem = f"{name}-96x128"
+    shipped = {*PUBLISHED, "evaluation.json", f"{stem}.fp32.onnx", f"{stem}.reference.npz"}
+    assert {path.name for path in folder.iterdir()} == shipped
     assert (folder / "model.safetensors").stat().st_size <= 5_000_000
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 6_000_000
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 12_000_000
     assert is_rooms(folder)
     assert read_document(folder).model.network == name
 
@@ -245,7 +247,8 @@ def test_shipping_a_run_writes_a_folder_that_is_read(
     folder = ship.ship(run, evaluation(len(official_test_frames())), tmp_path / "weights")
     assert folder == tmp_path / "weights" / "compact"
     assert read_document(folder).weights_sha256 == read_document(run).weights_sha256
-    assert {path.name for path in folder.iterdir()} == {*PUBLISHED, "evaluation.json"}
+    made = {"compact-32x48.fp32.onnx", "compact-32x48.reference.npz"}
+    assert {path.name for path in folder.iterdir()} == {*PUBLISHED, "evaluation.json", *made}
     assert list(json.loads((folder / "evaluation.json").read_text())) == ["compact"]
     assert "--preset paper" in (folder / "README.md").read_text()
 

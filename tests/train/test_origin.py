@@ -52,6 +52,7 @@ def trained(places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     return places[0] / "runs" / "compact"
 
 
+@pytest.mark.filterwarnings("always::depthkit.images.DataWarning")
 def test_a_fingerprint_is_of_what_is_stored(places: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = (fingerprint(open_dataset(place / "rooms", "train")) for place in places)
     assert first != second, "pictures alone do not tell them apart"
