@@ -167,12 +167,8 @@ def test_runs_of_one_network_keep_apart(exports: Path, tmp_path: Path, other: st
 
 def test_engines_of_other_options_are_other_rows(exports: Path, tmp_path: Path) -> None:
     report = tmp_path / "bench.json"
-    with_default = exports / "default" / ENGINE
-    with_default.parent.mkdir()
-    for name in (ENGINE, f"{ENGINE}.json", "compact-32x48.reference.npz"):
-        shutil.copy(exports / name, with_default.parent)
-    build(exports / "compact-32x48.fp32.onnx", BuildOptions("onnxruntime", {"threads": "1"}))
-    engines = [word for path in (exports / ENGINE, exports / ENGINE, with_default) for word in ("--engine", str(path))]
+    other = build(exports / "compact-32x48.fp32.onnx", BuildOptions("onnxruntime", {"threads": "1"})).path
+    engines = [word for path in (other, other, exports / ENGINE) for word in ("--engine", str(path))]
     assert depthkit(["bench", *engines, *QUICK, "--no-torch", "--json", str(report)]) == 0
     assert [row.backend for row in read_result(report).rows] == ["onnxruntime, threads=1", "onnxruntime"]
 

@@ -316,7 +316,7 @@ def test_bench_of_an_engine_of_a_backend_that_nobody_knows_is_not_left_out_in_si
 
 def test_bench_leaves_out_an_engine_of_another_depthkit_and_says_so(exports: Path, capsys: Captured) -> None:
     sidecar = exports / f"{STEM}.fp32.ort.onnx.json"
-    sidecar.write_text(sidecar.read_text().replace('"schema_version": 3', '"schema_version": 1'))
+    sidecar.write_text(sidecar.read_text().replace('"schema_version": 4', '"schema_version": 1'))
     assert depthkit(["bench", "--runs", str(exports.parent), *QUICK, "--no-gate"]) == 0
     assert "schema version 1" in capsys.readouterr().err.replace("\n", " ")
 
