@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from ..export.recipe import Calibration, ExportOptions
     from ..tolerances import Precision
 
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
@@ -62,11 +64,13 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     from ..bench.suite import SuiteOptions
     from ..bench.timing import Steady
     from ..bench.tune import Budget
+    from ..export.recipe import ExportOptions
     from ..spec import check_size
     from ..train.bundle import read_bundle
     from .bench_output import Outputs, require_any, run_and_show
     from .console import out as console
     from .contenders import contenders, sample_set
+    from .precision import read_calibration
     from .targets import resolve_run
     from .tune import tune_run
     from .workshop import Scope, read_panel
@@ -75,13 +79,14 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     started = perf_counter()
     console.rule("compact, as it comes with depthkit: export, check, build")
     shipped = resolve_run(Path("compact"), out)
-    built = {("compact-pretrained", p): _export(shipped, p, size) for p in PRECISIONS}
+    rooms = read_calibration("scenes", size)
+    built = {("compact-pretrained", p): _export(shipped, ExportOptions(p, size), rooms) for p in PRECISIONS}
     for network, share in (("compact", 1), ("unet", 4)):
         console.rule(f"{network}: train on built-in scenes, export, check, build")
         folder = _train(network, out, size, steps // share)
         if folder is None:
             return
-        built |= {(network, precision): _export(folder, precision, size) for precision in PRECISIONS}
+        built |= {(network, p): _export(folder, ExportOptions(p, size), rooms) for p in PRECISIONS}
     console.rule("bench")
     engines = [engine for made in built.values() if not isinstance(made, str) for engine in made]
     result = run_and_show(
@@ -93,7 +98,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     require_any(result)
     console.rule("tune")
     bundle = read_bundle(shipped)
-    scope = Scope(precisions=("fp32", "int8"), sizes=[size])
+    scope = Scope(precisions=("fp32", "int8"), sizes=[bundle.document.model.size])
     tune_run(bundle, Budget(), scope, read_panel(bundle), calibrate="scenes", seconds=20)
     console.print(_summary(built))
     console.print(f"[bold]open {escape(str(out / 'report.html'))}[/]   ({perf_counter() - started:.0f} s in all)")
@@ -120,17 +125,16 @@ def _train(network: str, out: Path, size: tuple[int, int], steps: int) -> Path |
     return fit(options)
 
 
-def _export(folder: Path, precision: Precision, size: tuple[int, int]) -> list[Path] | str:
+def _export(folder: Path, options: ExportOptions, rooms: Calibration) -> list[Path] | str:
     """The engines of a run, by every backend that runs here; or why its gate failed."""
     from ..errors import GateError
-    from ..export.recipe import ExportOptions
     from .console import err
     from .export import EngineOptions, export_run
-    from .precision import read_calibration
 
-    calibration = read_calibration("scenes", size) if precision == "int8" else None
+    if options.precision == "int8":
+        options = replace(options, calibration=rooms)
     try:
-        return export_run(folder, ExportOptions(precision, size, calibration=calibration), EngineOptions(("all",)))
+        return export_run(folder, options, EngineOptions(("all",)))
     except GateError as error:
         err.print(str(error), style="yellow", markup=False)
         return str(error)

@@ -116,7 +116,7 @@ def test_explain_ranks_every_convolution(trained: Path, pictures: Path, capsys: 
     assert {row[1].strip() for row in rows} >= {"stem.0", "decoder.3.2"}
     ssim = [float(row[3]) for row in rows]
     assert ssim == sorted(ssim)
-    assert not list(trained.glob("*.onnx"))
+    assert not list(trained.glob("*.int8.onnx"))
 
 
 def test_bf16_is_exported_for_whom_it_serves(run: Path, store: Store, capsys: Captured) -> None:
