@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..export.recipe import Calibration, ExportOptions
     from ..tolerances import Precision
 
+FRAMES: Final = 16
+"""Rooms by which INT8 is calibrated, and as many that prove it."""
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
 
 
@@ -70,7 +72,6 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     from .bench_output import Outputs, require_any, run_and_show
     from .console import out as console
     from .contenders import contenders, sample_set
-    from .precision import read_calibration
     from .targets import resolve_run
     from .tune import tune_run
     from .workshop import Scope, read_panel
@@ -79,7 +80,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     started = perf_counter()
     console.rule("compact, as it comes with depthkit: export, check, build")
     shipped = resolve_run(Path("compact"), out)
-    rooms = read_calibration("scenes", size)
+    rooms = _rooms(size)
     built = {("compact-pretrained", p): _export(shipped, ExportOptions(p, size), rooms) for p in PRECISIONS}
     for network, share in (("compact", 1), ("unet", 4)):
         console.rule(f"{network}: train on built-in scenes, export, check, build")
@@ -92,7 +93,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     result = run_and_show(
         contenders(engines, with_torch=True),
         sample_set("scenes", 16, 1000.0),
-        SuiteOptions(steady=Steady(duration_s=seconds), command=command_line()),
+        SuiteOptions(steady=Steady(duration_s=seconds), memory=False, command=command_line()),
         Outputs(json=out / "bench.json", html=out / "report.html"),
     )
     require_any(result)
@@ -102,6 +103,15 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     tune_run(bundle, Budget(), scope, read_panel(bundle), calibrate="scenes", seconds=20)
     console.print(_summary(built))
     console.print(f"[bold]open {escape(str(out / 'report.html'))}[/]   ({perf_counter() - started:.0f} s in all)")
+
+
+def _rooms(size: tuple[int, int]) -> Calibration:
+    """Few frames, for a demo that takes minutes."""
+    from ..export.recipe import Calibration, Frames
+    from .pictures import read_pictures
+
+    chosen, proof = (read_pictures("scenes", split, FRAMES, size=size) for split in ("train", "val"))
+    return Calibration.of("scenes", Frames(chosen.images, chosen.depths), Frames(proof.images, proof.depths))
 
 
 def _train(network: str, out: Path, size: tuple[int, int], steps: int) -> Path | None:

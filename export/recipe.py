@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -60,9 +60,9 @@ class Calibration:
     load: Callable[[], tuple[Frames, Frames]]
 
     @classmethod
-    def of(cls, source: str, images: Sequence[np.ndarray], held_out: Frames | None = None) -> Calibration:
+    def of(cls, source: str, frames: Frames, held_out: Frames | None = None) -> Calibration:
         """Of frames that are there."""
-        frames, others = Frames(tuple(images)), held_out or Frames(())
+        others = held_out or Frames(())
         return cls(source, sha256_arrays((*frames.images, *others.images)), lambda: (frames, others))
 
     @cached_property

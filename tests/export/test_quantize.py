@@ -53,7 +53,7 @@ HEAD = "node_conv2d_18"
 @pytest.fixture(scope="module")
 def rooms() -> Calibration:
     images, _ = render_scenes([scene_seed("train", index) for index in range(8)], SIZE)
-    return Calibration.of("rooms", [image.numpy() for image in images])
+    return Calibration.of("rooms", Frames(tuple(image.numpy() for image in images)))
 
 
 @pytest.fixture
@@ -154,12 +154,12 @@ def test_keep_of_every_layer_is_refused(graph: onnx.ModelProto, bundle: Bundle, 
 def test_frames_that_choose_do_not_prove(trained: Bundle, rooms: Calibration) -> None:
     """A black calibration set is right for black frames, and the reference says otherwise."""
     night = np.zeros((*SIZE, 3), np.uint8)
-    black = Calibration.of("night", [night] * 8, Frames((night,) * 3))
+    black = Calibration.of("night", Frames((night,) * 8), Frames((night,) * 3))
     said: list[Check] = []
     with pytest.raises(GateError):
         export_onnx(trained, ExportOptions("int8", SIZE, calibration=black), said.append)
     made = export_onnx(
-        trained, ExportOptions("int8", SIZE, calibration=Calibration.of("r", rooms.frames[0].images, rooms.frames[0]))
+        trained, ExportOptions("int8", SIZE, calibration=Calibration.of("r", rooms.frames[0], rooms.frames[0]))
     )
     assert [check.name for check in made.checks][-1] == "held-out frames"
 
@@ -288,7 +288,7 @@ def test_batches_are_quantised_alike(trained: Bundle, rooms: Calibration, batch:
 def test_black_frames_calibrate_a_network_that_the_gate_stops(trained: Bundle) -> None:
     """They are valid pictures, and the ranges found on them hold nothing of a lit room."""
     said: list[Check] = []
-    night = Calibration.of("night", [np.zeros((*SIZE, 3), np.uint8)] * 8)
+    night = Calibration.of("night", Frames((np.zeros((*SIZE, 3), np.uint8),) * 8))
     options = ExportOptions("int8", SIZE, calibration=night)
     with pytest.raises(GateError, match=r"ONNX Runtime vs torch failed.*--calibrate"):
         export_onnx(trained, options, said.append)
