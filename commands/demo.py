@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from ..export.recipe import Calibration, ExportOptions
     from ..tolerances import Precision
 
+TRAINED: Final[tuple[tuple[str, int, tuple[Precision, ...]], ...]] = (
+    ("compact", 1, ("fp32", "int8")),
+    ("unet", 4, ("fp32", "fp16")),
+)
+"""What is trained: network, by how much fewer steps, and what it is exported in."""
 FRAMES: Final = 16
 """Rooms by which INT8 is calibrated, and as many that prove it."""
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
@@ -36,7 +41,7 @@ PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
 @click.option(
     "--steps",
     type=CountType(8, 1_000_000),
-    default=40,
+    default=24,
     show_default=True,
     help="Training steps of compact; a quarter of them of unet.",
 )
@@ -82,12 +87,12 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     shipped = resolve_run(Path("compact"), out)
     rooms = _rooms(size)
     built = {("compact-pretrained", p): _export(shipped, ExportOptions(p, size), rooms) for p in PRECISIONS}
-    for network, share in (("compact", 1), ("unet", 4)):
+    for network, share, precisions in TRAINED:
         console.rule(f"{network}: train on built-in scenes, export, check, build")
         folder = _train(network, out, size, steps // share)
         if folder is None:
             return
-        built |= {(network, p): _export(folder, ExportOptions(p, size), rooms) for p in PRECISIONS}
+        built |= {(network, p): _export(folder, ExportOptions(p, size), rooms) for p in precisions}
     console.rule("bench")
     engines = [engine for made in built.values() if not isinstance(made, str) for engine in made]
     result = run_and_show(
@@ -100,7 +105,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     console.rule("tune")
     bundle = read_bundle(shipped)
     scope = Scope(precisions=("fp32", "int8"), sizes=[bundle.document.model.size])
-    tune_run(bundle, Budget(), scope, read_panel(bundle), calibrate="scenes", seconds=20)
+    tune_run(bundle, Budget(), scope, read_panel(bundle), calibrate="scenes", seconds=10)
     console.print(_summary(built))
     console.print(f"[bold]open {escape(str(out / 'report.html'))}[/]   ({perf_counter() - started:.0f} s in all)")
 
