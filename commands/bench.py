@@ -237,7 +237,7 @@ def _samples(data: str | None, frames: int, depth_units: float) -> tuple[SampleS
     """What fills the accuracy columns; and why they stay empty, or which frames are not in them."""
     from ..errors import DataError
     from ..images import find_images
-    from .contenders import doubt, readable, sample_set
+    from .samples import doubt, readable, sample_set
 
     if data is None:
         return None, ()

@@ -76,7 +76,8 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     from ..train.bundle import read_bundle
     from .bench_output import Outputs, require_any, run_and_show
     from .console import out as console
-    from .contenders import contenders, sample_set
+    from .contenders import contenders
+    from .samples import sample_set
     from .targets import resolve_run
     from .tune import tune_run
     from .workshop import Scope, read_panel

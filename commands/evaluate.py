@@ -38,7 +38,7 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     from ..errors import GateError
     from .console import err, out, table
     from .console import progress as progress_bar
-    from .contenders import doubt, sample_set
+    from .samples import doubt, sample_set
     from .targets import depth_units_of, open_target
 
     samples = sample_set(data, frames, depth_units_of(target, depth_units))
