@@ -84,7 +84,7 @@ class _Some:
 
 
 class _Chosen:
-    """Some samples of a data set as pairs of picture and depth, read when they are asked for, and kept while they are few."""
+    """Some samples of a data set as pairs of picture and depth: read when asked for, and kept while they are few."""
 
     def __init__(self, dataset: RGBDDataset, indices: list[int]) -> None:
         self._dataset = dataset

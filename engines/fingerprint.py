@@ -27,9 +27,11 @@ Arithmetic = Literal["amx", "vnni", "dot", "saturating", "none"]
 
 _ISA: Final = (
     "sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16",
-    "amx_tile", "amx_bf16", "amx_int8", "amx_fp16", "avx_vnni", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve",
+    "amx_tile", "amx_bf16", "amx_int8", "amx_fp16", "avx_vnni", "avx_ne_convert",
+    "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
 _ARM: Final = frozenset({"asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve"})
+_BF16: Final = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"})
 _HALF: Final = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
 
 _AVX2: Final = frozenset({"sse4_1", "avx", "avx2", "fma", "f16c"})
@@ -39,7 +41,7 @@ _ONEDNN: Final = {
     "AVX": frozenset({"sse4_1", "avx"}),
     "AVX2": _AVX2,
     "AVX2_VNNI": _AVX2 | {"avx_vnni"},
-    "AVX2_VNNI_2": _AVX2 | {"avx_vnni"},
+    "AVX2_VNNI_2": _AVX2 | {"avx_vnni", "avx_ne_convert"},
     "AVX512_CORE": _AVX512,
     "AVX512_CORE_VNNI": _AVX512 | {"avx512_vnni"},
     "AVX512_CORE_BF16": _AVX512 | {"avx512_vnni", "avx512_bf16"},
@@ -71,6 +73,11 @@ class Fingerprint:
     def computes_half(self) -> bool:
         """Whether this CPU has FP16 arithmetic, and not only conversion to and from it."""
         return not _HALF.isdisjoint(self.isa)
+
+    @property
+    def computes_bf16(self) -> bool:
+        """Whether this CPU has BF16 arithmetic."""
+        return not _BF16.isdisjoint(self.isa)
 
     @property
     def int8(self) -> Arithmetic | None:

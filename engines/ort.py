@@ -95,6 +95,10 @@ class OnnxRuntime(Backend[OptionsT]):
     def providers(self, options: OptionsT, asked: Precision) -> list[_Provider]:
         """ONNX Runtime's providers in order of preference, with their options."""
 
+    def source(self, onnx: Path, asked: Precision) -> Path | bytes:
+        """What ONNX Runtime is given of an ONNX file: the file, or a copy of it that suits the device."""
+        return onnx
+
     def threads(self, options: OptionsT) -> int:
         """Threads of the nodes that the CPU computes."""
         # Its default counts the machine's cores, also where this process may use fewer (containers, taskset).
@@ -106,8 +110,7 @@ class OnnxRuntime(Backend[OptionsT]):
         settings.optimized_model_filepath = str(engine)
         try:
             with translated(f"cannot build {onnx}"):
-                source = read_for_cpu(onnx, self.here().int8) if asked == "int8" and self is CPU else onnx
-                create(source, settings, self.providers(options, asked))
+                create(self.source(onnx, asked), settings, self.providers(options, asked))
         except BackendError as error:
             if "serialization failed" in str(error):  # its words for a file that cannot be written
                 raise OutputError(f"ONNX Runtime cannot write {engine}; there is most likely no space left") from error
@@ -127,6 +130,9 @@ class _Cpu(OnnxRuntime[CpuOptions]):
 
     def here(self) -> Fingerprint:
         return cpu_fingerprint()
+
+    def source(self, onnx: Path, asked: Precision) -> Path | bytes:
+        return read_for_cpu(onnx, self.here().int8) if asked == "int8" else onnx
 
     def threads(self, options: CpuOptions) -> int:
         return options.threads or usable_cores()

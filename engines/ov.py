@@ -147,8 +147,12 @@ def _precision(word: str) -> str:
 
 @cache
 def capabilities() -> frozenset[str]:
-    """The types that OpenVINO computes in on this CPU, as "FP32", "BF16" and so on."""
-    return frozenset({"FP32", "FP16", "BF16", "INT8"} & set(core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")))
+    """The types that OpenVINO computes in on this CPU, as "FP32", "BF16" and so on.
+
+    It looks at the CPU alone, and its kernels also at ONEDNN_MAX_CPU_ISA: then it lists BF16 and has no kernel for it.
+    """
+    found = {"FP32", "FP16", "BF16", "INT8"} & set(core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+    return frozenset(found if cpu_fingerprint().computes_bf16 else found - {"BF16"})
 
 
 @cache

@@ -229,7 +229,7 @@ def _open_onnx(path: Path, profile: Path | None = None) -> OnnxRuntimeSession:
     with TemporaryDirectory(prefix="depthkit-") as scratch, translated(f"cannot open {path}"):
         optimised = Path(scratch) / "optimised.onnx"
         settings.optimized_model_filepath = str(optimised)
-        session = create(path, settings, CPU.providers(options, asked))
+        session = create(CPU.source(path, asked), settings, CPU.providers(options, asked))
         layers = attribute(read_layers(optimised), description.convolutions)
         precision = CPU.found_precision(layers, asked)
     return OnnxRuntimeSession(session, description.model, precision)

@@ -131,6 +131,15 @@ def test_engine_of_int8_holds_its_gate_and_says_how_much_is_int8(quantized: Path
     assert parity.max_abs_mm > 0
 
 
+def test_a_file_that_is_opened_answers_as_its_engine_does(quantized: Path) -> None:
+    """Else the file saturates where the engine does not."""
+    images = read_reference(reference_path(quantized)).images
+    engine = build(quantized, BuildOptions("onnxruntime")).path
+    with load(quantized) as file, load(engine) as built:
+        found, expected = (np.stack(list(predict_frames(session, images))) for session in (file, built))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
 def _by_work(graph: onnx.ModelProto) -> list[Sensitivity]:
     """A ranking by which the convolutions with most work go first."""
     work = sorted(convolutions(graph), key=lambda each: -each.macs)
