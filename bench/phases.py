@@ -16,12 +16,11 @@ from .timing import allocate
 
 __all__ = ["measure_phases"]
 
-_SECONDS: Final = 1.0
 _WARM_UPS: Final = 3
 
 
 def measure_phases(
-    session: Session, pictures: Iterable[np.ndarray], *, seconds: float = _SECONDS, min_runs: int = 5
+    session: Session, pictures: Iterable[np.ndarray], *, seconds: float = 1.0, min_runs: int = 5
 ) -> dict[Phase, tuple[float, ...]]:
     """Milliseconds of each phase of some runs, after the warm-up; what was not measured is missing.
 

@@ -194,7 +194,7 @@ def _measure(
     pictures = [samples.samples[index][0] for index in some] if samples is not None else []
     seconds = options.steady.duration_s
     extras: list[tuple[object, str, Callable[[_Entry], None]]] = [
-        (options.phases, "phases of", lambda entry: entry.find_phases(pictures)),
+        (options.phases, "phases of", lambda entry: entry.find_phases(pictures, min(1.0, seconds))),
         (options.streams, "throughput of", lambda entry: entry.stream(options.streams or 1, seconds)),
         (can_measure_energy(), "energy of", _Entry.find_energy),
         (options.roofline, "roofline of", _Entry.put_under_roof),
@@ -305,8 +305,9 @@ class _Entry:
         if self.times.error is not None:
             raise self.times.error
 
-    def find_phases(self, pictures: Sequence[np.ndarray]) -> None:
-        self._found["phases"] = measure_phases(self.session, pictures or self.contender.reference.images)
+    def find_phases(self, pictures: Sequence[np.ndarray], seconds: float) -> None:
+        shown = pictures or self.contender.reference.images
+        self._found["phases"] = measure_phases(self.session, shown, seconds=seconds)
 
     def stream(self, streams: int, seconds: float) -> None:
         self._found["throughput"] = measure_throughput(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..bench.tune import Budget, Trial, Tuning
+    from ..export.recipe import Calibration
     from ..tolerances import Precision
     from ..train.bundle import Bundle
     from .pictures import Pictures
@@ -173,7 +174,13 @@ def tune(
 
 
 def tune_run(
-    bundle: Bundle, budget: Budget, scope: Scope, pictures: Pictures, *, calibrate: str | None = None, seconds: float
+    bundle: Bundle,
+    budget: Budget,
+    scope: Scope,
+    pictures: Pictures,
+    *,
+    calibrate: str | Calibration | None = None,
+    seconds: float,
 ) -> Path:
     """Search, say what was found, and put the winner into `<run>/best`; its path. Raises GateError where none fits."""
     from rich.markup import escape

@@ -92,7 +92,7 @@ def read_panel(bundle: Bundle, source: str | None = None, count: int = 16, depth
 
 
 @contextmanager
-def workshop(bundle: Bundle, calibrate: str | None) -> Iterator[Workshop]:
+def workshop(bundle: Bundle, calibrate: str | Calibration | None) -> Iterator[Workshop]:
     """A workshop in the run's folder, for one process at a time; a search that was stopped finds what it had made."""
     folder = make_folder(bundle.folder / ".tune")
     with locked(folder / "use"):
@@ -106,13 +106,17 @@ class Workshop:
     Args:
         bundle: the run.
         folder: for everything that it makes.
-        calibrate: where INT8 takes its frames from; None: what the run was trained on.
+        calibrate: frames for INT8 at the run's own size, or where they come from; None: what the run was trained on.
     """
 
-    def __init__(self, bundle: Bundle, folder: Path, calibrate: str | None) -> None:
+    def __init__(self, bundle: Bundle, folder: Path, calibrate: str | Calibration | None) -> None:
         self._bundle, self._folder = bundle, folder
-        self._int8 = PrecisionOptions(int8=True, calibrate=calibrate)
+        self._int8 = PrecisionOptions(int8=True)
         self._calibrations: dict[tuple[int, int], Calibration] = {}
+        if isinstance(calibrate, str):
+            self._int8 = replace(self._int8, calibrate=calibrate)
+        elif calibrate is not None:
+            self._calibrations[bundle.document.model.size] = calibrate
 
     def key(self, pictures: Pictures, grid: Sequence[Candidate]) -> str:
         """What makes two searches comparable: weights, machine, versions, pictures, and for INT8 what calibrates it.
@@ -184,7 +188,9 @@ class Workshop:
         options = ExportOptions(
             candidate.precision, candidate.size, candidate.batch, calibration, keep, out=self._folder
         )
-        for known in (options, replace(options, out=None)):  # what `depthkit export` left serves as well
+        left = replace(options, out=None)
+        # What `depthkit export` left serves as well; and where its gate held, --keep auto would have kept no layer.
+        for known in (options, left, replace(left, keep=None)):
             if (path := find_current(self._bundle.folder, document, known)) is not None:
                 return path
         return export_onnx(self._bundle, options).path
