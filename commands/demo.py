@@ -74,10 +74,12 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     from ..bench.suite import SuiteOptions
     from ..bench.timing import Steady
     from ..bench.tune import Budget
+    from ..errors import GateError
     from ..export.recipe import ExportOptions
     from ..spec import check_size
     from ..train.bundle import read_bundle
     from .bench_output import Outputs, require_any, run_and_show
+    from .console import err
     from .console import out as console
     from .contenders import contenders
     from .samples import sample_set
@@ -110,7 +112,10 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     bundle = read_bundle(shipped)
     # INT8 first: the time is short, and a search goes through its candidates in this order.
     scope = Scope(precisions=("int8", "fp32"), sizes=[bundle.document.model.size])
-    tune_run(bundle, Budget(), scope, read_panel(bundle), calibrate=rooms, seconds=SEARCHING_S)
+    try:
+        tune_run(bundle, Budget(), scope, read_panel(bundle), calibrate=rooms, seconds=SEARCHING_S)
+    except GateError as error:  # at a size that the weights were not trained for
+        err.print(str(error), style="yellow", markup=False)
     console.print(_summary(built))
     console.print(f"[bold]open {escape(str(out / 'report.html'))}[/]   ({perf_counter() - started:.0f} s in all)")
 
