@@ -10,13 +10,16 @@ INSTALLED := $(VENV)/.installed
 GPU_VENV := .venv-gpu
 GPU_INSTALLED := $(GPU_VENV)/.installed
 
-.PHONY: demo test check format docs paper perf gpu-check clean
+.PHONY: demo test test-slow check format docs paper perf gpu-check clean
 
 demo: $(INSTALLED)  ## the whole line on the built-in scenes, ending in demo/report.html
 	$(BIN)/depthkit demo --out demo
 
 test: check  ## linters, types, architecture, documentation, tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-slow: $(INSTALLED)  ## what `make test` leaves out, because it takes minutes and shows what smaller tests show in part
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED) build/mypy/depthkit
 	$(BIN)/ruff check .

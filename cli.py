@@ -20,6 +20,7 @@ import click
 from . import __version__
 from .commands.packages import EXTRAS, missing
 from .errors import DepthkitError, UserError
+from .files import is_refused_write
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -60,7 +61,12 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
-    sys.exit(run(arguments))
+    code = run(arguments)
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Lasting) and raw.refusal is not None:
+        _complain(f"what was printed is not whole: {raw.refusal.strerror}")
+        code = code or UserError.exit_code
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -124,14 +130,24 @@ def _complain(sentence: str) -> None:
 class _Lasting(io.FileIO):
     """Standard output that goes on as /dev/null when its reader has gone, as `head` does after its lines.
 
-    What a command still has to do, it does: files are written, and the exit code is that of its gates.
+    What a command still has to do, it does: files are written, and the exit code is that of its gates. So with a full
+    disk, but that is no success.
+
+    Attributes:
+        refusal: why something was not written; None: all was, or nobody reads it.
     """
 
+    refusal: OSError | None = None
+
     def write(self, data: Buffer, /) -> int:
-        """Write; a closed pipe takes everything."""
+        """Write; a closed pipe and a full disk take everything."""
         try:
             return super().write(data) or 0
-        except BrokenPipeError:
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                if not is_refused_write(error):
+                    raise
+                self.refusal = error
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)

@@ -75,6 +75,17 @@ def test_a_closed_pipe_hides_no_failed_gate(exports: Path) -> None:
     assert (exports.parent / "b.json").is_file()
 
 
+def test_a_full_disk_under_the_output_is_told_and_stops_nothing_else(exports: Path) -> None:
+    """/dev/full is a disk with no space left."""
+    onnx = str(exports / "compact-32x48.fp32.onnx")
+    with Path("/dev/full").open("w") as full:
+        command = [*DEPTHKIT, "export", onnx, "--backend", "null", "--rebuild"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=exports.parent, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "depthkit: what was printed is not whole: No space left on device\n"
+    assert (exports / "compact-32x48.fp32.null").is_file()
+
+
 @pytest.mark.parametrize("arguments", [["doctor"], ["evaluate", f"{LONG}/e.null", "--data", "pairs"]])
 def test_nothing_is_cut_in_80_columns(arguments: list[str], exports: Path) -> None:
     """On a terminal, with an engine whose path alone fills a line."""
