@@ -141,7 +141,7 @@ def test_several_models_are_grouped_aloud(exports: Path, tmp_path: Path, capsys:
     assert [len(group) for group in read_result(report).groups] == [2, 2]
 
 
-@pytest.mark.parametrize("other", ["compact-pretrained", "elsewhere/compact"])
+@pytest.mark.parametrize("other", ["compact-pretrained", pytest.param("elsewhere/compact", marks=pytest.mark.slow)])
 def test_runs_of_one_network_keep_apart(exports: Path, tmp_path: Path, other: str, capsys: Captured) -> None:
     copy = Path(shutil.copytree(exports, tmp_path / "runs" / other))
     report = tmp_path / "bench.json"
@@ -215,13 +215,17 @@ def test_ctrl_c_writes_what_was_measured(exports: Path, tmp_path: Path) -> None:
     # A shell's background job ignores SIGINT, and so would its children.
     program = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from depthkit.bench import suite; measure = suite.time_steady;"
+        "suite.time_steady = lambda *a, **k: (print('timing', flush=True), measure(*a, **k))[1];"
         "from depthkit.cli import main; main(sys.argv[1:])"
     )
     started = subprocess.Popen(
         [sys.executable, "-c", program, *arguments, "--json", str(report)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    time.sleep(15)
+    assert started.stdout is not None
+    assert started.stdout.readline() == "timing\n"
+    time.sleep(2)
     started.send_signal(signal.SIGINT)
     _, said = started.communicate(timeout=120)
     assert started.returncode == 130, said

@@ -25,7 +25,7 @@ from depthkit.files import sha256
 
 Captured = pytest.CaptureFixture[str]
 STEM = "compact-32x48"
-QUICK = ["--seconds", "0", "--no-torch", "--no-memory"]
+QUICK = ["--seconds", "0", "--no-torch", "--no-memory", "--no-roofline"]
 
 
 def _printed(arguments: list[str], capsys: Captured) -> str:

@@ -38,6 +38,7 @@ QUICK = ["--size", "32x48", "--backend", "onnxruntime", "--precision", "fp32"]
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_module, "LONG", Steady(0.0, 0.05, 5))
+    monkeypatch.setattr(search_module, "measure_memory", lambda _open: None)  # a process more; tests/bench sees to it
 
 
 def _tuning(run: Path) -> Tuning:
@@ -216,6 +217,7 @@ def test_what_cannot_be_meant_is_refused(run: Path, arguments: list[str], words:
     assert "Traceback" not in message
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_goes_on(run: Path, store: Store, capsys: Captured) -> None:
     command = ["tune", str(run), *QUICK, "--batch", "1", "--batch", "2"]
     program = "import sys; from depthkit.cli import main; main(sys.argv[1:])"

@@ -94,7 +94,7 @@ def _plan(path: Path, tmp_path: Path, precision: Precision = "fp16", **options: 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(
     ("network", "targets"),
-    [("compact", ["75", "86", "89", "120"]), ("unet", ["75,86,89,120"])],
+    [("compact", ["75", "86", "89", "120"]), pytest.param("unet", ["75,86,89,120"], marks=pytest.mark.slow)],
     ids=["compact", "unet"],
 )
 def test_engines_of_both_networks(

@@ -118,6 +118,7 @@ def at_once(work: Callable[[int], None]) -> None:
         sys.setswitchinterval(interval)
 
 
+@pytest.mark.slow
 def test_ten_thousand_runs_grow_no_memory(name: str, networks: Exports) -> None:
     """A leak grows in every thousand of them; what else this process does to its memory does not."""
     image, depth = np.zeros((1, 16, 16, 3), np.uint8), np.empty((1, 16, 16), np.float32)

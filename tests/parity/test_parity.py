@@ -42,8 +42,10 @@ def engine(
 
 
 @pytest.mark.parametrize("batch", ["static", "dynamic"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("network", ["compact", "unet"])
+@pytest.mark.parametrize(
+    ("network", "precision"),
+    [("compact", "fp32"), ("compact", "fp16"), ("unet", "fp32"), pytest.param("unet", "fp16", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", COMPUTING)
 def test_engine_is_the_network_that_torch_trained(
     networks: Exports, name: str, network: str, precision: Precision, batch: str

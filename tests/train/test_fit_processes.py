@@ -103,6 +103,7 @@ def test_two_processes_share_the_work_and_leave_one_bundle(pairs: Path, tmp_path
     assert float(line["val_abs_rel"]) == pytest.approx(sum(errors_of) / sum(measured), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_one_process_is_resumed_by_two(pairs: Path, tmp_path: Path) -> None:
     """Four pictures a step before and after: one pass of four, then two processes with two each."""
     process = _start(pairs, tmp_path, "--epochs", "3", "--batch", "4", "--preset", "best")

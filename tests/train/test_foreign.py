@@ -268,6 +268,7 @@ def _blocks(kind: str) -> list[str]:
     return re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
+@pytest.mark.slow
 def test_page_about_networks_does_as_it_says(tmp_path: Path) -> None:
     """By the console script, which does not put the current folder on Python's path by itself."""
     for source in _blocks("python"):
