@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -70,9 +71,18 @@ class OnnxDescription:
 
 
 def describe_onnx(path: Path) -> OnnxDescription:
-    """Read our metadata from an ONNX file. Raises EngineError when it is missing or none of ours; SpecError."""
+    """Read our metadata from an ONNX file. Raises EngineError when it is missing or none of ours; SpecError.
+
+    A command asks several times; a file is read again where it was written since.
+    """
     if not path.is_file():
         raise EngineError(f"there is no ONNX file {path}; make one with `depthkit export`")
+    state = path.stat()
+    return _read_description(path, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=16)
+def _read_description(path: Path, _state: tuple[int, ...]) -> OnnxDescription:
     import onnx
     from google.protobuf.message import DecodeError
 

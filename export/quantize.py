@@ -234,20 +234,17 @@ def _last_bias(graph: onnx.GraphProto) -> onnx.TensorProto | None:
     return next((tensor for tensor in graph.initializer if tensor.name == name), None)
 
 
-def find_shift(
-    model: onnx.ModelProto, ranges: Ranges, kept: Sequence[str], images: Sequence[np.ndarray] | np.ndarray
-) -> tuple[float, float]:
-    """What `place` has to add so that on `images` half of the depths are too near, and half too far; and metres of it.
+def find_shift(model: onnx.ModelProto, ranges: Ranges, reference: Reference, placed: np.ndarray) -> tuple[float, float]:
+    """What `place` has to add so that half of the depths are nearer than the reference's, and half farther; and metres.
 
     The median, since what is beyond a range is cut off and tells nothing of the rest. Zeros where there is no single
-    last bias, or depth does not follow it.
+    last bias, or depth does not follow it. `placed` is what the graph answers without a shift.
     """
     if _last_bias(model.graph) is None:
         return 0.0, 0.0
-    plain, placed = _answers(model, images), _answers(place(model, ranges, kept), images)
     step = 0.01  # depth follows the bias in proportion; by how much, it tells itself
-    gain = float(np.median(_answers(place(model, ranges, kept, shift=step), images) - placed)) / step
-    metres = float(np.median(plain - placed))
+    gain = float(np.median(_answers(place(model, ranges, (), shift=step), reference.images) - placed)) / step
+    metres = float(np.median(reference.depths - placed))
     return (metres / gain, metres) if gain > 0 and np.isfinite(metres) else (0.0, 0.0)
 
 
@@ -300,15 +297,14 @@ def plan(
         DataError: see `calibrate`.
         GateError: "auto", and the gate holds only with less than 95 % of the work in INT8; or nothing is left in INT8.
     """
+    layers = sum(node.op_type in CONVOLUTIONS for node in model.graph.node)
+    if isinstance(keep, int) and keep >= layers:
+        raise GateError(f"--keep {keep} leaves nothing in INT8: the network has {layers} convolutions")
     found: dict[Method, Ranges] = {}
     tried: dict[Method, Trial] = {}
     for method in METHODS:
-        found[method] = ranges = calibrate(model, images, method)
-        shift, metres = find_shift(model, ranges, (), reference.images)
-        trials = [_try(model, ranges, reference)]
-        if shift:
-            trials.append(replace(_try(model, ranges, reference, shift), shift=shift, shift_m=metres))
-        tried[method] = max(trials, key=lambda trial: trial.rank)
+        found[method] = calibrate(model, images, method)
+        tried[method] = _try(model, found[method], reference)
     best = max(tried, key=lambda method: tried[method].rank)
     kept: tuple[str, ...] = ()
     if isinstance(keep, int) or (keep == "auto" and gate_faults(tried[best].parity, "int8")):
@@ -316,10 +312,19 @@ def plan(
     return Plan(best, found[best], tried, kept)
 
 
-def _try(model: onnx.ModelProto, ranges: Ranges, reference: Reference, shift: float = 0.0) -> Trial:
-    answers = _answers(place(model, ranges, (), shift=shift), reference.images)
-    change = np.abs(answers - reference.depths) / np.maximum(reference.depths, np.float32(1e-3))
-    return Trial(compare(answers, reference), float(change.mean()))
+def _try(model: onnx.ModelProto, ranges: Ranges, reference: Reference) -> Trial:
+    """With the shift of all depths taken back, or without, whichever is better."""
+
+    def judged(answers: np.ndarray) -> Trial:
+        change = np.abs(answers - reference.depths) / np.maximum(reference.depths, np.float32(1e-3))
+        return Trial(compare(answers, reference), float(change.mean()))
+
+    placed = _answers(place(model, ranges, ()), reference.images)
+    shift, metres = find_shift(model, ranges, reference, placed)
+    if not shift:
+        return judged(placed)
+    shifted = judged(_answers(place(model, ranges, (), shift=shift), reference.images))
+    return max(judged(placed), replace(shifted, shift=shift, shift_m=metres), key=lambda trial: trial.rank)
 
 
 def _choose_kept(
@@ -333,8 +338,6 @@ def _choose_kept(
         return 1 - sum(macs[name] for name in kept) / sum(macs.values())
 
     if isinstance(keep, int):
-        if keep >= len(order):
-            raise GateError(f"--keep {keep} leaves nothing in INT8: the network has {len(order)} convolutions")
         return tuple(order[:keep])
     for count in range(1, len(order) + 1):
         kept = tuple(order[:count])

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import settings
 
 from depthkit.engines.backend import Availability
 from depthkit.engines.build import BACKENDS, BuildOptions, backend, build
-from depthkit.engines.store import Store
+from depthkit.engines.store import Store, locked
 from depthkit.train.fit import fit
 from depthkit.train.options import TrainOptions
 
@@ -43,27 +44,47 @@ def nyu() -> Path:
 
 
 @pytest.fixture(scope="session")
-def pristine_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of `compact`, trained for a few steps on the built-in scenes. Read only: take `run` to change it."""
-    folder = fit(TrainOptions("compact", size=SIZE, epochs=1, steps=4, batch=4, out=tmp_path_factory.mktemp("runs")))
-    assert folder is not None
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder of this name that all workers of a test run have in common; whoever asks first fills it. Read only."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def folder(name: str, fill: Callable[[Path], object]) -> Path:
+        place, whole = root / name, root / f"{name}.whole"
+        with locked(root / name):
+            if not whole.exists():
+                shutil.rmtree(place, ignore_errors=True)  # of a worker that failed halfway
+                place.mkdir()
+                fill(place)
+                whole.touch()
+        return place
+
     return folder
 
 
 @pytest.fixture(scope="session")
-def pristine_exports(pristine_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pristine_run(shared: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """A run of `compact`, trained for a few steps on the built-in scenes. Read only: take `run` to change it."""
+    options = TrainOptions("compact", size=SIZE, epochs=1, steps=4, batch=4)
+    return shared("pristine-run", lambda out: fit(replace(options, out=out))) / "compact"
+
+
+@pytest.fixture(scope="session")
+def pristine_exports(pristine_run: Path, shared: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """A copy of that run with FP32 and FP16 ONNX files, and an ONNX Runtime and a null engine of each. Read only."""
     from depthkit.export.onnx_file import export_onnx
     from depthkit.export.recipe import ExportOptions
     from depthkit.train.bundle import read_bundle
 
-    folder = tmp_path_factory.mktemp("exported") / "compact"
-    shutil.copytree(pristine_run, folder)
-    for precision in ("fp32", "fp16"):
-        made = export_onnx(read_bundle(folder), ExportOptions(precision))
-        for name in ("onnxruntime", "null"):
-            build(made.path, BuildOptions(name))
-    return folder
+    def export(out: Path) -> None:
+        folder = shutil.copytree(pristine_run, out / "compact")
+        for precision in ("fp32", "fp16"):
+            made = export_onnx(read_bundle(folder), ExportOptions(precision))
+            for name in ("onnxruntime", "null"):
+                build(made.path, BuildOptions(name))
+
+    return shared("pristine-exports", export) / "compact"
 
 
 @pytest.fixture

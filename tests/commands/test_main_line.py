@@ -151,7 +151,7 @@ def test_doctor_names_backends_and_versions(capsys: pytest.CaptureFixture[str]) 
 
 def test_the_whole_line_on_real_frames(nyu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs, data = str(tmp_path / "runs"), ["--data", str(nyu)]
-    size = ["--size", "32x48", "--steps", "2", "--batch", "4"]
+    size = ["--size", "32x48", "--steps", "1", "--batch", "4"]
     assert depthkit(["train", *data, *size, "--epochs", "1", "--out", runs]) == 0
     assert depthkit(["export", "--fp16", "--runs", runs]) == 0
     assert depthkit(["evaluate", f"{runs}/compact", *data, "--frames", "4"]) == 0

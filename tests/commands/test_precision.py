@@ -57,7 +57,10 @@ def test_options_that_cannot_be_met_are_refused(run: Path, arguments: list[str],
     assert "Traceback" not in message
 
 
-def test_frames_to_calibrate_on_are_those_of_the_training(run: Path, store: Store, capsys: Captured) -> None:
+def test_frames_to_calibrate_on_are_those_of_the_training(
+    run: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr("depthkit.export.quantize.MOST_FRAMES", 8)
     assert depthkit(["export", str(run), "--int8", "--onnx-only", "--keep", "auto"]) == 0
     assert "frames of scenes" in capsys.readouterr().out
 
@@ -86,6 +89,7 @@ def test_a_folder_without_pictures_says_what_data_look_like(run: Path, tmp_path:
 
 
 @pytest.mark.filterwarnings("always::depthkit.images.DataWarning")
+@pytest.mark.slow
 def test_int8_of_a_folder_of_pictures_is_kept_while_nothing_changes(
     trained: Path, pictures: Path, store: Store, capsys: Captured
 ) -> None:

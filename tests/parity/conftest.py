@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -23,42 +25,36 @@ BATCHES: dict[str, int | Dim] = {"static": 1, "dynamic": Dim("batch", 1, 2, 4)}
 
 
 class Exports:
-    """ONNX files of both networks, each made when it is first asked for."""
+    """ONNX files of both networks, each made when it is first asked for by any worker."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, shared: Callable[[str, Callable[[Path], object]], Path]) -> None:
+        self._shared = shared
         # Real frames where there are any: the reference's frames are those of the training source.
         self._data = os.environ.get("DEPTHKIT_NYU", "scenes")
-        self._made: dict[tuple[str, str, str], Path] = {}
 
     def run(self, network: str) -> Path:
         """A run of a few steps."""
-        folder = self._folder / network
-        if not (folder / "model.json").is_file():
-            options = TrainOptions(
-                network, data=self._data, size=SIZE, epochs=1, steps=4, batch=4, learning_rate=1e-3, out=self._folder
-            )
-            assert fit(options) == folder
-        return folder
+        options = TrainOptions(network, data=self._data, size=SIZE, epochs=1, steps=2, batch=4, learning_rate=1e-3)
+        return self._shared(f"parity-{network}", lambda out: fit(replace(options, out=out))) / network
 
     def onnx(self, network: str, precision: Precision, batch: str) -> Path:
         """Its ONNX file."""
-        key = network, precision, batch
-        if key not in self._made:
-            bundle = read_bundle(self.run(network))
-            path = onnx_path(bundle.folder, bundle.document, ExportOptions(precision, batch=BATCHES[batch]))
-            write_onnx(path, bundle, bundle.spec.with_batch(BATCHES[batch]), precision)
-            write_reference(reference_path(path), make_reference(bundle, SIZE))
-            self._made[key] = path
-        return self._made[key]
+        bundle = read_bundle(self.run(network))
+        asked = ExportOptions(precision, batch=BATCHES[batch])
+        name = onnx_path(Path(), bundle.document, asked).name
+
+        def export(out: Path) -> None:
+            write_onnx(out / name, bundle, bundle.spec.with_batch(BATCHES[batch]), precision)
+            write_reference(reference_path(out / name), make_reference(bundle, SIZE))
+
+        return self._shared(f"parity-{network}-{precision}-{batch}", export) / name
 
     def smallest(self) -> Path:
         """An ONNX file of `compact` for frames of 16 x 16, which take no time."""
         bundle = read_bundle(self.run("compact"))
-        path = self._folder / "smallest.fp32.onnx"
-        if not path.is_file():
-            write_onnx(path, bundle, bundle.spec_at((16, 16)), "fp32")
-        return path
+        name = "smallest.fp32.onnx"
+        spec = bundle.spec_at((16, 16))
+        return self._shared("parity-smallest", lambda out: write_onnx(out / name, bundle, spec, "fp32")) / name
 
 
 def write_onnx(path: Path, bundle: Bundle, spec: ModelSpec, precision: Precision) -> None:
@@ -67,6 +63,6 @@ def write_onnx(path: Path, bundle: Bundle, spec: ModelSpec, precision: Precision
 
 
 @pytest.fixture(scope="session")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+def networks(shared: Callable[[str, Callable[[Path], object]], Path]) -> Exports:
     """See `Exports`. Read only."""
-    return Exports(tmp_path_factory.mktemp("parity"))
+    return Exports(shared)
