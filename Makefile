@@ -44,10 +44,9 @@ paper: $(INSTALLED)  ## write docs/results/paper.md from its committed numbers
 	$(BIN)/python docs/results/paper.py render
 
 perf: $(INSTALLED)  ## speed, as ratios measured in one run
-	$(BIN)/python tests/perf.py
-	$(BIN)/python tests/perf_precision.py
-	$(BIN)/python tests/perf_train.py
-	$(BIN)/python tests/perf_bench.py
+	failed=0; for part in perf perf_precision perf_train perf_bench; do \
+	  $(BIN)/python tests/$$part.py || failed=1; \
+	done; exit $$failed
 
 gpu-check: build/mypy/depthkit $(if $(GPU_PYTHON),,$(GPU_INSTALLED))  ## on a machine with a GPU: its tests and its bench
 	PYTHONPATH=$(CURDIR)/build/mypy $(or $(GPU_PYTHON),$(GPU_VENV)/bin/python) tests/gpu_check.py

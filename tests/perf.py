@@ -94,7 +94,7 @@ def perf_run(run: Path) -> None:
         frames = noise(size)
         for backend, vendor in VENDORS.items():
             with load(build(onnx, BuildOptions(backend)).path) as session, vendor(onnx) as theirs:
-                ours, bare = time_steady([session, theirs], [frames] * 2, Steady(duration_s=8))
+                ours, bare = time_steady([session, theirs], [frames] * 2, Steady(duration_s=5))
             ratio = median(ours) / median(bare)
             what = f"session.run over {backend}'s own call, {size[0]}x{size[1]}"
             report(what, ratio, "", f"<= {bound}", holds=ratio <= bound)
@@ -116,7 +116,7 @@ def perf_large(run: Path) -> None:
         sessions["torch, N x 3 x H x W"] = stack.enter_context(open_torch_peer(run, size))
         for name, how in options.items():
             sessions[name] = stack.enter_context(load(build(onnx, how).path))
-        times = time_steady(list(sessions.values()), [frames] * len(sessions), Steady(duration_s=10))
+        times = time_steady(list(sessions.values()), [frames] * len(sessions), Steady(duration_s=5))
         p50 = {name: median(samples) for name, samples in zip(sessions, times, strict=True)}
         limits = {name: find_roofline(sessions[name], onnx) for name in options}
         perf_call(sessions["OpenVINO f32"], frames[0])
