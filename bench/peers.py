@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from ..description import describe_onnx
-from ..engines.fingerprint import usable_cores
+from ..engines.fingerprint import cpu_fingerprint, usable_cores
 from ..errors import BackendError, DepthkitError
 from ..session import Call, Peer
 from ..vendors import import_onnxruntime, import_openvino
@@ -41,12 +41,18 @@ def open_onnxruntime(onnx: Path) -> Peer:
 def open_openvino(onnx: Path, precision_hint: str | None = None) -> Peer:
     """OpenVINO's CPU plugin for latency, on shared tensors; `precision_hint` None: as it likes.
 
+    Under ONEDNN_MAX_CPU_ISA it likes BF16 where it has no kernels for it, and fails; then it is asked for FP32.
+
     Raises BackendError, EngineError.
     """
     openvino = import_openvino()
+    core = openvino.Core()
+    likes_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision_hint is None and likes_bf16 and not cpu_fingerprint().computes_bf16:
+        precision_hint = "f32"
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": usable_cores()}
     hints |= {} if precision_hint is None else {"INFERENCE_PRECISION_HINT": precision_hint}
-    compiled = openvino.Core().compile_model(str(onnx), "CPU", hints)
+    compiled = core.compile_model(str(onnx), "CPU", hints)
     computed = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     precision = {"f32": "fp32", "f16": "fp16"}.get(computed, computed)
 
