@@ -143,15 +143,16 @@ class _Lasting(io.FileIO):
         """Write; a closed pipe and a full disk take everything."""
         try:
             return super().write(data) or 0
+        except BrokenPipeError:
+            pass  # nobody reads it: nothing is lost
         except OSError as error:
-            if not isinstance(error, BrokenPipeError):
-                if not is_refused_write(error):
-                    raise
-                self.refusal = error
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
-            return memoryview(data).nbytes
+            if not is_refused_write(error):
+                raise
+            self.refusal = error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        return memoryview(data).nbytes
 
 
 def _lasting(stream: TextIO) -> TextIO:

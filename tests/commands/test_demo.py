@@ -33,6 +33,8 @@ def test_the_demo_ends_with_a_report(
     rows = json.loads((out / "bench.json").read_text())["rows"]
     found = [(Path(r["target"]).parent.name, r["precision_asked"]) for r in rows if r["backend"] == "onnxruntime"]
     assert {("compact-pretrained", "fp32"), ("compact", "fp32")} <= set(found)
+    if everything:
+        assert {("compact-pretrained", "fp16"), ("unet", "fp32")} <= set(found)
     outcomes = [line for line in said.splitlines() if "passed its gate" in line or "gate failed" in line]
     assert len(outcomes) == sum(len(each) for *_, each in demo.TRAINED) + len(demo.PRECISIONS), (
         "a gate that fails on a network of a few steps is a line"

@@ -161,6 +161,12 @@ def test_keep_of_every_layer_is_refused(graph: onnx.ModelProto, bundle: Bundle, 
 
 
 def test_frames_that_choose_do_not_prove(trained: Bundle, rooms: Calibration) -> None:
+    """A black calibration set is right for black frames, and the reference says otherwise."""
+    night = np.zeros((*SIZE, 3), np.uint8)
+    black = Calibration.of("night", Frames((night,) * 8), Frames((night,) * 3))
+    said: list[Check] = []
+    with pytest.raises(GateError):
+        export_onnx(trained, ExportOptions("int8", SIZE, calibration=black), said.append)
     made = export_onnx(
         trained, ExportOptions("int8", SIZE, calibration=Calibration.of("r", rooms.frames[0], rooms.frames[0]))
     )
