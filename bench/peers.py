@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 
 from ..description import describe_onnx
-from ..engines.fingerprint import cpu_fingerprint, usable_cores
+from ..engines.fingerprint import usable_cores
+from ..engines.ov import bf16_without_kernels
 from ..errors import BackendError, DepthkitError
 from ..session import Call, Peer
 from ..vendors import import_onnxruntime, import_openvino
@@ -47,8 +48,7 @@ def open_openvino(onnx: Path, precision_hint: str | None = None) -> Peer:
     """
     openvino = import_openvino()
     core = openvino.Core()
-    likes_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision_hint is None and likes_bf16 and not cpu_fingerprint().computes_bf16:
+    if precision_hint is None and bf16_without_kernels():
         precision_hint = "f32"
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": usable_cores()}
     hints |= {} if precision_hint is None else {"INFERENCE_PRECISION_HINT": precision_hint}

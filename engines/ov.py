@@ -147,12 +147,21 @@ def _precision(word: str) -> str:
 
 @cache
 def capabilities() -> frozenset[str]:
-    """The types that OpenVINO computes in on this CPU, as "FP32", "BF16" and so on.
+    """The types that OpenVINO computes in on this CPU, as "FP32", "BF16" and so on."""
+    return frozenset(_listed() - ({"BF16"} if bf16_without_kernels() else set()))
 
-    It looks at the CPU alone, and its kernels also at ONEDNN_MAX_CPU_ISA: then it lists BF16 and has no kernel for it.
+
+@cache
+def bf16_without_kernels() -> bool:
+    """Whether OpenVINO lists BF16, and chooses it by itself, where its kernels for it may not run.
+
+    It looks at the CPU alone for that, and for its kernels also at ONEDNN_MAX_CPU_ISA.
     """
-    found = {"FP32", "FP16", "BF16", "INT8"} & set(core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
-    return frozenset(found if cpu_fingerprint().computes_bf16 else found - {"BF16"})
+    return "BF16" in _listed() and not cpu_fingerprint().computes_bf16
+
+
+def _listed() -> set[str]:
+    return {"FP32", "FP16", "BF16", "INT8"} & set(core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
 
 
 @cache
