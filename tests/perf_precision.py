@@ -129,19 +129,22 @@ def perf_tune(run: Path) -> None:
     """How long a search takes, and how far its choice is from the best when every candidate is measured for long."""
 
     def search() -> Tuning:
-        assert depthkit(["tune", str(run), "--minutes", "20"]) == 0
+        assert depthkit(["tune", str(run), "--minutes", "10"]) == 0
         return from_json(Tuning, (run / "tune.json").read_bytes(), source="tune.json")
 
     start = perf_counter()
     found = search()
     seconds = perf_counter() - start
+    report(f"tune over {len(found.trials)} candidates", seconds, "s", "<= 300", holds=seconds <= 300)
     (run / "tune.json").unlink()
     with patch.object(search_module, "could_win", lambda trial, *_: trial.quality is not None and not trial.faults):
         every = search()
     p50 = {trial.candidate.name: trial.p50_ms for trial in every.trials if trial.state == "measured"}
+    if found.chosen not in p50:
+        lacks("what tune chose over the best of all", f"ten minutes ended before {found.chosen} was measured for long")
+        return
     far = p50[found.chosen] / p50[every.chosen]
     print(f"      tune chose {found.chosen}, of {len(p50)} measured for long the best is {every.chosen}")
-    report(f"tune over {len(found.trials)} candidates", seconds, "s", "<= 300", holds=seconds <= 300)
     report("what tune chose over the best of all", far, "times its p50", "<= 1.03", holds=far <= 1.03)
 
 
