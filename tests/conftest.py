@@ -118,7 +118,12 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, Availabil
     return set_availability
 
 
-_SET_BY_OTHERS = {"PYTEST_CURRENT_TEST", "CUDA_DEVICE_ORDER", "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"}
+_SET_BY_OTHERS = {
+    "PYTEST_CURRENT_TEST",
+    "CUDA_DEVICE_ORDER",
+    "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR",
+    "TORCHINDUCTOR_CACHE_DIR",
+}
 """By pytest, by ONNX Runtime where it loads CUDA (1.31, seen on an H200), by torch.compile."""
 
 
