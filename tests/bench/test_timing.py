@@ -141,18 +141,18 @@ def test_turns_add_up_to_all_runs(recorded: type) -> None:
 
 
 def test_it_goes_on_until_the_interval_is_narrow(recorded: type) -> None:
-    """Runs of anything from 1 to 2 ms: what the median is takes some forty turns to tell, far from a minute."""
+    """Runs of anything from 1 to 2 ms: what the median is takes some hundred turns to tell, far from a minute."""
     draw = np.random.default_rng(0)
 
     def answer(_: np.ndarray) -> np.float32:
         time.sleep(draw.uniform(0.001, 0.002))
         return np.float32(1)
 
-    long = Steady(0.0, 0.0, 2, rest_s=0.0, until=0.2, max_duration_s=60.0)
+    long = Steady(0.0, 0.0, 2, rest_s=0.0, until=0.1, max_duration_s=60.0)
     (few,) = time_steady([recorded([], answer=answer)], [FRAMES], BRIEF)
     (many,) = time_steady([recorded([], answer=answer)], [FRAMES], long)
     found = interval(bootstrap_medians(many, many.turns), float(np.median(many)))
-    assert found.width <= 0.2
+    assert found.width <= 0.1
     assert len(many) > 10
     assert len(few) == BRIEF.min_runs
 
