@@ -14,7 +14,7 @@ import numpy as np
 
 from ..description import describe_onnx
 from ..engines.fingerprint import usable_cores
-from ..engines.ov import bf16_without_kernels
+from ..engines.ov import bf16_without_kernels, core
 from ..errors import BackendError, DepthkitError
 from ..session import Call, Peer
 from ..vendors import import_onnxruntime, import_openvino
@@ -47,12 +47,11 @@ def open_openvino(onnx: Path, precision_hint: str | None = None) -> Peer:
     Raises BackendError, EngineError.
     """
     openvino = import_openvino()
-    core = openvino.Core()
     if precision_hint is None and bf16_without_kernels():
         precision_hint = "f32"
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": usable_cores()}
     hints |= {} if precision_hint is None else {"INFERENCE_PRECISION_HINT": precision_hint}
-    compiled = core.compile_model(str(onnx), "CPU", hints)
+    compiled = core().compile_model(str(onnx), "CPU", hints)
     computed = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     precision = {"f32": "fp32", "f16": "fp16"}.get(computed, computed)
 

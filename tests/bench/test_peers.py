@@ -33,7 +33,11 @@ def test_a_vendor_answers_the_same(name: str, pristine_exports: Path, reference:
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_torch_answers_the_same(compiled: bool, pristine_run: Path, reference: Reference) -> None:
+def test_torch_answers_the_same(
+    compiled: bool, pristine_run: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if compiled:  # in this thread: a first compilation keeps a pool of threads otherwise, until the process ends
+        monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     with open_torch_peer(pristine_run, compiled=compiled) as peer:
         assert ("compile" if compiled else "eager") in peer.provider
         assert compare(peer(reference.images), reference).max_abs_mm < 1

@@ -141,7 +141,7 @@ def test_turns_add_up_to_all_runs(recorded: type) -> None:
 
 
 def test_it_goes_on_until_the_interval_is_narrow(recorded: type) -> None:
-    """Runs of anything from 1 to 2 ms: what the median is takes some hundred turns to tell, far from a minute."""
+    """Runs of anything from 1 to 2 ms: what the median is takes many turns to tell, far from a minute."""
     draw = np.random.default_rng(0)
 
     def answer(_: np.ndarray) -> np.float32:

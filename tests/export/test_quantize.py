@@ -164,9 +164,8 @@ def test_frames_that_choose_do_not_prove(trained: Bundle, rooms: Calibration) ->
     """A black calibration set is right for black frames, and the reference says otherwise."""
     night = np.zeros((*SIZE, 3), np.uint8)
     black = Calibration.of("night", Frames((night,) * 8), Frames((night,) * 3))
-    said: list[Check] = []
     with pytest.raises(GateError):
-        export_onnx(trained, ExportOptions("int8", SIZE, calibration=black), said.append)
+        export_onnx(trained, ExportOptions("int8", SIZE, calibration=black))
     made = export_onnx(
         trained, ExportOptions("int8", SIZE, calibration=Calibration.of("r", rooms.frames[0], rooms.frames[0]))
     )
