@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from ..images import resize_depth, resize_image
+from ..data.images import resize_depth, resize_image
 from ..session import Session
 from .results import PHASES, Phase
 from .timing import allocate

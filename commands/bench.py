@@ -235,8 +235,8 @@ def bench(
 
 def _samples(data: str | None, frames: int, depth_units: float) -> tuple[SampleSet | None, tuple[str, ...]]:
     """What fills the accuracy columns; and why they stay empty, or which frames are not in them."""
+    from ..data.images import find_images
     from ..errors import DataError
-    from ..images import find_images
     from .samples import doubt, readable, sample_set
 
     if data is None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import DEPTH_UNITS, CountType, DataType, PathType, depth_units_option, size_option
+from ..names import DEPTH_UNITS
+from .options import CountType, DataType, PathType, depth_units_option, size_option
 
 if TYPE_CHECKING:
-    from ..train.prepared import PreparedSplit
+    from ..data.prepared import PreparedSplit
 
 _NAMED = 10  # samples of a kind that are named before the rest is only counted
 _LOOKED_AT = 8  # samples whose depth is looked at
@@ -51,7 +52,7 @@ def prepare(
     """
     from rich.text import Text
 
-    from ..train.prepared import prepare as write
+    from ..data.prepare import prepare as write
     from .console import out as console
     from .console import progress
 
@@ -79,8 +80,9 @@ def prepare(
 
 def _doubt(out: Path) -> str | None:
     """A warning where what was prepared is no depth of a room or street."""
+    from ..data.dataset import evenly_spaced
+    from ..data.sources import open_dataset
     from ..metrics import implausible_depth
-    from ..train.datasets import evenly_spaced, open_dataset
 
     data = open_dataset(out, "train")
     return implausible_depth(data[index].depth for index in evenly_spaced(data, _LOOKED_AT))

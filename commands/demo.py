@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from ..names import DEPTH_UNITS
 from .options import DAY, CountType, NumberType, PathType, command_line, size_option
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     engines = [engine for made in built.values() if not isinstance(made, str) for engine in made]
     result = run_and_show(
         contenders(engines, with_torch=True),
-        sample_set("scenes", 8, 1000.0),
+        sample_set("scenes", 8, DEPTH_UNITS),
         SuiteOptions(steady=Steady(duration_s=seconds), memory=False, command=command_line()),
         Outputs(json=out / "bench.json", html=out / "report.html"),
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import DEPTH_UNITS, NetworkType
+from ..names import DEPTH_UNITS
+from .options import NetworkType
 from .packages import EXPORTING, require_packages
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class ForeignWeights:
         """Make the run folder of these weights, and say so."""
         from rich.markup import escape
 
+        from ..data.sources import open_dataset
         from ..spec import Preprocessing
         from ..train.bundle import import_weights
-        from ..train.datasets import open_dataset
         from ..train.networks import DEPTH_RANGE
         from .console import out as console
 

@@ -14,7 +14,6 @@ import click
 
 __all__ = [
     "DAY",
-    "DEPTH_UNITS",
     "MOST_FRAMES_A_RUN",
     "CountType",
     "DataType",
@@ -33,9 +32,6 @@ __all__ = [
     "runs_option",
     "size_option",
 ]
-
-DEPTH_UNITS: Final = 1000.0
-"""Units per metre where neither the user nor a run says otherwise: millimetres."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

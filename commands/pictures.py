@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..names import DEPTH_UNITS
+
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..train.datasets import Split
+    from ..data.dataset import Split
 
 __all__ = ["Pictures", "divide_pictures", "identify", "read_pictures"]
 
@@ -33,12 +35,12 @@ class Pictures:
 
 
 def read_pictures(
-    source: str, split: Split, count: int, *, size: tuple[int, int] | None = None, depth_units: float = 1000.0
+    source: str, split: Split, count: int, *, size: tuple[int, int] | None = None, depth_units: float = DEPTH_UNITS
 ) -> Pictures:
     """At most `count` evenly spaced frames of a data set's split, or of a folder of pictures.
 
     Args:
-        source: what `train.datasets.open_dataset` takes, or a folder with pictures in it.
+        source: what `data.sources.open_dataset` takes, or a folder with pictures in it.
         split: of a data set.
         count: how many.
         size: height and width that frames are resized to; None: as they are.
@@ -47,10 +49,11 @@ def read_pictures(
     Raises:
         DataError: no such path, nothing in it, or a file that cannot be read.
     """
+    from ..data.dataset import evenly_spaced
+    from ..data.images import find_images
+    from ..data.sources import open_dataset
     from ..errors import DataError
-    from ..images import find_images
     from ..metrics import EIGEN_SIZE
-    from ..train.datasets import evenly_spaced, open_dataset
 
     try:
         data = open_dataset(source, split, size=size, depth_units=depth_units)
@@ -75,7 +78,7 @@ def divide_pictures(
     prove: int,
     *,
     size: tuple[int, int] | None = None,
-    depth_units: float = 1000.0,
+    depth_units: float = DEPTH_UNITS,
 ) -> tuple[Pictures, Pictures]:
     """Frames to choose by, and others to prove what was chosen.
 
@@ -90,8 +93,8 @@ def divide_pictures(
     Raises:
         DataError: see `read_pictures`.
     """
-    from ..images import find_images
-    from ..train.datasets import evenly_spaced
+    from ..data.dataset import evenly_spaced
+    from ..data.images import find_images
 
     chosen = read_pictures(source, "train", choose[1], size=size, depth_units=depth_units)
     if chosen.depths:
@@ -104,7 +107,7 @@ def divide_pictures(
 
 
 def _read_all(paths: Iterable[Path], size: tuple[int, int] | None) -> tuple[np.ndarray, ...]:
-    from ..images import read_image, read_resized
+    from ..data.images import read_image, read_resized
 
     return tuple(read_resized(path, size)[0] if size else read_image(path) for path in paths)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import click
 
-from .options import DEPTH_UNITS, DataType
+from ..names import DEPTH_UNITS
+from .options import DataType
 
 if TYPE_CHECKING:
     from ..export.recipe import Calibration

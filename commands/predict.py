@@ -49,8 +49,8 @@ def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None
     """
     import numpy as np
 
+    from ..data.images import colour, read_resized, resize_depth, write_depth_png, write_image
     from ..files import atomic_write
-    from ..images import colour, read_resized, resize_depth, write_depth_png, write_image
     from ..runtime.frames import predict_frames
     from .console import out as console
     from .console import progress
@@ -81,8 +81,8 @@ def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None
 
 def _split(arguments: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
     """The engine and the inputs. Raises UserError for an engine alone."""
+    from ..data.images import looks_like_picture
     from ..errors import UserError
-    from ..images import looks_like_picture
     from ..train.shipped import shipped_run
     from .console import err
     from .targets import is_run
@@ -101,8 +101,8 @@ def _split(arguments: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
 
 def _pictures(inputs: tuple[Path, ...]) -> list[Path]:
     """Files but results of predict, folders as the pictures in them. Raises DataError, naming all that is missing."""
+    from ..data.images import find_images, is_result, warn_skipped
     from ..errors import DataError
-    from ..images import find_images, is_result, warn_skipped
     from .targets import is_run
 
     missing = [str(path) for path in inputs if not os.path.exists(path)]  # noqa: PTH110 - pathlib raises for a loop
@@ -135,9 +135,9 @@ def _names(pictures: list[Path]) -> dict[Path, str]:
 
 def _require_goals(pictures: list[Path], names: dict[Path, str], out: Path) -> None:
     """Raise OutputError where a result could not be written, or would be written over a picture that is read."""
+    from ..data.images import RESULTS
     from ..errors import OutputError
     from ..files import MOST_NAME_BYTES
-    from ..images import RESULTS
 
     inputs = {picture.resolve() for picture in pictures}
     for picture in pictures:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..bench.suite import Samples, SampleSet
-    from ..train.datasets import RGBDDataset
+    from ..data.dataset import RGBDDataset
 
 __all__ = ["doubt", "readable", "sample_set"]
 
@@ -26,7 +26,8 @@ NAMED: Final = 10
 def sample_set(data: str, frames: int | None, depth_units: float) -> SampleSet:
     """The test split of `data`, or evenly spaced `frames` of it. Raises DataError."""
     from ..bench.suite import SampleSet
-    from ..train.datasets import evenly_spaced, open_dataset
+    from ..data.dataset import evenly_spaced
+    from ..data.sources import open_dataset
 
     dataset = open_dataset(data, "test", depth_units=depth_units)
     chosen = evenly_spaced(dataset, frames or len(dataset))
@@ -35,8 +36,8 @@ def sample_set(data: str, frames: int | None, depth_units: float) -> SampleSet:
 
 def doubt(samples: SampleSet) -> str | None:
     """A warning where the measured depth of some of the samples is none of a room or street."""
+    from ..data.dataset import evenly_spaced
     from ..metrics import implausible_depth
-    from ..train.datasets import evenly_spaced
 
     depths = []
     for index in evenly_spaced(samples.samples, 8):

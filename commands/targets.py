@@ -157,8 +157,8 @@ def depth_units_of(targets: Iterable[Path], given: float | None) -> float:
     Raises:
         UserError: the runs were trained with different ones.
     """
+    from ..names import DEPTH_UNITS
     from ..train.document import MODEL, read_document
-    from .options import DEPTH_UNITS
 
     if given is not None:
         return given

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.core import ParameterSource
 
+from ..names import DEPTH_UNITS
 from .options import (
-    DEPTH_UNITS,
     MOST_FRAMES_A_RUN,
     CountType,
     DevicesType,

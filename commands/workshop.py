@@ -18,6 +18,7 @@ from ..engines.manifest import manifest_path, read_manifest
 from ..engines.store import locked
 from ..errors import BackendError, DataError, UserError
 from ..files import atomic_folder, atomic_write, make_folder, sha256_arrays, sha256_text
+from ..names import DEPTH_UNITS
 from ..reference import reference_path
 from ..runtime.load import load
 from ..spec import smaller_size, to_json
@@ -76,7 +77,9 @@ def _variants(name: str) -> Iterator[Candidate]:
         yield replace(any_one, cuda_graph=False)
 
 
-def read_panel(bundle: Bundle, source: str | None = None, count: int = 16, depth_units: float = 1000.0) -> Pictures:
+def read_panel(
+    bundle: Bundle, source: str | None = None, count: int = 16, depth_units: float = DEPTH_UNITS
+) -> Pictures:
     """What engines are judged by: pictures of `source`'s validation split, or those that travel with the run.
 
     Raises:

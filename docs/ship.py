@@ -14,12 +14,12 @@ from typing import Final
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from pydantic import TypeAdapter, ValidationError
 
+from depthkit.data.nyu import official_test_frames
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
 from depthkit.files import write_text
 from depthkit.metrics import DepthScores
 from depthkit.train.bundle import read_bundle
-from depthkit.train.datasets import official_test_frames
 from depthkit.train.document import read_document
 from depthkit.train.hub import CARD, DepthModel
 from depthkit.train.shipped import SHIPPED

@@ -12,15 +12,15 @@ from typing import Final
 import numpy as np
 import onnx
 
+from ..data.dataset import evenly_spaced
+from ..data.images import resize_depth, resize_image
 from ..description import CONVOLUTIONS, convolutions, describe_onnx, module_of
 from ..errors import DataError, GateError, OutputError, UserError
 from ..files import is_refused_write, make_folder, remove
-from ..images import resize_depth, resize_image
 from ..parity import Parity
 from ..reference import Reference, reference_path, write_reference
 from ..tolerances import LEAST_SHARE
 from ..train.bundle import Bundle
-from ..train.datasets import evenly_spaced
 from ..train.session import TorchSession
 from .checks import Check, Subject, find_overflows, run_checks
 from .graph import Origin, build_graph, sign

@@ -31,9 +31,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from ..data.images import resize_image
 from ..description import CONVOLUTIONS, convolutions
 from ..errors import DataError, GateError
-from ..images import resize_image
 from ..parity import Parity, compare, gate_faults
 from ..reference import Reference
 from ..tolerances import LEAST_SHARE

@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from ..images import resize_depth, resize_image
+from ..data.images import resize_depth, resize_image
 from ..session import Session
 from ..spec import Dim
 

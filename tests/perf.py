@@ -22,6 +22,7 @@ import torch
 from depthkit.bench.peers import open_onnxruntime, open_openvino
 from depthkit.bench.roofline import find_roofline
 from depthkit.bench.timing import Steady, allocate, time_steady
+from depthkit.data.scenes.render import render_scenes
 from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
@@ -32,7 +33,6 @@ from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
 from depthkit.train.options import TrainOptions
 from depthkit.train.peers import open_torch_peer
-from depthkit.train.scenes import render_scenes
 from depthkit.train.session import TorchSession
 
 SIZE = (96, 128)

@@ -19,15 +19,15 @@ from time import perf_counter
 
 import torch
 
-from depthkit.images import write_depth_png, write_image
+from depthkit.data.images import write_depth_png, write_image
+from depthkit.data.prepare import prepare
+from depthkit.data.scenes.render import render_scenes
 from depthkit.train.fit import fit
 from depthkit.train.history import EpochRecord
 from depthkit.train.losses import DepthLoss
 from depthkit.train.networks import build_network
 from depthkit.train.options import TrainOptions
-from depthkit.train.prepared import prepare
 from depthkit.train.presets import PRESETS, Stage
-from depthkit.train.scenes import render_scenes
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")

@@ -17,7 +17,7 @@ from torchmetrics import MeanSquaredError
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import StructuralSimilarityIndexMeasure
 
-from depthkit.images import read_depth
+from depthkit.data.images import read_depth
 from depthkit.metrics import (
     DEPTH_SCALE,
     EIGEN_CROP,

@@ -197,7 +197,7 @@ import depthkit
 assert depthkit.__file__.startswith(sys.argv[1]), depthkit.__file__
 from importlib.resources import files
 from depthkit.cli import run
-from depthkit.train.datasets import official_test_frames
+from depthkit.data.nyu import official_test_frames
 from depthkit.train.document import read_document
 from depthkit.train.shipped import shipped_run
 assert len(official_test_frames()) == 654

@@ -19,11 +19,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from depthkit.bench.accuracy import measure_accuracy
+from depthkit.data.images import write_depth_png, write_image
+from depthkit.data.sources import open_dataset
 from depthkit.files import sha256
-from depthkit.images import write_depth_png, write_image
 from depthkit.metrics import aggregate, score_frame
 from depthkit.runtime.frames import predict_frames
-from depthkit.train.datasets import open_dataset
 from depthkit.train.networks import build_network
 from depthkit.train.session import TorchSession
 

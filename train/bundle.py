@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from ..data.dataset import RGBDDataset, evenly_spaced
 from ..errors import BundleError, DataError, SpecError
 from ..files import atomic_write, sha256, write_text
 from ..spec import ModelSpec, Preprocessing, camera_ready, to_json
-from .datasets import RGBDDataset, evenly_spaced
 from .document import CHECKPOINT, FRAMES, MODEL, WEIGHTS, BundleDocument, TrainingRecord, read_document
 from .networks import build_network, count_macs, describe_network
 

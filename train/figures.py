@@ -12,11 +12,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from ..data.dataset import RGBDDataset, evenly_spaced
 from ..files import atomic_write
 from ..metrics import VALID_DEPTH, valid_pixels
 from ..spec import ModelSpec
 from .camera import CameraReady
-from .datasets import RGBDDataset, evenly_spaced
 from .history import EpochRecord
 
 __all__ = ["plot_curve", "plot_samples"]

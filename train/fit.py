@@ -28,13 +28,15 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..data.dataset import RGBDDataset, SkipBad, evenly_spaced
+from ..data.scenes.dataset import Scenes
+from ..data.sources import open_dataset
 from ..errors import OutputError, TrainingError
 from ..files import is_refused_write, make_folder
 from ..metrics import VALID_DEPTH, implausible_depth, valid_pixels
 from ..spec import ModelSpec
 from .aware import make_aware
 from .bundle import Bundle, Frames, read_bundle, write_bundle
-from .datasets import RGBDDataset, Scenes, SkipBad, evenly_spaced, open_dataset
 from .document import CHECKPOINT, TrainingRecord
 from .figures import plot_curve, plot_samples
 from .history import write_history

@@ -20,13 +20,13 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor
 from typing_extensions import Self
 
+from ..data.images import resize_depth, resize_image
+from ..data.sources import open_dataset
 from ..errors import BundleError
 from ..files import write_text
-from ..images import resize_depth, resize_image
 from ..spec import is_import_path, to_json
 from .bundle import Bundle, Frames, read_bundle, write_bundle
 from .camera import CameraReady
-from .datasets import open_dataset
 from .document import FRAMES, MODEL, WEIGHTS, TrainingRecord, read_document
 from .shipped import shipped_run
 

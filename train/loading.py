@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
 from ..cores import usable_cores
-from .datasets import RGBD, RGBDDataset, Scenes
+from ..data.dataset import RGBD, RGBDDataset
+from ..data.scenes.dataset import Scenes
+from ..data.scenes.render import render_scenes, scene_seed
 from .options import TrainOptions
 from .presets import Stage, stage_at
-from .scenes import render_scenes, scene_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

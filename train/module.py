@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
+from ..data.dataset import RGBD
 from ..errors import TrainingError
 from ..metrics import VALID_DEPTH, PixelSums, pixel_sums, valid_pixels
 from ..spec import ModelSpec
 from .augment import Augmentation
-from .datasets import RGBD
 from .history import EpochRecord
 from .loading import Feed
 from .losses import DepthLoss

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import TrainingError
+from ..names import DEPTH_UNITS
 from ..spec import file_name
 from .history import EpochRecord
 from .origin import place_of
@@ -69,7 +70,7 @@ class TrainOptions:
     workers: int | None = None
     skip_bad: bool = False
     loggers: tuple[LoggerName, ...] = ()
-    depth_units: float = 1000.0
+    depth_units: float = DEPTH_UNITS
     progress: bool = False
     on_epoch: Callable[[EpochRecord], None] | None = field(default=None, compare=False)
     on_warning: Callable[[str], None] | None = field(default=None, compare=False)

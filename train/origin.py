@@ -6,8 +6,11 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
+from ..data.dataset import RGBDDataset, evenly_spaced
+from ..data.nyu import NyuCsv
+from ..data.pairs import Pairs
+from ..data.sources import open_dataset
 from ..errors import DataError
-from .datasets import NyuCsv, Pairs, RGBDDataset, evenly_spaced, open_dataset
 from .document import BundleDocument
 
 __all__ = ["depth_units_of", "find_data", "fingerprint", "place_of"]
@@ -42,7 +45,7 @@ def _stored(data: RGBDDataset, index: int) -> tuple[bytes, ...]:
 
 def depth_units_of(data: RGBDDataset) -> float | None:
     """Units per metre that a `pairs` folder is or was read with; None for data that know their unit."""
-    from .prepared import Prepared
+    from ..data.prepared import Prepared
 
     return data.depth_units if isinstance(data, (Pairs, Prepared)) else None
 

@@ -32,8 +32,10 @@ from depthkit.bench.accuracy import measure_accuracy
 from depthkit.bench.environment import environment
 from depthkit.bench.timing import Steady, time_paper, time_steady
 from depthkit.commands.console import err, progress
+from depthkit.data.dataset import RGBDDataset, evenly_spaced
+from depthkit.data.images import resize_image
+from depthkit.data.sources import open_dataset
 from depthkit.errors import BundleError, GateError, UserError
-from depthkit.images import resize_image
 from depthkit.metrics import DepthScores, FrameScore, aggregate, score_frame, valid_pixels
 from depthkit.runtime.frames import predict_frames
 from depthkit.runtime.load import load
@@ -41,7 +43,6 @@ from depthkit.runtime.null import NullSession
 from depthkit.session import Session
 from depthkit.spec import ModelSpec
 from depthkit.train.bundle import read_bundle
-from depthkit.train.datasets import RGBDDataset, evenly_spaced, open_dataset
 from depthkit.train.document import BundleDocument, TrainingRecord, read_document
 from depthkit.train.session import TorchSession
 

@@ -14,8 +14,8 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from paper_numbers import Group
 
+from depthkit.data.images import resize_depth, resize_image
 from depthkit.files import atomic_write
-from depthkit.images import resize_depth, resize_image
 from depthkit.metrics import VALID_DEPTH, valid_pixels
 
 __all__ = ["SheetRow", "draw_curve", "draw_sheet"]

@@ -26,12 +26,12 @@ import onnx
 
 from depthkit.commands.pictures import read_pictures
 from depthkit.commands.precision import read_calibration
+from depthkit.data.images import resize_depth, resize_image
 from depthkit.engines.cpu_int8 import unsigned
 from depthkit.engines.fingerprint import cpu_fingerprint, usable_cores
 from depthkit.engines.ov import core
 from depthkit.export import quantize
 from depthkit.export.graph import Origin, build_graph
-from depthkit.images import resize_depth, resize_image
 from depthkit.parity import compare
 from depthkit.reference import Reference
 from depthkit.train.bundle import Bundle, read_bundle

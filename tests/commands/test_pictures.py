@@ -17,14 +17,15 @@ from depthkit.cli import COMMANDS, cli
 from depthkit.cli import run as depthkit
 from depthkit.commands.options import DataType, PathType
 from depthkit.commands.pictures import read_pictures
-from depthkit.images import write_image
+from depthkit.data.dataset import Split
+from depthkit.data.images import write_image
+from depthkit.data.sources import open_dataset
 from depthkit.runtime.frames import predict_frames
 from depthkit.runtime.load import load
-from depthkit.train.datasets import Split, open_dataset
 
 Captured = pytest.CaptureFixture[str]
 
-pytestmark = pytest.mark.filterwarnings("always::depthkit.images.DataWarning")
+pytestmark = pytest.mark.filterwarnings("always::depthkit.data.images.DataWarning")
 
 
 @pytest.fixture

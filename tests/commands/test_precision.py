@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from depthkit.cli import run as depthkit
+from depthkit.data.scenes.render import render_scenes, scene_seed
 from depthkit.description import describe_onnx
 from depthkit.engines.build import backend
 from depthkit.engines.manifest import read_manifest
 from depthkit.engines.store import Store
-from depthkit.train.scenes import render_scenes, scene_seed
 from depthkit.train.shipped import shipped_run
 
 Captured = pytest.CaptureFixture[str]
@@ -75,7 +75,7 @@ def test_a_run_whose_data_are_gone_asks_for_frames(run: Path, capsys: Captured) 
     assert "--calibrate" in message
 
 
-@pytest.mark.filterwarnings("always::depthkit.images.DataWarning")
+@pytest.mark.filterwarnings("always::depthkit.data.images.DataWarning")
 def test_too_few_frames_are_refused(run: Path, tmp_path: Path, capsys: Captured) -> None:
     Image.fromarray(np.eye(48, dtype=np.uint8) * 255).convert("RGB").save(tmp_path / "one.png")
     assert depthkit(["export", str(run), "--int8", "--calibrate", str(tmp_path)]) == 2
@@ -88,7 +88,7 @@ def test_a_folder_without_pictures_says_what_data_look_like(run: Path, tmp_path:
     assert "none of the known layouts" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("always::depthkit.images.DataWarning")
+@pytest.mark.filterwarnings("always::depthkit.data.images.DataWarning")
 @pytest.mark.slow
 def test_int8_of_a_folder_of_pictures_is_kept_while_nothing_changes(
     trained: Path, pictures: Path, store: Store, capsys: Captured

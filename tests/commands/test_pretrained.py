@@ -12,9 +12,9 @@ import pytest
 import depthkit
 from depthkit.cli import run as run_depthkit
 from depthkit.commands.targets import open_target, resolve_run
+from depthkit.data.images import write_image
 from depthkit.errors import UserError
 from depthkit.files import sha256
-from depthkit.images import write_image
 from depthkit.train.document import read_document
 from depthkit.train.shipped import SHIPPED, shipped_names, shipped_run
 

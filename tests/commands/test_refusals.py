@@ -39,7 +39,7 @@ def refuse(line: str, place: Path, capsys: Captured) -> str:
     return printed.err
 
 
-@pytest.mark.filterwarnings("always::depthkit.images.DataWarning")
+@pytest.mark.filterwarnings("always::depthkit.data.images.DataWarning")
 @pytest.mark.parametrize(
     "line",
     [

@@ -142,7 +142,7 @@ def test_pictures_without_truth_are_judged_by_ssim(run: Path, store: Store, tmp_
     assert all(trial.quality and trial.quality.abs_rel is None for trial in _tuning(run).trials)
 
 
-@pytest.mark.filterwarnings("always::depthkit.images.DataWarning")
+@pytest.mark.filterwarnings("always::depthkit.data.images.DataWarning")
 def test_pictures_of_several_sizes_are_no_camera(run: Path, tmp_path: Path, capsys: Captured) -> None:
     for index in (1, 2):
         Image.fromarray(np.zeros((48 * index, 64, 3), np.uint8)).save(tmp_path / f"{index}.png")

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from depthkit.data.images import resize_image
 from depthkit.errors import BackendError
 from depthkit.export.checks import Subject, run_checks
 from depthkit.export.graph import OPSETS, Origin, build_graph, fold_batch_norm
 from depthkit.files import sha256
-from depthkit.images import resize_image
 from depthkit.reference import Reference, read_reference
 from depthkit.spec import METADATA, Dim, ModelSpec, from_json
 from depthkit.tolerances import Precision

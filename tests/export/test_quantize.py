@@ -13,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from depthkit.commands.pictures import read_pictures
+from depthkit.data.images import resize_image
+from depthkit.data.scenes.render import render_scenes, scene_seed
 from depthkit.description import convolutions, describe_onnx
 from depthkit.engines.build import BuildOptions, backend, build
 from depthkit.engines.manifest import Manifest
@@ -33,7 +35,6 @@ from depthkit.export.quantize import (
     plan,
 )
 from depthkit.export.recipe import Calibration, ExportOptions, Frames
-from depthkit.images import resize_image
 from depthkit.parity import gate_faults
 from depthkit.reference import Reference, read_reference, reference_path
 from depthkit.runtime.frames import predict_frames
@@ -42,7 +43,6 @@ from depthkit.spec import Dim
 from depthkit.testing import assert_parity
 from depthkit.train.bundle import Bundle, read_bundle
 from depthkit.train.networks import DepthNetwork
-from depthkit.train.scenes import render_scenes, scene_seed
 from depthkit.train.shipped import shipped_run
 from depthkit.vendors import import_onnxruntime
 

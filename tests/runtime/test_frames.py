@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from depthkit.data.images import read_image, resize_depth, resize_image
 from depthkit.errors import FrameError
-from depthkit.images import read_image, resize_depth, resize_image
 from depthkit.reference import Reference
 from depthkit.runtime.frames import predict_frames
 from depthkit.runtime.load import load

@@ -7,8 +7,8 @@ from typing import Final
 
 import pytest
 
-from depthkit.images import write_depth_png, write_image
-from depthkit.train.scenes import render_scenes, scene_seed
+from depthkit.data.images import write_depth_png, write_image
+from depthkit.data.scenes.render import render_scenes, scene_seed
 
 COUNTS: Final = {"train": 10, "val": 3, "test": 2}
 """Samples in each split of `pairs`."""

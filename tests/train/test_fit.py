@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+from depthkit.data.images import write_depth_png, write_image
 from depthkit.errors import DataError, OutputError, SpecError, TrainingError, UserError
-from depthkit.images import write_depth_png, write_image
 from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
 from depthkit.train.history import EpochRecord
@@ -108,7 +108,7 @@ def test_the_curve_has_a_line_an_epoch(whole: TrainOptions) -> None:
 
 def test_the_validation_columns_are_those_of_the_weights(whole: TrainOptions, pairs: Path) -> None:
     """AbsRel over the pooled valid pixels, from the bundle's weights, in NumPy."""
-    from depthkit.train.datasets import open_dataset
+    from depthkit.data.sources import open_dataset
     from depthkit.train.session import TorchSession
 
     errors = []

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from depthkit.data.sources import open_dataset
 from depthkit.train.bundle import read_bundle
-from depthkit.train.datasets import open_dataset
 from depthkit.train.fit import fit
 from depthkit.train.options import TrainOptions
 from depthkit.train.session import TorchSession

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+from depthkit.data.scenes.render import render_scenes
+from depthkit.data.sources import open_dataset
 from depthkit.errors import TrainingError
 from depthkit.spec import Preprocessing
 from depthkit.train import networks
 from depthkit.train.bundle import import_weights, read_bundle
-from depthkit.train.datasets import open_dataset
 from depthkit.train.fit import fit
 from depthkit.train.losses import LossWeights
 from depthkit.train.options import TrainOptions
 from depthkit.train.presets import Preset, Stage
-from depthkit.train.scenes import render_scenes
 
 from .runs import KilledError, curve_of, fitted, weights_of
 

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from depthkit.cli import run as depthkit
+from depthkit.data.scenes.dataset import Scenes
 from depthkit.errors import BundleError, SpecError, UserError
 from depthkit.files import sha256, sha256_text
 from depthkit.reference import read_reference
 from depthkit.spec import Preprocessing
 from depthkit.train.bundle import import_weights, load_weights, read_bundle
-from depthkit.train.datasets import Scenes
 from depthkit.train.document import read_document
 from depthkit.train.networks import build_network, check_network, count_macs, count_parameters
 

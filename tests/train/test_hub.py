@@ -18,11 +18,13 @@ import torch
 from huggingface_hub import ModelCard
 
 import depthkit
+from depthkit.data.dataset import evenly_spaced
+from depthkit.data.nyu import official_test_frames
+from depthkit.data.sources import open_dataset
 from depthkit.errors import BundleError, FrameError, UserError
 from depthkit.runtime.frames import predict_frames
 from depthkit.spec import ModelSpec, from_json
 from depthkit.train.bundle import read_bundle
-from depthkit.train.datasets import evenly_spaced, official_test_frames, open_dataset
 from depthkit.train.document import read_document
 from depthkit.train.hub import DepthModel
 from depthkit.train.session import TorchSession

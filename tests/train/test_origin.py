@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from depthkit.cli import run as depthkit
+from depthkit.data.images import write_depth_png, write_image
+from depthkit.data.sources import open_dataset
 from depthkit.errors import DataError
-from depthkit.images import write_depth_png, write_image
 from depthkit.train.bundle import read_bundle
-from depthkit.train.datasets import open_dataset
 from depthkit.train.document import read_document
 from depthkit.train.fit import fit
 from depthkit.train.options import TrainOptions
@@ -52,7 +52,7 @@ def trained(places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     return places[0] / "runs" / "compact"
 
 
-@pytest.mark.filterwarnings("always::depthkit.images.DataWarning")
+@pytest.mark.filterwarnings("always::depthkit.data.images.DataWarning")
 def test_a_fingerprint_is_of_what_is_stored(places: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = (fingerprint(open_dataset(place / "rooms", "train")) for place in places)
     assert first != second, "pictures alone do not tell them apart"

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from depthkit.data.images import DataWarning, find_images, read_depth, read_image, read_pair, read_resized, resize_image
 from depthkit.errors import DataError
-from depthkit.images import DataWarning, find_images, read_depth, read_image, read_pair, read_resized, resize_image
 
 RAMP = np.linspace(0, 65535, 24 * 40).reshape(24, 40).astype(np.uint16)
 COLOURS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
@@ -212,7 +212,7 @@ def test_a_large_jpeg_is_resized_as_the_whole_would_be(large: Path) -> None:
 _PEAK = """
 import resource, sys
 from pathlib import Path
-from depthkit.images import read_image, read_resized, _formats
+from depthkit.data.images import read_image, read_resized, _formats
 _formats()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 {call}

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from depthkit.data.dataset import RGBDDataset, SkipBad
+from depthkit.data.sources import open_dataset
 from depthkit.errors import DataError
-from depthkit.train.datasets import RGBDDataset, SkipBad, open_dataset
 
 SIZE = (16, 32)
 COUNT = 7

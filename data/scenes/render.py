@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ...errors import UserError
 from .rooms import (
     ACCENT,
     BALL_ROWS,

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image
 
-from depthkit.errors import DataError, OutputError
-from depthkit.images import (
+from depthkit.data.images import (
     colour,
     read_depth,
     read_image,
@@ -22,6 +21,7 @@ from depthkit.images import (
     write_depth_png,
     write_image,
 )
+from depthkit.errors import DataError, OutputError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 

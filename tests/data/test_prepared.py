@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from depthkit.cli import run as depthkit
+from depthkit.data.dataset import Split
+from depthkit.data.prepare import prepare
+from depthkit.data.sources import open_dataset
 from depthkit.errors import DataError, OutputError, SchemaVersionError, SpecError
-from depthkit.train.datasets import Split, open_dataset
-from depthkit.train.prepared import prepare
 
 SIZE = (16, 32)
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -224,7 +225,7 @@ def test_an_interrupted_run_leaves_nothing(source: Path, tmp_path: Path) -> None
 
 def test_a_killed_run_is_not_opened_and_can_be_repeated(source: Path, tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys; from pathlib import Path; from depthkit.train.prepared import prepare;"
+        "import os, signal, sys; from pathlib import Path; from depthkit.data.prepared import prepare;"
         "kill = lambda share: share > 0.9 and os.kill(os.getpid(), signal.SIGKILL);"
         f"prepare(sys.argv[1], Path(sys.argv[2]), size={SIZE}, on_progress=kill)"
     )

@@ -13,10 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from depthkit.data.dataset import RGBDDataset, Split
+from depthkit.data.images import DataWarning
+from depthkit.data.nyu import official_test_frames
+from depthkit.data.sources import open_dataset
 from depthkit.errors import DataError
-from depthkit.images import DataWarning
 from depthkit.metrics import EIGEN_CROP
-from depthkit.train.datasets import RGBDDataset, Split, official_test_frames, open_dataset
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 FRAMES = 1449
@@ -285,7 +287,7 @@ def test_scenes_are_disjoint_and_repeatable() -> None:
 
 
 def test_scenes_come_in_batches_as_they_come_alone() -> None:
-    from depthkit.train.datasets import Scenes
+    from depthkit.data.scenes.dataset import Scenes
 
     data = Scenes("val", size=(16, 32))
     for sample, index in zip(data.__getitems__([5, 0, 63]), (5, 0, 63), strict=True):

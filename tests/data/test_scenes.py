@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from depthkit.data.scenes import rooms
+from depthkit.data.scenes.render import render_scenes, scene_seed
 from depthkit.errors import UserError
-from depthkit.train import rooms
-from depthkit.train.scenes import render_scenes, scene_seed
 
 SIZE = (24, 32)
 

@@ -1,134 +1,30 @@
-"""A data set decoded and resized once, in memory-mapped arrays: reading a sample is one copy of its bytes.
-
-<split>.images.npy   uint8, N x H x W x 3, RGB
-<split>.depths.npy   uint16, N x H x W, millimetres, 0 where not measured
-prepared.json        what they were made from; written last, so that a folder without it is not finished
-
-The splits are train and val. There is no test split: scores are taken on the source, at its own size and in its crop.
-"""
+"""`prepare`: a data set decoded and resized once, to a folder that `Prepared` reads."""
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from ..cores import usable_cores
 from ..errors import DataError, OutputError
 from ..files import atomic_write, make_folder, remove, write_text
-from ..spec import STRICT, from_json, to_json
-from .datasets import PREPARED, RGBD, RGBDDataset, Split, evenly_spaced, open_dataset, raise_all
+from ..names import DEPTH_UNITS
+from ..spec import to_json
+from .dataset import RGBD, RGBDDataset, Split, raise_all
+from .prepared import KINDS, MILLIMETRES, PREPARED, PreparedDocument, PreparedSplit, array_path, rows_digest
+from .sources import open_dataset
 
-__all__ = ["Prepared", "PreparedDocument", "PreparedSplit", "prepare"]
+__all__ = ["prepare"]
 
 _SPLITS: Final[tuple[Split, ...]] = ("train", "val")
-_KINDS: Final = ("images", "depths")
-_MILLIMETRES: Final = 1000
-_DIGEST_ROWS: Final = 16
-_REMEDY: Final = "delete the folder and run `depthkit data prepare` again"
 _AHEAD: Final = 128  # samples that may be decoded and not yet written: what memory use is bounded by
-
-_Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-@dataclass(frozen=True, config=STRICT)
-class PreparedSplit:
-    """One split.
-
-    Attributes:
-        sources: where each row of the arrays comes from, see `RGBDDataset.source`.
-        unreadable: samples that `skip_bad` left out, each with what is wrong with it.
-        unmeasured: samples that were left out because no pixel of their depth is measured: they teach nothing.
-        images_digest, depths_digest: SHA-256 of 16 evenly spaced rows, or of all where there are fewer. It tells an
-            array of another data set at opening, without reading the whole; it is no proof against single bits.
-    """
-
-    sources: tuple[str, ...]
-    unreadable: tuple[str, ...]
-    unmeasured: tuple[str, ...]
-    images_digest: _Digest
-    depths_digest: _Digest
-
-
-@dataclass(frozen=True, config=STRICT)
-class PreparedDocument:
-    """`prepared.json`.
-
-    Attributes:
-        source: the data set that was prepared: `scenes`, or an absolute path.
-        depth_units: what a `pairs` folder was read with.
-        size: height and width of every sample.
-    """
-
-    source: str
-    depth_units: float
-    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-    train: PreparedSplit
-    val: PreparedSplit
-    schema_version: Literal[1] = 1
-
-
-class Prepared(RGBDDataset):
-    """A split of a prepared folder, read through the page cache. Depth is within 0.5 mm of the source's.
-
-    Raises:
-        DataError: the test split; an array that is missing, cut short, or not the one of `prepared.json`.
-        SpecError: a `prepared.json` of another schema version, or with keys that are unknown or missing.
-    """
-
-    name = "prepared"
-
-    def __init__(self, folder: Path, split: Split, *, size: tuple[int, int] | None = None) -> None:
-        super().__init__(size)
-        document = from_json(PreparedDocument, (folder / PREPARED).read_bytes(), source=str(folder / PREPARED))
-        parts: dict[Split, PreparedSplit] = {"train": document.train, "val": document.val}
-        if split not in parts:
-            raise DataError(
-                f"{folder} has no {split} split: scores are taken at the source's own size and crop; "
-                f"use --data {document.source}"
-            )
-        if size is not None and (size[0] > document.size[0] or size[1] > document.size[1]):
-            raise DataError(
-                f"{folder} was prepared at {document.size[0]}x{document.size[1]}, smaller than {size[0]}x{size[1]}; "
-                "use it at its size, or prepare the source at a larger one"
-            )
-        self._folder, self._split, self._part, self._stored = folder, split, parts[split], document.size
-        self.depth_units = document.depth_units
-        self._arrays: tuple[np.ndarray, np.ndarray] | None = None
-        self._open()
-
-    def __len__(self) -> int:
-        return len(self._part.sources)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": None}  # pickled, a memory map would be read whole
-
-    def source(self, index: int) -> str:
-        """See `RGBDDataset.source`."""
-        return self._part.sources[index]
-
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        images, depths = self._open()
-        return np.array(images[index]), depths[index].astype(np.float32) / _MILLIMETRES
-
-    def _open(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._arrays is None:
-            images, depths = (_array_path(self._folder, self._split, kind) for kind in _KINDS)
-            shape = len(self), *self._stored
-            self._arrays = (
-                _map_array(images, np.dtype(np.uint8), (*shape, 3), self._part.images_digest),
-                _map_array(depths, np.dtype(np.uint16), shape, self._part.depths_digest),
-            )
-        return self._arrays
 
 
 def prepare(
@@ -136,7 +32,7 @@ def prepare(
     out: Path,
     *,
     size: tuple[int, int],
-    depth_units: float = 1000.0,
+    depth_units: float = DEPTH_UNITS,
     skip_bad: bool = False,
     workers: int | None = None,
     on_progress: Callable[[float], None] | None = None,
@@ -216,12 +112,8 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 def _files_in(folder: Path) -> set[Path]:
     """What `prepare` writes, and the temporary files that it is written to."""
-    names = [PREPARED, *(_array_path(folder, split, kind).name for split in _SPLITS for kind in _KINDS)]
+    names = [PREPARED, *(array_path(folder, split, kind).name for split in _SPLITS for kind in KINDS)]
     return {path for name in names for pattern in (name, f".tmp-*-{name}") for path in folder.glob(pattern)}
-
-
-def _array_path(folder: Path, split: Split, kind: str) -> Path:
-    return folder / f"{split}.{kind}.npy"
 
 
 def _write_split(
@@ -229,7 +121,7 @@ def _write_split(
 ) -> PreparedSplit:
     assert data.size is not None
     sources, unreadable, unmeasured = [], [], []
-    images, depths = (_array_path(out, split, kind) for kind in _KINDS)
+    images, depths = (array_path(out, split, kind) for kind in KINDS)
     with (
         _appending(images, np.dtype(np.uint8), (*data.size, 3)) as add_image,
         _appending(depths, np.dtype(np.uint16), data.size) as add_depth,
@@ -246,7 +138,7 @@ def _write_split(
             add_image(sample.image)
             add_depth(depth)
             sources.append(data.source(index))
-    digests = (_digest(np.load(path, mmap_mode="r")) for path in (images, depths))
+    digests = (rows_digest(np.load(path, mmap_mode="r")) for path in (images, depths))
     return PreparedSplit(tuple(sources), tuple(unreadable), tuple(unmeasured), *digests)
 
 
@@ -278,7 +170,7 @@ def _decoding(workers: int) -> Iterator[Executor]:
 
 def _millimetres(depth: np.ndarray) -> np.ndarray:
     finite = np.nan_to_num(depth, nan=0.0, posinf=0.0, neginf=0.0)
-    rounded: np.ndarray = np.rint(finite * _MILLIMETRES)
+    rounded: np.ndarray = np.rint(finite * MILLIMETRES)
     return rounded.clip(0, np.iinfo(np.uint16).max).astype(np.uint16)
 
 
@@ -307,17 +199,3 @@ def _appending(path: Path, dtype: np.dtype[Any], row: tuple[int, ...]) -> Iterat
         yield append
         stream.seek(0)
         assert write_header() == start
-
-
-def _map_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], digest: str) -> np.ndarray:
-    try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error}); {_REMEDY}") from error
-    if (array.dtype, array.shape) != (dtype, shape) or _digest(array) != digest:
-        raise DataError(f"{path} is not the array that {PREPARED} was written for; {_REMEDY}")
-    return array
-
-
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(array[evenly_spaced(array, _DIGEST_ROWS)].tobytes()).hexdigest()

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from depthkit.data.sources import open_dataset
 from depthkit.errors import DataError
-from depthkit.train.datasets import open_dataset
 
 
 def _write(path: Path, array: np.ndarray) -> Path:

@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import DataError, FrameError, UserError
-from .files import atomic_write
+from ..errors import DataError, FrameError, UserError
+from ..files import atomic_write
 
 __all__ = [
     "RESULTS",

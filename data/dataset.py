@@ -1,0 +1,117 @@
+"""Pictures with depth: a sample, and what every data set of them can do. Needs NumPy and Pillow only."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence, Sized
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+
+from ..errors import DataError
+from .images import resize_depth, resize_image
+
+__all__ = ["RGBD", "RGBDDataset", "SkipBad", "Split", "evenly_spaced", "raise_all"]
+
+Split = Literal["train", "val", "test"]
+Crop = tuple[slice, slice]
+
+_SHOWN: Final = 10  # faults that an error lists before it only counts the rest
+
+
+class RGBD(NamedTuple):
+    """A picture and its depth.
+
+    Attributes:
+        image: H x W x 3, uint8, RGB.
+        depth: H x W, float32, metres along the optical axis; 0 where it was not measured.
+        position: where it stands in its data set, for `RGBDDataset.source`.
+    """
+
+    image: np.ndarray
+    depth: np.ndarray
+    position: int
+
+
+class RGBDDataset(ABC):
+    """A sequence of `RGBD`, indexable by 0 .. len - 1; works as a torch map-style data set.
+
+    Attributes:
+        name: which source this is.
+        crop: rows and columns of a native frame that are evaluated; None: all.
+        size: height and width that samples are resized to; None: as they are stored.
+    """
+
+    name: str
+    crop: Crop | None = None
+
+    def __init__(self, size: tuple[int, int] | None = None) -> None:
+        self.size = size
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def source(self, index: int) -> str:
+        """Where sample `index` comes from, in words that lead a person to it."""
+
+    @abstractmethod
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The stored picture and depth of one sample. Raises DataError."""
+
+    def __getitem__(self, index: int) -> RGBD:
+        """One sample, resized: the picture with antialiasing, the depth by nearest neighbour. Raises DataError."""
+        image, depth = self._read(index)
+        if image.shape[:2] != depth.shape:
+            (a, b), (c, d) = image.shape[:2], depth.shape
+            raise DataError(f"{self.source(index)} is {a}x{b} and its depth {c}x{d} (HxW); replace one of them")
+        if self.size is not None:
+            image, depth = resize_image(image, self.size), resize_depth(depth, self.size, smooth=False)
+        return RGBD(image, depth, index)
+
+
+def evenly_spaced(data: Sized, count: int) -> list[int]:
+    """Positions of `count` samples from the first to the last, or of all where there are fewer."""
+    chosen: list[int] = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int).tolist()
+    return chosen
+
+
+class SkipBad(RGBDDataset):
+    """Another data set, of which samples that cannot be read come back empty instead of ending the epoch.
+
+    Such a sample is a black picture with nothing measured, of the set's `size`, so that every loss term and metric that
+    counts measured pixels ignores it. Its position is `~index`, which is negative and survives batching and worker
+    processes: count those, and name them by `source(~position)`.
+    """
+
+    def __init__(self, data: RGBDDataset) -> None:
+        if data.size is None:
+            raise ValueError("open the data set with a size: an unreadable sample has none of its own")
+        super().__init__(data.size)
+        self.name, self.crop, self._data = data.name, data.crop, data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def source(self, index: int) -> str:
+        """See `RGBDDataset.source`."""
+        return self._data.source(index)
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._data._read(index)
+
+    def __getitem__(self, index: int) -> RGBD:
+        """See `RGBDDataset.__getitem__`; raises no DataError."""
+        try:
+            return super().__getitem__(index)
+        except DataError:
+            assert self.size is not None
+            return RGBD(np.zeros((*self.size, 3), np.uint8), np.zeros(self.size, np.float32), ~index)
+
+
+def raise_all(faults: Sequence[str], headline: str) -> None:
+    """Raise DataError where there are faults: the headline, the first ten, and how many more."""
+    if not faults:
+        return
+    rest = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    raise DataError(f"{headline}: {'; '.join(faults[:_SHOWN])}{rest}")

@@ -1,0 +1,154 @@
+"""A data set decoded and resized once, in memory-mapped arrays: reading a sample is one copy of its bytes.
+
+<split>.images.npy   uint8, N x H x W x 3, RGB
+<split>.depths.npy   uint16, N x H x W, millimetres, 0 where not measured
+prepared.json        what they were made from; written last, so that a folder without it is not finished
+
+The splits are train and val. There is no test split: scores are taken on the source, at its own size and in its crop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ..errors import DataError
+from ..spec import STRICT, from_json
+from .dataset import RGBDDataset, Split, evenly_spaced
+
+__all__ = [
+    "KINDS",
+    "MILLIMETRES",
+    "PREPARED",
+    "Prepared",
+    "PreparedDocument",
+    "PreparedSplit",
+    "array_path",
+    "rows_digest",
+]
+
+PREPARED: Final = "prepared.json"
+"""The file by which a folder that `depthkit data prepare` made is known."""
+
+KINDS: Final = ("images", "depths")
+MILLIMETRES: Final = 1000
+_DIGEST_ROWS: Final = 16
+_REMEDY: Final = "delete the folder and run `depthkit data prepare` again"
+
+_Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, config=STRICT)
+class PreparedSplit:
+    """One split.
+
+    Attributes:
+        sources: where each row of the arrays comes from, see `RGBDDataset.source`.
+        unreadable: samples that `skip_bad` left out, each with what is wrong with it.
+        unmeasured: samples that were left out because no pixel of their depth is measured: they teach nothing.
+        images_digest, depths_digest: SHA-256 of 16 evenly spaced rows, or of all where there are fewer. It tells an
+            array of another data set at opening, without reading the whole; it is no proof against single bits.
+    """
+
+    sources: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    unmeasured: tuple[str, ...]
+    images_digest: _Digest
+    depths_digest: _Digest
+
+
+@dataclass(frozen=True, config=STRICT)
+class PreparedDocument:
+    """`prepared.json`.
+
+    Attributes:
+        source: the data set that was prepared: `scenes`, or an absolute path.
+        depth_units: what a `pairs` folder was read with.
+        size: height and width of every sample.
+    """
+
+    source: str
+    depth_units: float
+    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+    train: PreparedSplit
+    val: PreparedSplit
+    schema_version: Literal[1] = 1
+
+
+class Prepared(RGBDDataset):
+    """A split of a prepared folder, read through the page cache. Depth is within 0.5 mm of the source's.
+
+    Raises:
+        DataError: the test split; an array that is missing, cut short, or not the one of `prepared.json`.
+        SpecError: a `prepared.json` of another schema version, or with keys that are unknown or missing.
+    """
+
+    name = "prepared"
+
+    def __init__(self, folder: Path, split: Split, *, size: tuple[int, int] | None = None) -> None:
+        super().__init__(size)
+        document = from_json(PreparedDocument, (folder / PREPARED).read_bytes(), source=str(folder / PREPARED))
+        parts: dict[Split, PreparedSplit] = {"train": document.train, "val": document.val}
+        if split not in parts:
+            raise DataError(
+                f"{folder} has no {split} split: scores are taken at the source's own size and crop; "
+                f"use --data {document.source}"
+            )
+        if size is not None and (size[0] > document.size[0] or size[1] > document.size[1]):
+            raise DataError(
+                f"{folder} was prepared at {document.size[0]}x{document.size[1]}, smaller than {size[0]}x{size[1]}; "
+                "use it at its size, or prepare the source at a larger one"
+            )
+        self._folder, self._split, self._part, self._stored = folder, split, parts[split], document.size
+        self.depth_units = document.depth_units
+        self._arrays: tuple[np.ndarray, np.ndarray] | None = None
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self._part.sources)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrays": None}  # pickled, a memory map would be read whole
+
+    def source(self, index: int) -> str:
+        """See `RGBDDataset.source`."""
+        return self._part.sources[index]
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        images, depths = self._open()
+        return np.array(images[index]), depths[index].astype(np.float32) / MILLIMETRES
+
+    def _open(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._arrays is None:
+            images, depths = (array_path(self._folder, self._split, kind) for kind in KINDS)
+            shape = len(self), *self._stored
+            self._arrays = (
+                _map_array(images, np.dtype(np.uint8), (*shape, 3), self._part.images_digest),
+                _map_array(depths, np.dtype(np.uint16), shape, self._part.depths_digest),
+            )
+        return self._arrays
+
+
+def array_path(folder: Path, split: Split, kind: str) -> Path:
+    """Where the pictures ("images") or depth maps ("depths") of a split are."""
+    return folder / f"{split}.{kind}.npy"
+
+
+def _map_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], digest: str) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read ({error}); {_REMEDY}") from error
+    if (array.dtype, array.shape) != (dtype, shape) or rows_digest(array) != digest:
+        raise DataError(f"{path} is not the array that {PREPARED} was written for; {_REMEDY}")
+    return array
+
+
+def rows_digest(array: np.ndarray) -> str:
+    """See `PreparedSplit.images_digest`."""
+    return hashlib.sha256(array[evenly_spaced(array, _DIGEST_ROWS)].tobytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""The built-in rooms, rendered by torch: import this folder only where torch is needed anyway."""

@@ -1,0 +1,45 @@
+"""The built-in rooms as a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, get_args
+
+import numpy as np
+
+from ..dataset import RGBD, RGBDDataset, Split
+from .render import render_scenes, scene_seed
+
+__all__ = ["Scenes"]
+
+
+class Scenes(RGBDDataset):
+    """The built-in procedural rooms: rendered when they are asked for, the same picture for the same index."""
+
+    name = "scenes"
+    LENGTHS: Final[dict[Split, int]] = {"train": 1024, "val": 64, "test": 128}
+
+    def __init__(self, split: Split, *, size: tuple[int, int] | None = None, count: int | None = None) -> None:
+        super().__init__(size or (240, 320))
+        self._split: Split = split
+        self._count = count or self.LENGTHS[split]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def source(self, index: int) -> str:
+        """See `RGBDDataset.source`."""
+        return f"scenes {self._split} {index}"
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        sample = self.__getitems__([index])[0]
+        return sample.image, sample.depth
+
+    def __getitems__(self, indices: Sequence[int]) -> list[RGBD]:
+        """A batch in one pass: torch's DataLoader calls this where a data set has it."""
+        assert self.size is not None
+        images, depths = render_scenes([scene_seed(self._split, index) for index in indices], self.size)
+        return [RGBD(*sample) for sample in zip(images.numpy(), depths.numpy(), indices, strict=True)]
+
+
+assert get_args(Split) == tuple(Scenes.LENGTHS)
