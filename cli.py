@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final, TextIO
 import click
 
 from . import __version__
-from .commands.packages import EXTRAS, missing
 from .errors import DepthkitError, UserError
 from .files import is_refused_write
+from .packages import EXTRAS, missing
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -201,17 +201,18 @@ def bench(
     from ..bench.suite import SuiteOptions
     from ..bench.timing import Steady
     from ..bench.trtexec import read_trtexec
+    from ..pipeline.contenders import contenders, peers
+    from ..pipeline.targets import depth_units_of, find_engines
     from .bench_output import Outputs, compare_and_show, require_any, require_gate, run_and_show
-    from .contenders import contenders, peers
-    from .targets import depth_units_of, find_engines
+    from .console import tell
 
     if files:
         compare_and_show(*files, fail_above=fail_above, relative_to=relative_to, markdown_file=markdown_file)
         return
-    found = list(dict.fromkeys(engines)) or find_engines(runs)
+    found = list(dict.fromkeys(engines)) or find_engines(runs, tell)
     samples, notes = _samples(data, frames, depth_units_of(found, depth_units))
     rows = [read_trtexec(path) for path in traces]
-    chosen = contenders(found, with_torch=with_torch, batch=batch, found=not engines)
+    chosen = contenders(found, tell, with_torch=with_torch, batch=batch, found=not engines)
     if vendors:
         chosen = _in_groups([*chosen, *peers(chosen, vendors)])
     options = SuiteOptions(
@@ -237,7 +238,7 @@ def _samples(data: str | None, frames: int, depth_units: float) -> tuple[SampleS
     """What fills the accuracy columns; and why they stay empty, or which frames are not in them."""
     from ..data.images import find_images
     from ..errors import DataError
-    from .samples import doubt, readable, sample_set
+    from ..pipeline.samples import doubt, readable, sample_set
 
     if data is None:
         return None, ()

@@ -134,8 +134,8 @@ def _bisect(result: BenchResult, chosen: Sequence[Contender]) -> tuple[BenchResu
 
     Also whether it was interrupted.
     """
+    from ..pipeline.contenders import find_divergence
     from .console import progress
-    from .contenders import find_divergence
 
     rows = list(result.rows)
     stopped = False

@@ -12,7 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["err", "out", "progress", "table"]
+from ..pipeline.tell import Mark
+
+__all__ = ["err", "out", "progress", "table", "tell"]
 
 _WIDTH: Final = 140  # columns where the output is no terminal: a log, a pipe
 
@@ -29,6 +31,28 @@ def _on_one_screen() -> bool:
 
 out: Final = _console(stderr=False)
 err: Final = out if _on_one_screen() else _console(stderr=True)
+
+
+_STYLES: Final[dict[Mark, str]] = {
+    "pass": "green",
+    "FAIL": "red",
+    "wrote": "green",
+    "kept": "green",
+    "built": "green",
+    "found": "green",
+    "waits": "yellow",
+    "note": "yellow",
+}
+
+
+def tell(mark: Mark, text: str) -> None:
+    """Print a step of the pipeline; what is skipped goes to stderr."""
+    if mark == "skipped":
+        err.print(f"skipped {text}", style="yellow", markup=False)
+    elif mark == "copied":
+        out.print(text, markup=False)
+    else:
+        out.print(Text.assemble("  ", (f"{mark:<5}", _STYLES[mark]), " ", text))
 
 
 def progress() -> Progress:

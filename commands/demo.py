@@ -69,29 +69,29 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     """
     from rich.markup import escape
 
-    from .packages import EXPORTING, TRAINING, require_packages
+    from ..packages import EXPORTING, TRAINING, require_packages
 
     require_packages(*TRAINING, *EXPORTING)
     from ..bench.suite import SuiteOptions
     from ..bench.timing import Steady
-    from ..bench.tune import Budget
     from ..errors import GateError
     from ..export.recipe import ExportOptions
+    from ..pipeline.budget import Budget
+    from ..pipeline.candidates import Scope, read_panel
+    from ..pipeline.contenders import contenders
+    from ..pipeline.samples import sample_set
+    from ..pipeline.targets import resolve_run
     from ..spec import check_size
     from ..train.bundle import read_bundle
     from .bench_output import Outputs, require_any, run_and_show
-    from .console import err
+    from .console import err, tell
     from .console import out as console
-    from .contenders import contenders
-    from .samples import sample_set
-    from .targets import resolve_run
     from .tune import tune_run
-    from .workshop import Scope, read_panel
 
     check_size(*size)
     started = perf_counter()
     console.rule("compact, as it comes with depthkit: export, check, build")
-    shipped = resolve_run(Path("compact"), out)
+    shipped = resolve_run(Path("compact"), out, tell)
     rooms = _rooms(size)
     built = {("compact-pretrained", p): _export(shipped, ExportOptions(p, size), rooms) for p in PRECISIONS}
     for network, share, precisions in TRAINED:
@@ -103,7 +103,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     console.rule("bench")
     engines = [engine for made in built.values() if not isinstance(made, str) for engine in made]
     result = run_and_show(
-        contenders(engines, with_torch=True),
+        contenders(engines, tell, with_torch=True),
         sample_set("scenes", 8, DEPTH_UNITS),
         SuiteOptions(steady=Steady(duration_s=seconds), memory=False, command=command_line()),
         Outputs(json=out / "bench.json", html=out / "report.html"),
@@ -124,7 +124,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
 def _rooms(size: tuple[int, int]) -> Calibration:
     """Few frames, for a demo that takes minutes."""
     from ..export.recipe import Calibration, Frames
-    from .pictures import read_pictures
+    from ..pipeline.pictures import read_pictures
 
     chosen, proof = (read_pictures("scenes", split, FRAMES, size=size) for split in ("train", "val"))
     return Calibration.of("scenes", Frames(chosen.images, chosen.depths), Frames(proof.images, proof.depths))
@@ -154,13 +154,13 @@ def _train(network: str, out: Path, size: tuple[int, int], steps: int) -> Path |
 def _export(folder: Path, options: ExportOptions, rooms: Calibration) -> list[Path] | str:
     """The engines of a run, by every backend that runs here; or why its gate failed."""
     from ..errors import GateError
-    from .console import err
-    from .export import EngineOptions, export_run
+    from ..pipeline.export import EngineOptions, export_run
+    from .console import err, tell
 
     if options.precision == "int8":
         options = replace(options, calibration=rooms)
     try:
-        return export_run(folder, options, EngineOptions(("all",)))
+        return export_run(folder, options, EngineOptions(("all",)), tell)
     except GateError as error:
         err.print(str(error), style="yellow", markup=False)
         return str(error)

@@ -36,10 +36,10 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
 
     from ..bench.accuracy import measure_accuracy
     from ..errors import GateError
+    from ..pipeline.samples import doubt, sample_set
+    from ..pipeline.targets import depth_units_of, open_target
     from .console import err, out, table
     from .console import progress as progress_bar
-    from .samples import doubt, sample_set
-    from .targets import depth_units_of, open_target
 
     samples = sample_set(data, frames, depth_units_of(target, depth_units))
     if warning := doubt(samples):

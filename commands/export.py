@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import click
 
-from .export_runs import ForeignWeights, require_exportable, run_folder
+from ..names import BACKENDS
 from .options import (
     MOST_FRAMES_A_RUN,
+    DataType,
     NumbersType,
     PathType,
     SizeType,
@@ -21,27 +20,57 @@ from .options import (
     expand,
     runs_option,
 )
-from .packages import EXPORTING, require_packages
-from .precision import PrecisionOptions, explain_layers, precision_options
-from .proof import Proof
 
 if TYPE_CHECKING:
-    from ..engines.build import BuiltEngine
-    from ..export.checks import Check
-    from ..export.recipe import ExportOptions
-    from ..reference import Reference
+    from ..pipeline.calibration import PrecisionOptions
     from ..spec import Dim
 
-BACKENDS = (
-    "tensorrt",
-    "tensorrt-rtx",
-    "onnxruntime-tensorrt",
-    "onnxruntime-cuda",
-    "openvino",
-    "onnxruntime",
-    "null",
-)
-"""The names of `engines.build.BACKENDS`, which `depthkit --help` must not import; a test compares them."""
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+MOST_LAYERS: Final = 99_999
+
+
+class _KeepType(click.ParamType["int | Literal['auto']"]):
+    """`N` or `auto`."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["auto"]:
+        if value == "auto":
+            return "auto"
+        text = str(value)
+        if not (
+            text.isascii() and text.isdecimal() and len(text) <= len(str(MOST_LAYERS)) and int(text) <= MOST_LAYERS
+        ):
+            self.fail(f"{value!r} is neither a number of layers nor auto", param, ctx)
+        return int(text)
+
+
+def _precision_options(command: _Command) -> _Command:
+    """`--fp16`, `--bf16`, `--int8`, `--calibrate`, `--keep`."""
+    for option in reversed(
+        (
+            click.option("--fp16", is_flag=True, help="Weights and layers in FP16; input and output stay as they are."),
+            click.option("--bf16", is_flag=True, help="The same in BF16; ONNX Runtime has no CPU kernels for it."),
+            click.option("--int8", is_flag=True, help="Convolutions in INT8 (QDQ), calibrated on real frames."),
+            click.option(
+                "--calibrate",
+                type=DataType(),
+                metavar="PATH",
+                help="With --int8 (or --fp16 --keep auto): a data set, whose training split chooses and whose "
+                "validation split proves, or a folder of pictures.  [default: what the run was trained on]",
+            ),
+            click.option(
+                "--keep",
+                type=_KeepType(),
+                help="With --int8: so many of the most sensitive layers stay in FP32; auto: as many as the gate needs, "
+                "if 95 % of the work is left in INT8. "
+                "With --fp16, auto: the layers whose activations leave FP16's range.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
 
 
 class _BatchType(click.ParamType["int | Dim"]):
@@ -78,18 +107,9 @@ class _SettingType(click.ParamType["tuple[str, str]"]):
         return key, text
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """Engines to build of every ONNX file: by which backends ("auto", "all" or a name), and how."""
-
-    backends: tuple[str, ...] = ("auto",)
-    vendor: dict[str, str] = field(default_factory=dict)
-    rebuild: bool = False
-
-
 @click.command()
 @click.argument("run", nargs=-1, type=PathType(), callback=expand)
-@precision_options
+@_precision_options
 @click.option("--explain", is_flag=True, help="With --int8: rank the layers by what each costs alone, and stop.")
 @click.option(
     "--size",
@@ -181,8 +201,12 @@ def export(
     """
     from ..engines.build import backend, require
     from ..export.recipe import ExportOptions
+    from ..pipeline.calibration import PrecisionOptions
+    from ..pipeline.export import EngineOptions, build_engines, chosen_backends, export_run
+    from ..pipeline.runs import ForeignWeights, require_exportable, run_folder
+    from ..pipeline.targets import find_runs
     from .console import out as console
-    from .targets import find_runs
+    from .console import tell
 
     precision = PrecisionOptions(fp16, bf16, int8, calibrate, keep)
     asked = precision.precision
@@ -191,7 +215,7 @@ def export(
     engines = EngineOptions(() if onnx_only or explain else backends, dict(settings), rebuild)
     foreign = ForeignWeights(weights, data, depth_units, depth_range, mean, std)
     foreign.check(run)
-    for name, _ in _chosen(engines.backends):  # before minutes are spent on the ONNX file
+    for name, _ in chosen_backends(engines.backends):  # before minutes are spent on the ONNX file
         require(name)
         backend(name).parse_options(engines.vendor)
     targets = run or find_runs(runs)
@@ -203,16 +227,16 @@ def export(
     for target in targets:
         console.print(str(target), style="bold", markup=False)
         if target.suffix == ".onnx":
-            build_engines(target, engines)
+            build_engines(target, engines, tell)
         else:
             from ..train.document import read_document
 
-            folder = run_folder(target, runs, size, foreign)
+            folder = run_folder(target, runs, size, foreign, tell)
             if explain:
-                explain_layers(folder, size, precision)
+                _explain_layers(folder, size, precision)
                 continue
             calibration = precision.calibration(read_document(folder), size)
-            export_run(folder, ExportOptions(asked, size, batch, calibration, keep), engines)
+            export_run(folder, ExportOptions(asked, size, batch, calibration, keep), engines, tell)
 
 
 def _require_exported_so(
@@ -244,140 +268,21 @@ def _require_exported_so(
         )
 
 
-def export_run(folder: Path, options: ExportOptions, engines: EngineOptions) -> list[Path]:
-    """Export one run and build its engines; print a line for each step. The engines, or the ONNX file without any.
-
-    Raises:
-        GateError: a check of the ONNX file failed, or the gate of an engine; see `build_engines`.
-    """
-    from rich.markup import escape
-
-    from ..engines.build import require
-    from ..export.recipe import find_current
-    from ..train.document import read_document
-    from .console import out as console
-
-    current = None if engines.rebuild else find_current(folder, read_document(folder), options)
-    if current is None:
-        require_packages(*EXPORTING)
-        from ..export.onnx_file import export_onnx
-        from ..train.bundle import read_bundle
-
-        require("onnxruntime", to_run=True)  # the export's own parity check runs on it
-        made = export_onnx(read_bundle(folder), options, _line)
-        console.print(f"  [green]wrote[/] {escape(str(made.path))} and {made.reference.name}")
-        proof = Proof(lambda: made.held_out)
-        current = made.path
-    else:
-        console.print(f"  [green]kept[/]  {escape(str(current))}: passed its checks, and nothing has changed since")
-        proof = Proof(partial(_held_out, folder, options))
-    return build_engines(current, engines, proof) if engines.backends else [current]
-
-
-def _held_out(folder: Path, options: ExportOptions) -> Reference | None:
-    """The held-out frames again, for an engine that is new while its ONNX file is not; None: without torch."""
-    from importlib.util import find_spec
-
-    if options.calibration is None or find_spec("torch") is None:
-        return None
-    from ..export.onnx_file import held_out_reference
+def _explain_layers(folder: Path, size: tuple[int, int] | None, options: PrecisionOptions) -> None:
+    """Print what each convolution costs when it alone is quantised, the most sensitive first."""
+    from ..export.onnx_file import rank_run
     from ..train.bundle import read_bundle
+    from .console import out as console
+    from .console import table
 
     bundle = read_bundle(folder)
-    return held_out_reference(bundle, options.size or bundle.document.model.size, options.calibration)
-
-
-def build_engines(onnx: Path, options: EngineOptions, proof: Proof | None = None) -> list[Path]:
-    """Build the engines of an ONNX file, prove each, and print what was built; needs no torch.
-
-    Raises:
-        GateError: an engine does not run, or its gate fails. The others are built all the same.
-    """
-    from rich.markup import escape
-
-    from ..description import describe_onnx
-    from ..engines.build import BuildOptions, backend, build
-    from ..errors import BackendError, GateError
-    from .console import out as console
-
-    proof = proof or Proof()
-    built, failed = [], []
-    stored = describe_onnx(onnx).precision
-    for name, said in _chosen(options.backends):
-        maker = backend(name)
-        try:
-            settings = maker.parse_options(options.vendor)
-            maker.asked(stored, settings)
-        except BackendError as error:
-            if name in options.backends or "all" not in options.backends:
-                raise
-            console.print(f"  [yellow]skipped[/] {name}: {escape(str(error))}")
-            continue
-
-        def waiting(name: str = name) -> None:
-            console.print(f"  [yellow]waits[/] for another process that is building this engine by {name}")
-
-        try:
-            found = build(
-                onnx, BuildOptions(name, options.vendor, options.rebuild), waiting, partial(proof.prove, onnx)
-            )
-        except GateError as error:
-            console.print(f"  [red]FAIL[/]  {name}: {escape(str(error))}")
-            failed.append(f"{name}: {error}")
-            continue
-        _report(found, said)
-        built.append(found.path)
-    if failed:
-        raise GateError(f"of {onnx.name} {len(failed)} engines were not built: {'; '.join(failed)}")
-    return built
-
-
-def _chosen(backends: Sequence[str]) -> list[tuple[str, str]]:
-    """Backends by name, each with what is to be said of the choice."""
-    from ..engines.build import fastest, runnable
-
-    chosen: dict[str, str] = {}
-    for name in backends:
-        if name == "auto":
-            chosen.setdefault(fastest(), " (chosen by auto)")
-        elif name == "all":
-            fastest()  # refuses where there is none
-            for each in runnable():
-                chosen.setdefault(each, "")
-        else:
-            chosen.setdefault(name, "")
-    return list(chosen.items())
-
-
-def _report(engine: BuiltEngine, said: str) -> None:
-    from rich.markup import escape
-
-    from .console import out as console
-
-    manifest = engine.manifest
-    head = "[green]found[/]" if engine.reused else "[green]built[/]"
-    tail = "in the store" if engine.reused else f"{manifest.build_seconds:.2f} s"
-    console.print(
-        f"  {head} {escape(str(engine.path))}: {manifest.backend} {manifest.backend_version}{said}, "
-        f"precision {manifest.precision_found}, {tail}"
-    )
-    if "→" in manifest.precision_found:
-        console.print(
-            "  [yellow]note[/]  FP16 is stored in the ONNX file; this engine computes it in FP32: not faster here"
-        )
-    if manifest.arithmetic == "none":
-        console.print("  [yellow]note[/]  this CPU has no INT8 arithmetic: INT8 is not faster than FP32 here")
-    if manifest.layers_from == "network":
-        console.print(
-            f"  [yellow]note[/]  built for {escape(manifest.device.describe())}; not every layer could be read "
-            "from the engine itself here: the others are those of the strongly typed network"
-        )
-
-
-def _line(check: Check) -> None:
-    from rich.markup import escape
-
-    from .console import out as console
-
-    mark = "[green]pass[/]" if check.passed else "[red]FAIL[/]"
-    console.print(f"  {mark}  {check.name}: {escape(check.detail)}")
+    calibration = options.calibration(bundle.document, size)
+    assert calibration is not None, "--explain needs --int8"
+    columns = ("convolution", "module", "of MACs", "SSIM", "worst", "AbsRel", "max |Δ| mm")
+    shown = table(*columns, text={"convolution", "module"})
+    for row in rank_run(bundle, size, calibration):
+        parity = row.parity
+        worse = "" if parity.abs_rel_loss is None else f"{parity.abs_rel_loss:+.4f}"
+        figures = (f"{parity.ssim:.5f}", f"{parity.worst_ssim:.5f}", worse, f"{parity.max_abs_mm:.0f}")
+        shown.add_row(row.layer, row.module, f"{row.share:.1%}", *figures)
+    console.print(shown)

@@ -12,6 +12,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from ..names import NETWORKS
+
 __all__ = [
     "DAY",
     "MOST_FRAMES_A_RUN",
@@ -161,16 +163,14 @@ class PercentType(click.ParamType[float]):
 class NetworkType(click.ParamType[str]):
     """A built-in network, or `package.module:Network`."""
 
-    name = "compact|unet|package.module:Network"
-    built_in = ("compact", "unet")
-    """The names of `train.networks.NETWORKS`, which `depthkit --help` must not import; a test compares them."""
+    name = "|".join((*NETWORKS, "package.module:Network"))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Let names pass that may be networks; whether one can be imported is found when it is built."""
         from ..spec import is_import_path
 
-        if value not in self.built_in and not is_import_path(value):
-            names = ", ".join(self.built_in)
+        if value not in NETWORKS and not is_import_path(value):
+            names = ", ".join(NETWORKS)
             self.fail(f"{value!r} is no network; choose {names}, or name your own: package.module:Network", param, ctx)
         return str(value)
 

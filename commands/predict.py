@@ -51,10 +51,10 @@ def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None
 
     from ..data.images import colour, read_resized, resize_depth, write_depth_png, write_image
     from ..files import atomic_write
+    from ..pipeline.targets import open_target
     from ..runtime.frames import predict_frames
     from .console import out as console
     from .console import progress
-    from .targets import open_target
 
     target, inputs = (engine, arguments) if engine else _split(arguments)
     pictures = _pictures(inputs)
@@ -83,9 +83,9 @@ def _split(arguments: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
     """The engine and the inputs. Raises UserError for an engine alone."""
     from ..data.images import looks_like_picture
     from ..errors import UserError
+    from ..pipeline.targets import is_run
     from ..train.shipped import shipped_run
     from .console import err
-    from .targets import is_run
 
     first, *rest = arguments
     if looks_like_picture(first) or (first.is_dir() and not is_run(first)):
@@ -103,7 +103,7 @@ def _pictures(inputs: tuple[Path, ...]) -> list[Path]:
     """Files but results of predict, folders as the pictures in them. Raises DataError, naming all that is missing."""
     from ..data.images import find_images, is_result, warn_skipped
     from ..errors import DataError
-    from .targets import is_run
+    from ..pipeline.targets import is_run
 
     missing = [str(path) for path in inputs if not os.path.exists(path)]  # noqa: PTH110 - pathlib raises for a loop
     if missing:

@@ -150,16 +150,16 @@ def train(
     from rich.markup import escape
 
     from ..errors import UserError
-    from .packages import TRAINING, require_packages
+    from ..packages import TRAINING, require_packages
 
     require_packages(*TRAINING)
+    from ..pipeline.targets import depth_units_of, locate
     from ..train.fit import fit
     from ..train.networks import build_network
     from ..train.options import TrainOptions
     from ..train.presets import PRESETS
     from ..train.workplace import require_free
     from .console import out as console
-    from .targets import depth_units_of, locate
 
     chosen = networks or ("compact", "unet")
     units = DEPTH_UNITS if quantize is None else depth_units_of([quantize], None)
@@ -234,10 +234,10 @@ def _continued(run: Path, out: Path, data: str, size: tuple[int, int]) -> tuple[
     Raises UserError for options that would go unheard, and where the run itself would be overwritten.
     """
     from ..errors import UserError
+    from ..pipeline.targets import locate
     from ..spec import file_name
     from ..train.document import read_document
     from ..train.origin import find_data
-    from .targets import locate
 
     typed = click.get_current_context().get_parameter_source
     mute = [f"--{name}" for name in ("network", "preset", "init") if typed(_NAMES.get(name, name)) is not _DEFAULT]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from .export import BACKENDS
+from ..names import BACKENDS, PRECISIONS
 from .options import (
     DAY,
     MOST_FRAMES_A_RUN,
@@ -27,15 +27,12 @@ from .options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..bench.tune import Budget, Trial, Tuning
     from ..export.recipe import Calibration
+    from ..pipeline.budget import Budget, Trial, Tuning
+    from ..pipeline.candidates import Scope
+    from ..pipeline.pictures import Pictures
     from ..tolerances import Precision
     from ..train.bundle import Bundle
-    from .pictures import Pictures
-    from .workshop import Scope
-
-PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
-"""The keys of `tolerances.TOLERANCES`, which `depthkit --help` must not import; a test compares them."""
 
 
 class _QuantityType(click.ParamType[float]):
@@ -143,14 +140,15 @@ def tune(
       depthkit tune runs/compact --max-latency 5ms --data nyu     the truest within 5 ms
       depthkit tune compact --min-fps 30 --size 240x320 --size 480x640 --minutes 5
     """
-    from ..bench.tune import Budget
-    from .packages import EXPORTING, require_packages
+    from ..packages import EXPORTING, require_packages
+    from ..pipeline.budget import Budget
 
     require_packages(*EXPORTING)
+    from ..pipeline.calibration import PrecisionOptions
+    from ..pipeline.candidates import Scope, candidates, read_panel
+    from ..pipeline.targets import depth_units_of, locate, resolve_run
     from ..train.bundle import read_bundle
-    from .precision import PrecisionOptions
-    from .targets import depth_units_of, locate, resolve_run
-    from .workshop import Scope, candidates, read_panel
+    from .console import tell
 
     memory = None if max_memory is None else int(max_memory)
     found = locate(run)
@@ -162,7 +160,7 @@ def tune(
     pictures = read_panel(bundle, data, frames, depth_units_of([found], depth_units))
     budget = _meant(Budget(max_latency, min_fps, min_ssim, max_absrel_loss, memory), pictures)
     if found != run:
-        bundle = read_bundle(resolve_run(run, runs))
+        bundle = read_bundle(resolve_run(run, runs, tell))
     tune_run(
         bundle,
         budget,
@@ -185,11 +183,11 @@ def tune_run(
     """Search, say what was found, and put the winner into `<run>/best`; its path. Raises GateError where none fits."""
     from rich.markup import escape
 
-    from ..bench.pareto import draw_pareto
-    from ..bench.search import Panel, Search
-    from ..bench.tune import require_choice
+    from ..pipeline.budget import require_choice
+    from ..pipeline.candidates import candidates, workshop
+    from ..pipeline.search import Panel, Search
+    from ..report.pareto import draw_pareto
     from .console import err, out, progress
-    from .workshop import candidates, workshop
 
     budget = _meant(budget, pictures)
     grid = candidates(bundle, scope)
@@ -259,7 +257,7 @@ def _show(tuning: Tuning) -> None:
     from rich import box
     from rich.table import Table
 
-    from ..bench.tune import pareto
+    from ..pipeline.budget import pareto
     from .console import out
 
     front = {trial.candidate.name for trial in pareto(tuning.trials)}

@@ -8,14 +8,25 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Final
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
+from depthkit.bench.results import BenchResult
+from depthkit.bench.suite import Contender, SuiteOptions, run_suite
+from depthkit.bench.timing import Steady
+from depthkit.data.images import write_depth_png, write_image
+from depthkit.data.scenes.render import render_scenes, scene_seed
 from depthkit.engines.backend import Availability
 from depthkit.engines.build import BACKENDS, BuildOptions, backend, build
 from depthkit.engines.store import Store, locked
+from depthkit.reference import read_reference
+from depthkit.runtime.load import load
+from depthkit.tolerances import Precision
 from depthkit.train.fit import fit
 from depthkit.train.options import TrainOptions
 
@@ -25,6 +36,10 @@ if os.environ.get("CI"):  # the same examples every time: what CI says must not 
 
 SIZE = (32, 48)
 """Height and width of the frames that tests train and run on: small, and not square."""
+STEM = "compact-32x48"
+"""What its files are called."""
+PAIRS: Final = {"train": 10, "val": 3, "test": 2}
+"""Samples in each split of `pairs`."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -91,6 +106,44 @@ def pristine_exports(pristine_run: Path, shared: Callable[[str, Callable[[Path],
 def run(pristine_run: Path, tmp_path: Path) -> Path:
     """A run folder of the test's own, at `tmp_path/runs/compact`."""
     return Path(shutil.copytree(pristine_run, tmp_path / "runs" / "compact"))
+
+
+@pytest.fixture(scope="session")
+def contenders(pristine_exports: Path) -> list[Contender]:
+    """Both ONNX Runtime engines, the FP32 ONNX file, and the null engine, which cannot pass."""
+    reference = read_reference(pristine_exports / f"{STEM}.reference.npz")
+    chosen: list[tuple[str, str, Precision]] = [
+        ("fp32.ort.onnx", "onnxruntime", "fp32"),
+        ("fp16.ort.onnx", "onnxruntime", "fp16"),
+        ("fp32.onnx", "onnxruntime (ONNX file)", "fp32"),
+        ("fp32.null", "null", "fp32"),
+    ]
+    paths = [pristine_exports / f"{STEM}.{name}" for name, _, _ in chosen]
+    return [
+        Contender(str(path), backend, partial(load, path), precision, reference, path.stat().st_size)
+        for path, (_, backend, precision) in zip(paths, chosen, strict=True)
+    ]
+
+
+@pytest.fixture(scope="session")
+def benched(contenders: list[Contender]) -> tuple[BenchResult, list[np.ndarray | None]]:
+    """A bench of them all."""
+    options = SuiteOptions(steady=Steady(0.0, 0.0, 5), memory=False, roofline=False, command="depthkit bench <all>")
+    return run_suite(contenders, None, options)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `pairs` data set of rooms at 40x56, larger than what tests train at. Read only."""
+    root = tmp_path_factory.mktemp("pairs")
+    for split, count in PAIRS.items():
+        seeds = [scene_seed(split, index) for index in range(count)]  # type: ignore[arg-type]
+        images, depths = render_scenes(seeds, (40, 56))
+        depths[:, 10:20, 30:40] = 0  # not measured
+        for index in range(count):
+            write_image(root / "images" / split / f"{index}.png", images[index].numpy())
+            write_depth_png(root / "depth" / split / f"{index}.png", depths[index].numpy())
+    return root
 
 
 @pytest.fixture

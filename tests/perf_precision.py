@@ -18,17 +18,17 @@ from statistics import median
 from time import perf_counter
 from unittest.mock import patch
 
-from depthkit.bench import search as search_module
 from depthkit.bench.parity import measure_parity
 from depthkit.bench.timing import Steady, time_steady
-from depthkit.bench.tune import Tuning
 from depthkit.cli import run as depthkit
-from depthkit.commands.precision import read_calibration
 from depthkit.engines.build import BuildOptions, build
 from depthkit.errors import BackendError, GateError
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
 from depthkit.parity import gate_faults
+from depthkit.pipeline import search as search_module
+from depthkit.pipeline.budget import Tuning
+from depthkit.pipeline.calibration import read_calibration
 from depthkit.reference import read_reference, reference_path
 from depthkit.runtime.load import load
 from depthkit.session import Session

@@ -26,7 +26,7 @@ DATA_FILES = {
     "depthkit/bench/report.css",
     "depthkit/bench/report.html.j2",
     "depthkit/bench/report.js",
-    "depthkit/train/nyu_test_frames.txt",
+    "depthkit/data/nyu_test_frames.txt",
 }
 
 

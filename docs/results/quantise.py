@@ -24,8 +24,6 @@ import click
 import numpy as np
 import onnx
 
-from depthkit.commands.pictures import read_pictures
-from depthkit.commands.precision import read_calibration
 from depthkit.data.images import resize_depth, resize_image
 from depthkit.engines.cpu_int8 import unsigned
 from depthkit.engines.fingerprint import cpu_fingerprint, usable_cores
@@ -33,6 +31,8 @@ from depthkit.engines.ov import core
 from depthkit.export import quantize
 from depthkit.export.graph import Origin, build_graph
 from depthkit.parity import compare
+from depthkit.pipeline.calibration import read_calibration
+from depthkit.pipeline.pictures import read_pictures
 from depthkit.reference import Reference
 from depthkit.train.bundle import Bundle, read_bundle
 from depthkit.train.session import TorchSession

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from depthkit.bench.results import BenchResult
-from depthkit.bench.suite import Contender, SuiteOptions, run_suite
-from depthkit.bench.timing import Steady
-from depthkit.reference import Reference, read_reference
-from depthkit.runtime.load import load
+from depthkit.reference import Reference
 from depthkit.runtime.null import NullSession
 from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
-from depthkit.tolerances import Precision
-
-STEM = "compact-32x48"
 
 
 class Recorded(NullSession):
@@ -56,27 +47,3 @@ def reference() -> Reference:
     y, x = np.mgrid[:16, :32]
     depths = np.stack([3 + np.sin(x / 3 + n) + y / 9 for n in range(4)]).astype(np.float32)
     return Reference(images, depths, depths * np.float32(1.1))
-
-
-@pytest.fixture(scope="session")
-def contenders(pristine_exports: Path) -> list[Contender]:
-    """Both ONNX Runtime engines, the FP32 ONNX file, and the null engine, which cannot pass."""
-    reference = read_reference(pristine_exports / f"{STEM}.reference.npz")
-    chosen: list[tuple[str, str, Precision]] = [
-        ("fp32.ort.onnx", "onnxruntime", "fp32"),
-        ("fp16.ort.onnx", "onnxruntime", "fp16"),
-        ("fp32.onnx", "onnxruntime (ONNX file)", "fp32"),
-        ("fp32.null", "null", "fp32"),
-    ]
-    paths = [pristine_exports / f"{STEM}.{name}" for name, _, _ in chosen]
-    return [
-        Contender(str(path), backend, partial(load, path), precision, reference, path.stat().st_size)
-        for path, (_, backend, precision) in zip(paths, chosen, strict=True)
-    ]
-
-
-@pytest.fixture(scope="session")
-def benched(contenders: list[Contender]) -> tuple[BenchResult, list[np.ndarray | None]]:
-    """A bench of them all."""
-    options = SuiteOptions(steady=Steady(0.0, 0.0, 5), memory=False, roofline=False, command="depthkit bench <all>")
-    return run_suite(contenders, None, options)

@@ -73,7 +73,7 @@ def test_a_dynamic_engine_is_benched_at_the_batch_that_was_asked_for(
     assert row.batch == 3
     assert row.throughput is not None
     assert (row.throughput.streams, row.throughput.batch) == (2, 3)
-    assert f"left out {exports / ENGINE}" in capsys.readouterr().err
+    assert f"skipped {exports / ENGINE}" in capsys.readouterr().err
     assert depthkit(["bench", *engines, "--batch", "9", *QUICK]) == 2
     assert "no engine takes 9 frames a run" in capsys.readouterr().err
 

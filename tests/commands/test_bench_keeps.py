@@ -89,7 +89,7 @@ def test_broken_engines_among_those_that_were_found_are_named_and_left_out(
     depthkit([*arguments, "--runs", str(tmp_path / "runs"), "--json", str(report)])
     said = capsys.readouterr().err
     for index, name in enumerate(names):
-        assert f"left out {tmp_path / 'runs' / f'other{index}' / name}: " in said, FAULTS[index]
+        assert f"skipped {tmp_path / 'runs' / f'other{index}' / name}: " in said, FAULTS[index]
     assert {Path(row.target).parent for row in read_result(report).rows} == {exports}
     for index, name in enumerate(names):
         assert depthkit([*arguments, "--engine", str(tmp_path / "runs" / f"other{index}" / name)]) == 2, FAULTS[index]
@@ -145,7 +145,7 @@ def test_a_bisection_that_ends_early_loses_nothing(
         assert read_result(report).rows[0].faults, "the bench is written before the bisection"
         raise error
 
-    monkeypatch.setattr("depthkit.commands.contenders.find_divergence", fail)
+    monkeypatch.setattr("depthkit.pipeline.contenders.find_divergence", fail)
     (exports / "model.safetensors").write_bytes(b"others")
     report = tmp_path / "bench.json"
     arguments = ["bench", "--engine", str(exports / ENGINE), *QUICK, "--bisect", "--json", str(report)]

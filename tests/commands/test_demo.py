@@ -20,7 +20,7 @@ def test_the_demo_ends_with_a_report(
         monkeypatch.setattr(demo, "PRECISIONS", ("fp32",))
         monkeypatch.setattr(demo, "TRAINED", (("compact", 1, ("fp32",)),))
     # First where the name was imported to, which must not keep the patched one.
-    for module in ("depthkit.commands.workshop", "depthkit.engines.build"):
+    for module in ("depthkit.pipeline.candidates", "depthkit.engines.build"):
         monkeypatch.setattr(f"{module}.runnable", lambda: ["onnxruntime"])
     for module in ("suite", "search"):  # a process of its own for every engine, twice
         monkeypatch.setattr(f"depthkit.bench.{module}.measure_memory", lambda _open: None)

@@ -15,13 +15,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from depthkit.cli import run as depthkit
-from depthkit.commands.targets import find_engines
 from depthkit.engines.backend import Availability
 from depthkit.engines.build import backend, fastest, runnable
 from depthkit.engines.manifest import read_manifest, write_manifest
 from depthkit.engines.store import Store
 from depthkit.errors import GateError
 from depthkit.files import sha256
+from depthkit.pipeline.targets import find_engines
+from depthkit.pipeline.tell import silent
 
 Captured = pytest.CaptureFixture[str]
 STEM = "compact-32x48"
@@ -231,7 +232,7 @@ def test_options_of_the_backend_reach_it_and_are_kept(exports: Path, capsys: Cap
         _printed([*export, option, f"threads={value}"], capsys)
         assert read_manifest(exports / f"{STEM}.fp32.threads={value}.ort.onnx").options == {"threads": value}
     assert read_manifest(exports / f"{STEM}.fp32.ort.onnx").options == {"threads": 0}
-    assert len([path for path in find_engines(exports.parent) if "threads=" in path.name]) == 2
+    assert len([path for path in find_engines(exports.parent, silent) if "threads=" in path.name]) == 2
 
 
 def test_renamed_onnx_file_is_built_and_gated(exports: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -300,7 +301,7 @@ def test_bench_where_nothing_can_run_is_refused(exports: Path, capsys: Captured,
     pretend({})
     message = _refused(["bench", "--runs", str(exports.parent), *QUICK], capsys)
     assert "depthkit export" in message
-    assert message.count("left out") == 4
+    assert message.count("skipped") == 4
 
 
 def test_bench_of_an_engine_of_a_backend_that_nobody_knows_is_not_left_out_in_silence(
@@ -310,7 +311,7 @@ def test_bench_of_an_engine_of_a_backend_that_nobody_knows_is_not_left_out_in_si
     write_manifest(engine, replace(read_manifest(engine), backend="abacus"))
     assert depthkit(["bench", "--runs", str(exports.parent), *QUICK, "--no-gate"]) == 0
     message = capsys.readouterr().err.replace("\n", "")
-    assert all(word in message for word in ("left out", engine.name, "abacus", "upgrade"))
+    assert all(word in message for word in ("skipped", engine.name, "abacus", "upgrade"))
     assert "abacus" in _refused(["bench", "--engine", str(engine), *QUICK], capsys)
 
 

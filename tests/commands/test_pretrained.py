@@ -11,10 +11,11 @@ import pytest
 
 import depthkit
 from depthkit.cli import run as run_depthkit
-from depthkit.commands.targets import open_target, resolve_run
+from depthkit.commands.console import tell
 from depthkit.data.images import write_image
 from depthkit.errors import UserError
 from depthkit.files import sha256
+from depthkit.pipeline.targets import open_target, resolve_run
 from depthkit.train.document import read_document
 from depthkit.train.shipped import SHIPPED, shipped_names, shipped_run
 
@@ -145,33 +146,33 @@ def test_evaluate_gives_the_published_figures(name: str, nyu: Path, capsys: Capt
 
 
 def test_a_name_becomes_a_run_that_may_be_written_to(here: Path, capsys: Captured) -> None:
-    found = resolve_run(Path("compact"), Path("runs"))
+    found = resolve_run(Path("compact"), Path("runs"), tell)
     assert found == Path("runs/compact-pretrained")
     assert "copied to runs/compact-pretrained" in capsys.readouterr().out
     assert {path.name: sha256(path) for path in found.iterdir()} == {
         path.name: sha256(path) for path in shipped_run("compact").iterdir()
     }
     written = {path: path.stat().st_mtime_ns for path in found.iterdir()}
-    assert resolve_run(Path("compact"), Path("runs")) == found
+    assert resolve_run(Path("compact"), Path("runs"), tell) == found
     assert {path: path.stat().st_mtime_ns for path in found.iterdir()} == written
     assert "are in runs/compact-pretrained" in capsys.readouterr().out
 
 
 def test_weights_of_another_depthkit_are_replaced(here: Path, run: Path, capsys: Captured) -> None:
     run.rename(here / "runs" / "compact-pretrained")
-    found = resolve_run(Path("compact"), Path("runs"))
+    found = resolve_run(Path("compact"), Path("runs"), tell)
     assert read_document(found) == read_document(shipped_run("compact"))
     assert "copied" in capsys.readouterr().out
 
 
 def test_a_path_wins_over_a_name(here: Path, run: Path) -> None:
     run.rename(here / "compact")
-    assert resolve_run(Path("compact"), Path("runs")) == Path("compact")
+    assert resolve_run(Path("compact"), Path("runs"), tell) == Path("compact")
 
 
 @pytest.mark.parametrize("target", ["compcat", "runs/nowhere", "weights/compact"])
 def test_what_is_nowhere_is_refused_with_the_names_there_are(here: Path, target: str) -> None:
-    for call in (lambda: resolve_run(Path(target), Path("runs")), lambda: open_target(Path(target))):
+    for call in (lambda: resolve_run(Path(target), Path("runs"), tell), lambda: open_target(Path(target))):
         with pytest.raises(UserError, match=rf"{target}.*depthkit train.*\(compact\)"):
             call()
 

@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depthkit.bench import search as search_module
 from depthkit.bench.timing import Steady
-from depthkit.bench.tune import Candidate, Tuning
 from depthkit.cli import run as depthkit
-from depthkit.commands.pictures import read_pictures
-from depthkit.commands.tune import PRECISIONS
-from depthkit.commands.workshop import Workshop, read_panel
 from depthkit.engines.build import backend
 from depthkit.engines.fingerprint import Fingerprint
 from depthkit.engines.store import Store
 from depthkit.metrics import EIGEN_CROP
+from depthkit.names import PRECISIONS
+from depthkit.pipeline import search as search_module
+from depthkit.pipeline.budget import Candidate, Tuning
+from depthkit.pipeline.candidates import Workshop, read_panel
+from depthkit.pipeline.pictures import read_pictures
 from depthkit.spec import from_json
 from depthkit.tolerances import TOLERANCES, Precision
 from depthkit.train.bundle import read_bundle

@@ -225,7 +225,7 @@ def test_an_interrupted_run_leaves_nothing(source: Path, tmp_path: Path) -> None
 
 def test_a_killed_run_is_not_opened_and_can_be_repeated(source: Path, tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys; from pathlib import Path; from depthkit.data.prepared import prepare;"
+        "import os, signal, sys; from pathlib import Path; from depthkit.data.prepare import prepare;"
         "kill = lambda share: share > 0.9 and os.kill(os.getpid(), signal.SIGKILL);"
         f"prepare(sys.argv[1], Path(sys.argv[2]), size={SIZE}, on_progress=kill)"
     )

@@ -9,7 +9,7 @@ from importlib import import_module
 
 import pytest
 
-from depthkit.commands import export
+from depthkit import names
 from depthkit.engines import ort
 from depthkit.engines.backend import Availability, Backend, found_precision
 from depthkit.engines.build import BACKENDS, backend, fastest, require, runnable
@@ -77,7 +77,7 @@ def test_backends_extensions_tell_their_engines_apart() -> None:
 
 
 def test_command_line_offers_every_backend() -> None:
-    assert tuple(BACKENDS) == export.BACKENDS
+    assert tuple(BACKENDS) == names.BACKENDS
 
 
 def test_auto_is_the_first_that_can_build_and_run_and_never_the_null_backend(pretend: Pretend) -> None:

@@ -12,7 +12,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from depthkit.commands.pictures import read_pictures
 from depthkit.data.images import resize_image
 from depthkit.data.scenes.render import render_scenes, scene_seed
 from depthkit.description import convolutions, describe_onnx
@@ -36,6 +35,7 @@ from depthkit.export.quantize import (
 )
 from depthkit.export.recipe import Calibration, ExportOptions, Frames
 from depthkit.parity import gate_faults
+from depthkit.pipeline.pictures import read_pictures
 from depthkit.reference import Reference, read_reference, reference_path
 from depthkit.runtime.frames import predict_frames
 from depthkit.runtime.load import load

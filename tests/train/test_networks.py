@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from depthkit.commands.options import NetworkType
+from depthkit import names
 from depthkit.errors import SpecError, UserError
 from depthkit.train.networks import (
     NETWORKS,
@@ -131,7 +131,7 @@ def test_compact_is_built_as_designed() -> None:
 def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"resnet.*compact.*unet.*package\.module:Network"):
         build_network("resnet")
-    assert tuple(NETWORKS) == NetworkType.built_in
+    assert tuple(NETWORKS) == names.NETWORKS
 
 
 def test_a_size_is_refused_before_anything_is_computed(network: DepthNetwork) -> None:

@@ -8,10 +8,10 @@ from typing import Final, Literal
 import numpy as np
 from pydantic.dataclasses import dataclass
 
+from ..bench.environment import Environment
 from ..errors import GateError
 from ..spec import STRICT
 from ..tolerances import Precision
-from .environment import Environment
 
 __all__ = ["Budget", "Candidate", "Quality", "Trial", "Tuning", "choose", "could_win", "pareto", "require_choice"]
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..names import DEPTH_UNITS
-from .options import NetworkType
-from .packages import EXPORTING, require_packages
+from ..errors import UserError
+from ..names import DEPTH_UNITS, NETWORKS
+from ..packages import EXPORTING, require_packages
+from ..spec import check_size, file_name, is_import_path
+from .targets import copied_run, locate, resolve_run
 
 if TYPE_CHECKING:
     from ..export.recipe import ExportOptions
-    from .precision import PrecisionOptions
+    from .calibration import PrecisionOptions
+    from .tell import Tell
 
 __all__ = ["ForeignWeights", "require_exportable", "run_folder"]
 
@@ -31,9 +34,6 @@ class ForeignWeights:
 
     def check(self, targets: Sequence[Path]) -> None:
         """Raise UserError for options that would go unheard."""
-        from ..errors import UserError
-        from ..spec import is_import_path
-
         if self.weights is None:
             options = {"--data": self.data, "--depth-range": self.depth_range, "--mean": self.mean, "--std": self.std}
             given = [option for option, value in options.items() if value is not None]
@@ -42,15 +42,12 @@ class ForeignWeights:
         elif len(targets) != 1 or not is_import_path(str(targets[0])):
             raise UserError("--weights needs the one network that they are of, as RUN: package.module:Network")
 
-    def make_run(self, folder: Path, network: str, size: tuple[int, int]) -> None:
-        """Make the run folder of these weights, and say so."""
-        from rich.markup import escape
-
+    def make_run(self, folder: Path, network: str, size: tuple[int, int], tell: Tell) -> None:
+        """Make the run folder of these weights, and tell so."""
         from ..data.sources import open_dataset
         from ..spec import Preprocessing
         from ..train.bundle import import_weights
         from ..train.networks import DEPTH_RANGE
-        from .console import out as console
 
         assert self.weights is not None
         default = Preprocessing()
@@ -63,15 +60,12 @@ class ForeignWeights:
             preprocessing=Preprocessing("RGB", self.mean or default.mean, self.std or default.std),
             depth_range=self.depth_range or DEPTH_RANGE,
         )
-        console.print(f"  [green]wrote[/] {escape(str(folder))}: {network} with {escape(str(self.weights))}")
+        tell("wrote", f"{folder}: {network} with {self.weights}")
 
 
 def _known_run(target: Path, runs: Path, foreign: ForeignWeights) -> Path | None:
     """The run that a user's word means, wherever it lies; None: `--weights` make it. Raises UserError."""
-    from ..errors import UserError
-    from ..spec import file_name, is_import_path
     from ..train.document import read_document
-    from .targets import locate
 
     name = str(target)
     if target.exists() or not is_import_path(name):
@@ -90,10 +84,8 @@ def require_exportable(
 ) -> None:
     """Raise UserError kinds for what would stop an export after a run was copied or made for it."""
     from ..export.recipe import find_current
-    from ..spec import check_size
     from ..train.document import read_document
     from ..train.shipped import SHIPPED
-    from .targets import copied_run
 
     known = _known_run(target, runs, foreign)
     document = None if known is None else read_document(known)
@@ -101,20 +93,17 @@ def require_exportable(
         require_packages(*EXPORTING)
     elif known.parent == SHIPPED and copied_run(target, runs) is None and find_current(known, document, wanted) is None:
         require_packages(*EXPORTING)  # the shipped FP32 file needs none of them
-    if wanted.size is not None and document is not None and document.model.network in NetworkType.built_in:
+    if wanted.size is not None and document is not None and document.model.network in NETWORKS:
         check_size(*wanted.size)
     precision.require_source(document)
 
 
-def run_folder(target: Path, runs: Path, size: tuple[int, int] | None, foreign: ForeignWeights) -> Path:
+def run_folder(target: Path, runs: Path, size: tuple[int, int] | None, foreign: ForeignWeights, tell: Tell) -> Path:
     """The run that a user's word means, where it may be written to: copied or made, if need be."""
-    from ..spec import file_name, is_import_path
-    from .targets import resolve_run
-
     name = str(target)
     if target.exists() or not is_import_path(name):
-        return resolve_run(target, runs)
+        return resolve_run(target, runs, tell)
     folder = runs / file_name(name)
     if foreign.weights is not None:
-        foreign.make_run(folder, name, size or (240, 320))
+        foreign.make_run(folder, name, size or (240, 320), tell)
     return folder

@@ -16,10 +16,10 @@ from PIL import Image
 from depthkit.cli import COMMANDS, cli
 from depthkit.cli import run as depthkit
 from depthkit.commands.options import DataType, PathType
-from depthkit.commands.pictures import read_pictures
 from depthkit.data.dataset import Split
 from depthkit.data.images import write_image
 from depthkit.data.sources import open_dataset
+from depthkit.pipeline.pictures import read_pictures
 from depthkit.runtime.frames import predict_frames
 from depthkit.runtime.load import load
 

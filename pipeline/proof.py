@@ -7,8 +7,18 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..bench.parity import measure_parity
+from ..engines.build import backend
+from ..engines.manifest import read_manifest
+from ..errors import DepthkitError, GateError
+from ..parity import describe_gate, describe_parity, gate_faults
+from ..reference import find_reference, read_reference
+from ..runtime.load import load
+from .tell import silent
+
 if TYPE_CHECKING:
     from ..reference import Reference
+    from .tell import Tell
 
 __all__ = ["Proof"]
 
@@ -18,32 +28,25 @@ class Proof:
 
     Args:
         held_out: answers held-out frames with torch's depth, or None where there are none; asked once, if at all.
+        tell: told the parity of each engine.
     """
 
-    def __init__(self, held_out: Callable[[], Reference | None] = lambda: None) -> None:
+    def __init__(self, held_out: Callable[[], Reference | None] = lambda: None, tell: Tell = silent) -> None:
+        self._tell = tell
         self._held_out = cache(held_out)
 
     def prove(self, onnx: Path, engine: Path, is_new: bool) -> None:
-        """Print the parity of an engine, in the store or elsewhere, that was built from `onnx`.
+        """Tell the parity of an engine, in the store or elsewhere, that was built from `onnx`.
 
         Raises:
             GateError: it does not run, or its gate fails.
         """
-        from ..bench.parity import measure_parity
-        from ..engines.build import backend
-        from ..engines.manifest import read_manifest
-        from ..errors import DepthkitError, GateError
-        from ..parity import describe_gate, describe_parity, gate_faults
-        from ..reference import find_reference, read_reference
-        from ..runtime.load import load
-        from .console import out as console
-
         manifest = read_manifest(engine)
         maker, asked = backend(manifest.backend), manifest.precision_asked
         if not maker.computes:
             return
         if not (maker.availability().runnable and maker.here().accepts(manifest.device)):
-            console.print(f"  [yellow]note[/]  {maker.name}: not run here, so its gate was not checked")
+            self._tell("note", f"{maker.name}: not run here, so its gate was not checked")
             return
         proofs = [("", read_reference(find_reference(onnx, manifest.weights_sha256, manifest.model.size)))]
         if is_new and (others := self._held_out()) is not None:
@@ -57,4 +60,4 @@ class Proof:
             told = f"{describe_parity(parity, asked)} on {parity.frames}{what} frames"
             if faults := gate_faults(parity, asked):
                 raise GateError(f"{', '.join(faults)} on {parity.frames}{what} frames ({describe_gate(asked)} allowed)")
-            console.print(f"  [green]pass[/]  {maker.name} vs torch: {told}")
+            self._tell("pass", f"{maker.name} vs torch: {told}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from ..files import atomic_write
-from .tune import Trial, Tuning, pareto
+from ..pipeline.budget import Trial, Tuning, pareto
 
 __all__ = ["draw_pareto"]
 

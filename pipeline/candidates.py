@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from ..bench.suite import Contender
-from ..bench.tune import Candidate
 from ..engines.build import BuildOptions, backend, build, fastest, require, runnable
 from ..engines.fingerprint import cpu_fingerprint, usable_cores
 from ..engines.manifest import manifest_path, read_manifest
@@ -23,8 +22,11 @@ from ..reference import reference_path
 from ..runtime.load import load
 from ..spec import smaller_size, to_json
 from ..tolerances import TOLERANCES, Precision
+from .budget import Candidate
+from .calibration import PrecisionOptions
+from .contenders import contenders
 from .pictures import Pictures, read_pictures
-from .precision import PrecisionOptions
+from .tell import silent
 
 if TYPE_CHECKING:
     from ..export.recipe import Calibration
@@ -148,7 +150,7 @@ class Workshop:
         return self._calibrations[size]
 
     def panel(self, pictures: Pictures) -> Path:
-        """A file for `bench.search.Panel`; torch answers in FP32, at the run's own size."""
+        """A file for `pipeline.search.Panel`; torch answers in FP32, at the run's own size."""
         import numpy as np
 
         from ..runtime.frames import predict_frames
@@ -201,9 +203,7 @@ class Workshop:
 
 def _make(onnx: Path, folder: Path, candidate: Candidate) -> Contender:
     """The candidate as the bench takes it; its engine is built, unless the store has it. Raises DepthkitError."""
-    from .contenders import contenders
-
-    (contender,) = contenders([_built(onnx, folder, candidate)], with_torch=False)
+    (contender,) = contenders([_built(onnx, folder, candidate)], silent, with_torch=False)
     run = {"transfer": candidate.transfer, "cuda_graph": candidate.cuda_graph}
     told = {key: value for key, value in run.items() if value is not None}
     return replace(contender, open=partial(load, contender.target, **told))  # type: ignore[arg-type]

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthkit.bench.environment import environment
-from depthkit.bench.tune import (
+from depthkit.errors import GateError
+from depthkit.pipeline.budget import (
     HOPE,
     Budget,
     Candidate,
@@ -21,7 +22,6 @@ from depthkit.bench.tune import (
     pareto,
     require_choice,
 )
-from depthkit.errors import GateError
 
 
 def _trial(

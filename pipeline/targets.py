@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..session import Session
+    from .tell import Tell
 
 __all__ = [
     "copied_run",
@@ -51,16 +52,12 @@ def is_run(path: Path) -> bool:
     return any((path / name).is_file() for name in (MODEL, WEIGHTS, CHECKPOINT))
 
 
-def resolve_run(target: Path, runs: Path) -> Path:
+def resolve_run(target: Path, runs: Path, tell: Tell) -> Path:
     """A path that exists as it is; the name of shipped weights as a run folder in `runs`, which may be written to.
 
-    The shipped run is copied to `<runs>/<name>-pretrained`, unless it lies there already, and the console says so.
+    The shipped run is copied to `<runs>/<name>-pretrained`, unless it lies there already; either is told.
     Raises UserError for anything else.
     """
-    from rich.markup import escape
-
-    from .console import out
-
     found = locate(target)
     if found == target:
         return target
@@ -69,7 +66,7 @@ def resolve_run(target: Path, runs: Path) -> Path:
     if here is None:
         _copy_run(found, goal)
     said = "were copied to" if here is None else "are in"
-    out.print(f"[bold]{target}[/]: the weights that come with depthkit {said} {escape(str(goal))}")
+    tell("copied", f"{target}: the weights that come with depthkit {said} {goal}")
     return goal
 
 
@@ -108,21 +105,20 @@ def _copy_run(source: Path, goal: Path) -> None:
             shutil.copyfile(path, temporary)
 
 
-def find_engines(folder: Path) -> list[Path]:
-    """Engines in the runs below `folder`, or in itself, that run here; says which do not, and which are broken.
+def find_engines(folder: Path, tell: Tell) -> list[Path]:
+    """Engines in the runs below `folder`, or in itself, that run here; tells which are skipped.
 
     Raises UserError when there is none.
     """
     from ..engines.build import require_fit
     from ..engines.manifest import read_manifest
-    from .console import err
 
     engines = []
     for path in _engine_files(folder):
         try:
             require_fit(path, read_manifest(path))
         except (UserError, OSError) as error:
-            err.print(f"left out {path}: {error}", style="yellow", markup=False)
+            tell("skipped", f"{path}: {error}")
         else:
             engines.append(path)
     if not engines:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Final
 
-from ..errors import UserError
+from .errors import UserError
 
 __all__ = ["EXPORTING", "EXTRAS", "TRAINING", "missing", "require_packages"]
 

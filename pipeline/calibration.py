@@ -1,74 +1,25 @@
-"""What `depthkit export` may be told of precision: which one, calibrated on what, and what stays in FP32."""
+"""Which precision a user means, and the frames that choose and prove it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal
 
-import click
-
+from ..errors import UserError
 from ..names import DEPTH_UNITS
-from .options import DataType
 
 if TYPE_CHECKING:
-    from ..export.recipe import Calibration
+    from ..export.recipe import Calibration, Frames
     from ..tolerances import Precision
     from ..train.document import BundleDocument
 
-__all__ = ["PrecisionOptions", "explain_layers", "precision_options"]
+__all__ = ["PrecisionOptions", "read_calibration"]
 
 HELD_OUT: Final = 32
 """Frames that prove an INT8 file and its engines, where the source has so many."""
 
 REMEDY: Final = "give frames of your camera by --calibrate"
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-MOST_LAYERS: Final = 99_999
-
-
-class _KeepType(click.ParamType["int | Literal['auto']"]):
-    """`N` or `auto`."""
-
-    name = "N|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["auto"]:
-        if value == "auto":
-            return "auto"
-        text = str(value)
-        if not (
-            text.isascii() and text.isdecimal() and len(text) <= len(str(MOST_LAYERS)) and int(text) <= MOST_LAYERS
-        ):
-            self.fail(f"{value!r} is neither a number of layers nor auto", param, ctx)
-        return int(text)
-
-
-def precision_options(command: _Command) -> _Command:
-    """`--fp16`, `--bf16`, `--int8`, `--calibrate`, `--keep`."""
-    for option in reversed(
-        (
-            click.option("--fp16", is_flag=True, help="Weights and layers in FP16; input and output stay as they are."),
-            click.option("--bf16", is_flag=True, help="The same in BF16; ONNX Runtime has no CPU kernels for it."),
-            click.option("--int8", is_flag=True, help="Convolutions in INT8 (QDQ), calibrated on real frames."),
-            click.option(
-                "--calibrate",
-                type=DataType(),
-                metavar="PATH",
-                help="With --int8 (or --fp16 --keep auto): a data set, whose training split chooses and whose "
-                "validation split proves, or a folder of pictures.  [default: what the run was trained on]",
-            ),
-            click.option(
-                "--keep",
-                type=_KeepType(),
-                help="With --int8: so many of the most sensitive layers stay in FP32; auto: as many as the gate needs, "
-                "if 95 % of the work is left in INT8. "
-                "With --fp16, auto: the layers whose activations leave FP16's range.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
 
 
 @dataclass(frozen=True)
@@ -84,8 +35,6 @@ class PrecisionOptions:
     @property
     def precision(self) -> Precision:
         """Which one. Raises UserError for options that exclude each other or would go unheard."""
-        from ..errors import UserError
-
         flags: dict[Precision, bool] = {"fp16": self.fp16, "bf16": self.bf16, "int8": self.int8}
         given = [name for name, flag in flags.items() if flag]
         if len(given) > 1:
@@ -99,7 +48,6 @@ class PrecisionOptions:
 
     def require_source(self, document: BundleDocument | None) -> None:
         """Raise UserError where the frames are not here; `document`: the run's, None where it is yet to be made."""
-        from ..errors import UserError
         from ..train.origin import find_data
 
         if self.precision != "int8" and self.keep is None:
@@ -132,7 +80,7 @@ def read_calibration(source: str, size: tuple[int, int], depth_units: float = DE
     """
     from ..export.quantize import LEAST_FRAMES, frames_wanted
     from ..export.recipe import Calibration, Frames
-    from .pictures import divide_pictures, identify
+    from ..pipeline.pictures import divide_pictures, identify
 
     def load() -> tuple[Frames, Frames]:
         wanted = frames_wanted(size)
@@ -141,23 +89,3 @@ def read_calibration(source: str, size: tuple[int, int], depth_units: float = DE
         return chosen, proof
 
     return Calibration(source, identify(source), load)
-
-
-def explain_layers(folder: Path, size: tuple[int, int] | None, options: PrecisionOptions) -> None:
-    """Print what each convolution costs when it alone is quantised, the most sensitive first."""
-    from ..export.onnx_file import rank_run
-    from ..train.bundle import read_bundle
-    from .console import out as console
-    from .console import table
-
-    bundle = read_bundle(folder)
-    calibration = options.calibration(bundle.document, size)
-    assert calibration is not None, "--explain needs --int8"
-    columns = ("convolution", "module", "of MACs", "SSIM", "worst", "AbsRel", "max |Δ| mm")
-    shown = table(*columns, text={"convolution", "module"})
-    for row in rank_run(bundle, size, calibration):
-        parity = row.parity
-        worse = "" if parity.abs_rel_loss is None else f"{parity.abs_rel_loss:+.4f}"
-        figures = (f"{parity.ssim:.5f}", f"{parity.worst_ssim:.5f}", worse, f"{parity.max_abs_mm:.0f}")
-        shown.add_row(row.layer, row.module, f"{row.share:.1%}", *figures)
-    console.print(shown)

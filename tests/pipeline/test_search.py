@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from depthkit.bench import search as search_module
-from depthkit.bench.search import Make, Panel, Search
 from depthkit.bench.suite import Contender
 from depthkit.bench.timing import Steady
-from depthkit.bench.tune import Budget, Candidate, Quality, Trial, Tuning
 from depthkit.engines.build import backend, build
 from depthkit.errors import BackendError
+from depthkit.pipeline import search as search_module
+from depthkit.pipeline.budget import Budget, Candidate, Quality, Trial, Tuning
+from depthkit.pipeline.search import Make, Panel, Search
 from depthkit.spec import from_json
 
 FP32, FP16, FILE, NULL = (Candidate(name, "fp32", (32, 48)) for name in ("fp32", "fp16", "file", "null"))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..session import Session
     from ..spec import ModelSpec
     from ..tolerances import Precision
+    from .tell import Tell
 
 __all__ = ["contenders", "find_divergence", "open_at", "open_torch_peer", "peers"]
 
@@ -25,23 +26,26 @@ BISECTED: Final = 2
 
 
 def contenders(
-    paths: list[Path], *, with_torch: bool, batch: int | None = None, found: bool = False
+    paths: list[Path], tell: Tell, *, with_torch: bool, batch: int | None = None, found: bool = False
 ) -> list[Contender]:
     """What to bench; where torch is wanted and a run is there, it stands before the engines of each size and batch.
 
     Args:
         paths: engines and ONNX files.
+        tell: told what is skipped, and why.
         with_torch: whether torch is wanted.
-        batch: frames a run; None: what each engine is made for. Those that cannot are left out aloud.
-        found: they were found by a search, so that what is broken is left out aloud, and no error.
+        batch: frames a run; None: what each engine is made for. Those that cannot are skipped.
+        found: they were found by a search, so that what is broken is skipped, and no error.
 
     Raises:
         UserError: one is broken, or none is left.
     """
-    looked_at = [(path.parent, _whole_contender(path, batch) if found else _contender(path, batch)) for path in paths]
+    looked_at = [
+        (path.parent, _whole_contender(path, batch, tell) if found else _contender(path, batch, tell)) for path in paths
+    ]
     made = [(folder, contender) for folder, contender in looked_at if contender is not None]
     if paths and not made and batch is None:
-        raise UserError("every engine that was found is left out; build them again with `depthkit export --rebuild`")
+        raise UserError("every engine that was found was skipped; build them again with `depthkit export --rebuild`")
     if paths and not made:
         raise UserError(
             f"no engine takes {batch} frames a run; build some with `depthkit export --batch {batch}`, or for several: "
@@ -59,14 +63,12 @@ def contenders(
     return chosen
 
 
-def _whole_contender(path: Path, batch: int | None) -> Contender | None:
-    """The same as `_contender`, and None, aloud, for what is broken."""
-    from .console import err
-
+def _whole_contender(path: Path, batch: int | None, tell: Tell) -> Contender | None:
+    """The same as `_contender`, and None for what is broken, which is told."""
     try:
-        return _contender(path, batch)
+        return _contender(path, batch, tell)
     except (UserError, OSError) as error:
-        err.print(f"left out {path}: {error}", style="yellow", markup=False)
+        tell("skipped", f"{path}: {error}")
         return None
 
 
@@ -121,7 +123,7 @@ def _weights(folder: Path) -> Path:
     return folder / WEIGHTS
 
 
-def _contender(path: Path, batch: int | None) -> Contender | None:
+def _contender(path: Path, batch: int | None, tell: Tell) -> Contender | None:
     """An ONNX file or an engine, with all that is wrong with it as far as hashes tell; None: not of this batch."""
     from ..bench.suite import Contender
     from ..reference import read_reference
@@ -135,9 +137,7 @@ def _contender(path: Path, batch: int | None) -> Contender | None:
     made = _look_at(path)
     frames = made.model.opt_batch if batch is None else batch
     if not _takes(made.model, frames):
-        from .console import err
-
-        err.print(f"left out {path}: it does not take {frames} frames a run", style="yellow", markup=False)
+        tell("skipped", f"{path}: it does not take {frames} frames a run")
         return None
     faults = list(made.faults)
     weights = _weights(path.parent)

@@ -19,6 +19,11 @@ from typing import Final
 
 import numpy as np
 
+from ..bench.environment import environment
+from ..bench.memory import CRASHED, measure_memory
+from ..bench.parity import measure_parity
+from ..bench.suite import Contender
+from ..bench.timing import Steady, Times, time_steady
 from ..errors import BackendError, DepthkitError
 from ..files import write_text
 from ..metrics import PixelSums, pixel_sums, scaled_ssim, valid_pixels
@@ -26,12 +31,7 @@ from ..parity import gate_faults
 from ..runtime.frames import predict_frames
 from ..session import Session
 from ..spec import from_json, to_json
-from .environment import environment
-from .memory import CRASHED, measure_memory
-from .parity import measure_parity
-from .suite import Contender
-from .timing import Steady, Times, time_steady
-from .tune import HOPE, Budget, Candidate, Quality, Trial, Tuning, choose, could_win
+from .budget import HOPE, Budget, Candidate, Quality, Trial, Tuning, choose, could_win
 
 __all__ = ["Make", "Panel", "Search"]
 

@@ -1,0 +1,1 @@
+"""A result as tables, HTML, Markdown, CSV and charts."""
