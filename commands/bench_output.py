@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from ..bench.results import BenchResult, Row
     from ..bench.suite import Contender, SampleSet, SuiteOptions
-    from ..bench.table import Table
     from ..errors import OutputError
+    from ..report.tables import Table
 
 __all__ = ["Outputs", "compare_and_show", "require_any", "require_gate", "run_and_show"]
 
@@ -161,10 +161,10 @@ def _write(
     result: BenchResult, outputs: Outputs, chosen: Sequence[Contender], answers: Sequence[np.ndarray | None]
 ) -> OutputError | None:
     """Write every file that was asked for, also where another cannot be written; why one cannot."""
-    from ..bench.report import write_report
-    from ..bench.table import csv_text, markdown
     from ..errors import OutputError
     from ..files import write_text
+    from ..report.html import write_report
+    from ..report.tables import csv_text, markdown
     from ..spec import to_json
 
     refused = None
@@ -186,7 +186,7 @@ def _print_end(result: BenchResult, outputs: Outputs) -> None:
     """Which files were written, and the verdict."""
     from rich.markup import escape
 
-    from ..bench.table import headline
+    from ..report.tables import headline
     from .console import out
 
     for path in outputs.files:
@@ -196,7 +196,7 @@ def _print_end(result: BenchResult, outputs: Outputs) -> None:
 
 
 def _print(result: BenchResult, outputs: Outputs) -> None:
-    from ..bench.table import PAPER, TABLES
+    from ..report.tables import PAPER, TABLES
     from .console import err, out
 
     for table in (*TABLES, *([PAPER] if outputs.paper else [])):

@@ -27,7 +27,6 @@ import numpy as np
 from depthkit.bench.environment import environment
 from depthkit.bench.results import BenchResult, Row
 from depthkit.bench.suite import Contender, SuiteOptions, run_suite
-from depthkit.bench.table import markdown
 from depthkit.bench.timing import Steady
 from depthkit.engines.build import BACKENDS, BuildOptions, build, require
 from depthkit.engines.gpu import find_gpu
@@ -35,6 +34,7 @@ from depthkit.errors import DepthkitError, UserError
 from depthkit.export.recipe import ExportOptions, onnx_path
 from depthkit.files import write_text
 from depthkit.reference import read_reference, reference_path
+from depthkit.report.tables import markdown
 from depthkit.runtime.load import load
 from depthkit.runtime.options import Transfer
 from depthkit.session import RunPhase, Session, SessionBase

@@ -23,9 +23,9 @@ VENDORS = ("onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda"
 HEAVY = (*TRAINING, *VENDORS, "scipy", "skimage", "matplotlib", "torchmetrics", "psutil")
 DATA_FILES = {
     "depthkit/py.typed",
-    "depthkit/bench/report.css",
-    "depthkit/bench/report.html.j2",
-    "depthkit/bench/report.js",
+    "depthkit/report/report.css",
+    "depthkit/report/report.html.j2",
+    "depthkit/report/report.js",
     "depthkit/data/nyu_test_frames.txt",
 }
 
@@ -202,7 +202,7 @@ from depthkit.train.document import read_document
 from depthkit.train.shipped import shipped_run
 assert len(official_test_frames()) == 654
 assert read_document(shipped_run("compact")).model.network == "compact"
-assert "<html" in files("depthkit.bench").joinpath("report.html.j2").read_text()
+assert "<html" in files("depthkit.report").joinpath("report.html.j2").read_text()
 sys.exit(run(["--version"]))
 """
     assert depthkit.__version__ in _python(code, str(tmp_path))

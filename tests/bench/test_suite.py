@@ -17,13 +17,13 @@ from depthkit.bench.memory import measure_memory
 from depthkit.bench.phases import measure_phases
 from depthkit.bench.results import BenchResult, MemoryUse, Row
 from depthkit.bench.suite import Contender, SampleSet, SuiteOptions, doubts, run_suite
-from depthkit.bench.table import TABLES, markdown, verdict
 from depthkit.bench.throughput import measure_throughput
 from depthkit.bench.timing import Steady
 from depthkit.engines.fingerprint import cpu_fingerprint
 from depthkit.engines.gpu import find_gpu
 from depthkit.errors import EngineError, UserError
 from depthkit.reference import Reference
+from depthkit.report.tables import TABLES, markdown, verdict
 from depthkit.session import LayerTime, Session
 from depthkit.spec import to_json
 

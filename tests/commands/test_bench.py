@@ -22,13 +22,13 @@ from rich.console import Console
 
 from depthkit.bench.compare import compare
 from depthkit.bench.results import read_result
-from depthkit.bench.table import TABLES
 from depthkit.cli import run as depthkit
 from depthkit.commands.bench import VENDORS
 from depthkit.commands.bench_output import _shown
 from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
+from depthkit.report.tables import TABLES
 from depthkit.spec import Dim
 from depthkit.train.bundle import read_bundle
 

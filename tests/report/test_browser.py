@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from depthkit.bench.report import write_report
 from depthkit.bench.results import BenchResult
 from depthkit.bench.suite import Contender
+from depthkit.report.html import write_report
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; `apt-get install chromium`")

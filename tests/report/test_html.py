@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depthkit.bench.report import write_report
 from depthkit.bench.results import Accuracy, BenchResult, Peaks, Phase, Roofline, Row
 from depthkit.bench.suite import Contender
-from depthkit.bench.table import TABLES, csv_text
 from depthkit.errors import OutputError
 from depthkit.metrics import DepthScores, Scores
+from depthkit.report.html import write_report
+from depthkit.report.tables import TABLES, csv_text
 from depthkit.session import LayerTime
 
 Benched = tuple[BenchResult, list[np.ndarray | None]]

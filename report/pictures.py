@@ -12,10 +12,10 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image
 
+from ..bench.results import Row
 from ..metrics import VALID_DEPTH, valid_pixels
 from ..reference import Reference
-from .chart_svg import short
-from .results import Row
+from .svg import short
 
 __all__ = ["ErrorMap", "Frame", "Picture", "Scene", "error_maps", "scenes"]
 

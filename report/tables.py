@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from ..bench.results import PHASES, BenchResult, MemoryUse, Phase, Roofline, Row, Throughput
 from ..metrics import DepthScores
 from ..parity import Parity
-from .results import PHASES, BenchResult, MemoryUse, Phase, Roofline, Row, Throughput
 
 __all__ = ["PAPER", "TABLES", "Column", "Table", "csv_text", "headline", "markdown", "verdict"]
 

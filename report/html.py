@@ -15,14 +15,14 @@ import numpy as np
 from jinja2 import Environment as Templates
 from markupsafe import Markup
 
+from ..bench.results import PHASES, BenchResult, Row
+from ..bench.statistics import Interval
 from ..files import write_text
 from ..reference import Reference
 from . import charts
-from .chart_pictures import error_maps, scenes
-from .chart_svg import Curve, Mark, linear_axis, short
-from .results import PHASES, BenchResult, Row
-from .statistics import Interval
-from .table import TABLES, headline, verdict
+from .pictures import error_maps, scenes
+from .svg import Curve, Mark, linear_axis, short
+from .tables import TABLES, headline, verdict
 
 __all__ = ["write_report"]
 

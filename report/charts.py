@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 from markupsafe import Markup
 
-from .chart_svg import Axis, Curve, Mark, linear_axis, log_axis, mark_shape, scatter, short, tag
-from .statistics import Interval
+from ..bench.statistics import Interval
+from .svg import Axis, Curve, Mark, linear_axis, log_axis, mark_shape, scatter, short, tag
 
 __all__ = [
     "FLOOR",
