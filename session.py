@@ -44,11 +44,13 @@ class Session(Protocol):
         spec: the model's tensors, preprocessing and depth range.
         provider: what really computes, in the vendor's own words, for instance "CPUExecutionProvider".
         precision: what it really computes in: "fp32", "fp16", or "fp16→fp32" for FP16 weights in FP32 arithmetic.
+        device: what kind of device computes, whose memory and energy count.
     """
 
     spec: ModelSpec
     provider: str
     precision: str
+    device: Literal["cpu", "gpu"]
 
     def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
         """Read frames from `image` and write depth to `depth`, in place, at every `run()` from now on.
@@ -160,6 +162,7 @@ class SessionBase:
     spec: ModelSpec
     provider: str
     precision: str
+    device: Literal["cpu", "gpu"] = "cpu"
     _use: RLock
     _thread: local
     _bound: tuple[np.ndarray, np.ndarray] | None = None

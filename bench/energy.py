@@ -23,7 +23,6 @@ __all__ = [
     "find_rapl",
     "measure_energy",
     "meter_energy",
-    "on_gpu",
 ]
 
 Meter: TypeAlias = Callable[[], float]
@@ -73,16 +72,6 @@ class RaplMeter:
         return self._total / 1e6
 
 
-def on_gpu(session: Session) -> bool:
-    """Whether a session computes by CUDA, as its provider says.
-
-    >>> from types import SimpleNamespace
-    >>> on_gpu(SimpleNamespace(provider="CUDAExecutionProvider, no CUDA graph, pinned"))
-    True
-    """
-    return "cuda" in session.provider.lower()
-
-
 def can_measure_energy() -> bool:
     """Whether this machine tells what its CPU or its GPU takes."""
     return find_rapl() is not None or find_nvml() is not None
@@ -99,7 +88,7 @@ def measure_energy(session: Session, frames: np.ndarray, *, seconds: float = 2.0
         frames: N x H x W x 3 uint8 of its size, shown in turn.
         seconds: how long to run; the idle device is watched for as long before.
     """
-    meter = find_nvml() if on_gpu(session) else find_rapl()
+    meter = find_nvml() if session.device == "gpu" else find_rapl()
     found = None if meter is None else meter_energy(session, frames, meter, seconds=seconds)
     return None if found is None else found.frame_j
 

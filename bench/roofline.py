@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from ..session import Session
 from ..tolerances import Precision
-from .energy import on_gpu
 from .peaks import measure_peaks
 from .results import Roofline
 
@@ -47,7 +46,7 @@ def find_roofline(session: Session, onnx: Path) -> Roofline | None:
     import onnx as library
 
     moved = bytes_moved(library.load(onnx), session.spec.opt_batch, _ITEM_BYTES[precision])
-    peaks = measure_peaks(precision, on_gpu=on_gpu(session)) if moved else None
+    peaks = measure_peaks(precision, on_gpu=session.device == "gpu") if moved else None
     if not moved or peaks is None:
         return None
     return Roofline(session.spec.macs * session.spec.opt_batch, moved, peaks)

@@ -22,7 +22,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..bench.suite import Contender, SampleSet
+    from ..bench.contender import Contender, SampleSet
 
 VENDORS = ("torch", "torch-compile", "onnxruntime", "openvino")
 

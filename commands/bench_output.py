@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final, Literal
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..bench.contender import Contender, SampleSet
     from ..bench.results import BenchResult, Row
-    from ..bench.suite import Contender, SampleSet, SuiteOptions
+    from ..bench.suite import SuiteOptions
     from ..errors import OutputError
     from ..report.tables import Table
 

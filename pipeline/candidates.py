@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from ..bench.suite import Contender
+from ..bench.contender import Contender
 from ..engines.build import BuildOptions, backend, build, fastest, require, runnable
 from ..engines.fingerprint import cpu_fingerprint, usable_cores
 from ..engines.manifest import manifest_path, read_manifest

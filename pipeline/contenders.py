@@ -13,7 +13,7 @@ from ..files import sha256
 from .targets import locate, open_torch
 
 if TYPE_CHECKING:
-    from ..bench.suite import Contender
+    from ..bench.contender import Contender
     from ..session import Session
     from ..spec import ModelSpec
     from ..tolerances import Precision
@@ -125,7 +125,7 @@ def _weights(folder: Path) -> Path:
 
 def _contender(path: Path, batch: int | None, tell: Tell) -> Contender | None:
     """An ONNX file or an engine, with all that is wrong with it as far as hashes tell; None: not of this batch."""
-    from ..bench.suite import Contender
+    from ..bench.contender import Contender
     from ..reference import read_reference
     from ..runtime.profile import profile_layers
 

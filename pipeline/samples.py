@@ -11,7 +11,7 @@ from ..errors import DataError, DepthkitError
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..bench.suite import Samples, SampleSet
+    from ..bench.contender import Samples, SampleSet
     from ..data.dataset import RGBDDataset
 
 __all__ = ["doubt", "readable", "sample_set"]
@@ -25,7 +25,7 @@ NAMED: Final = 10
 
 def sample_set(data: str, frames: int | None, depth_units: float) -> SampleSet:
     """The test split of `data`, or evenly spaced `frames` of it. Raises DataError."""
-    from ..bench.suite import SampleSet
+    from ..bench.contender import SampleSet
     from ..data.dataset import evenly_spaced
     from ..data.sources import open_dataset
 

@@ -19,10 +19,10 @@ from typing import Final
 
 import numpy as np
 
+from ..bench.contender import Contender
 from ..bench.environment import environment
 from ..bench.memory import CRASHED, measure_memory
 from ..bench.parity import measure_parity
-from ..bench.suite import Contender
 from ..bench.timing import Steady, Times, time_steady
 from ..errors import BackendError, DepthkitError
 from ..files import write_text

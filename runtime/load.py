@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from ..engines.build import BACKENDS, backend, rebuild_command, require, require_fit
+from ..engines.build import BACKENDS, backend, rebuild_command, require_fit
 from ..engines.manifest import Manifest, read_manifest, verify_file
 from ..errors import EngineError
 from ..session import Session
 from .options import RunOptions, Transfer
+from .runner import onnx_runner, runner
 
-__all__ = ["is_onnx_file", "load", "runner", "verified"]
+__all__ = ["is_onnx_file", "load", "verified"]
 
 
 def load(path: str | Path, *, transfer: Transfer = "auto", cuda_graph: bool = True) -> Session:
@@ -37,10 +36,9 @@ def load(path: str | Path, *, transfer: Transfer = "auto", cuda_graph: bool = Tr
             f"{path} is a folder; give the engine file in it, or export one with `depthkit export {path}`"
         )
     if is_onnx_file(path):
-        require("onnxruntime", to_run=True)
-        return runner("onnxruntime").open_onnx(path, run)  # type: ignore[no-any-return]
+        return onnx_runner().open_onnx(path, run)
     manifest = verified(path)
-    return runner(manifest.backend).open_engine(path, manifest, run)  # type: ignore[no-any-return]
+    return runner(manifest.backend).open_engine(path, manifest, run)
 
 
 def is_onnx_file(path: Path) -> bool:
@@ -55,9 +53,3 @@ def verified(path: Path) -> Manifest:
     require_fit(path, manifest)
     verify_file(path, manifest, rebuild_command(path, manifest))
     return manifest
-
-
-def runner(name: str) -> Any:
-    """A backend's module of this folder."""
-    module, _, _ = BACKENDS[name].partition(":")
-    return import_module(f".{module}", __package__)

@@ -77,6 +77,8 @@ class OnnxRuntimeGpuSession(SessionBase):
         cuda_graph: whether the session records one.
     """
 
+    device = "gpu"
+
     def __init__(
         self, open_session: Callable[[int], Any], spec: ModelSpec, precision: str, mode: Mode, *, cuda_graph: bool
     ) -> None:

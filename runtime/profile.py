@@ -10,12 +10,12 @@ import numpy as np
 
 from ..description import Convolution, describe_onnx, module_of
 from ..engines.backend import attribute
-from ..engines.build import require
 from ..engines.manifest import Layer
 from ..errors import BackendError, FrameError, UserError
 from ..files import sha256
 from ..session import LayerTime, Session
-from .load import is_onnx_file, runner, verified
+from .load import is_onnx_file, verified
+from .runner import onnx_runner, runner
 
 __all__ = ["mean_times", "profile_layers", "shown"]
 
@@ -42,10 +42,9 @@ def profile_layers(path: str | Path, images: np.ndarray, runs: int = 20) -> tupl
     if runs < 1:
         raise UserError(f"{runs} runs cannot be profiled; ask for one at least")
     if is_onnx_file(path):
-        require("onnxruntime", to_run=True)
-        return _named(runner("onnxruntime").profile_onnx(path, images, runs), path)
+        return _named(onnx_runner().profile_onnx(path, images, runs), path)
     manifest = verified(path)
-    layers: tuple[LayerTime, ...] = runner(manifest.backend).profile_engine(path, manifest, images, runs)
+    layers = runner(manifest.backend).profile_engine(path, manifest, images, runs)
     if not layers:
         raise BackendError(f"{manifest.backend} tells nothing of the layers of {path}; build it again")
     onnx = path.with_name(manifest.onnx)

@@ -46,6 +46,8 @@ class TensorRTSession(SessionBase):
     other NumPy arrays keeps the graph; other arrays on the GPU need another one.
     """
 
+    device = "gpu"
+
     def __init__(self, engine: _Engine, spec: ModelSpec, precision: str, mode: Mode, *, cuda_graph: bool) -> None:
         self.spec = spec
         self.precision = precision

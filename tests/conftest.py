@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from depthkit.bench.contender import Contender
 from depthkit.bench.results import BenchResult
-from depthkit.bench.suite import Contender, SuiteOptions, run_suite
+from depthkit.bench.suite import SuiteOptions, run_suite
 from depthkit.bench.timing import Steady
 from depthkit.data.images import write_depth_png, write_image
 from depthkit.data.scenes.render import render_scenes, scene_seed

@@ -24,9 +24,10 @@ from typing import Any, Final, TypeAlias, get_args
 
 import numpy as np
 
+from depthkit.bench.contender import Contender
 from depthkit.bench.environment import environment
 from depthkit.bench.results import BenchResult, Row
-from depthkit.bench.suite import Contender, SuiteOptions, run_suite
+from depthkit.bench.suite import SuiteOptions, run_suite
 from depthkit.bench.timing import Steady
 from depthkit.engines.build import BACKENDS, BuildOptions, build, require
 from depthkit.engines.gpu import find_gpu

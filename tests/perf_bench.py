@@ -25,9 +25,10 @@ from time import perf_counter, sleep
 import numpy as np
 
 from depthkit.bench.compare import compare, yardstick
+from depthkit.bench.contender import Contender
 from depthkit.bench.results import BenchResult, speedup
 from depthkit.bench.statistics import bootstrap_medians, interval
-from depthkit.bench.suite import Contender, SuiteOptions, run_suite
+from depthkit.bench.suite import SuiteOptions, run_suite
 from depthkit.bench.timing import Steady, Times, allocate, time_steady
 from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from depthkit.bench.contender import Contender
 from depthkit.bench.environment import environment
 from depthkit.bench.results import BenchResult
-from depthkit.bench.suite import Contender, SuiteOptions
+from depthkit.bench.suite import SuiteOptions
 from depthkit.bench.timing import Steady
 from depthkit.engines.gpu import Gpu, find_gpu
 from depthkit.errors import EngineError

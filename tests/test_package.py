@@ -136,7 +136,8 @@ from functools import partial
 from pathlib import Path
 import numpy as np
 import depthkit
-from depthkit.bench.suite import Contender, SuiteOptions, run_suite
+from depthkit.bench.contender import Contender
+from depthkit.bench.suite import SuiteOptions, run_suite
 from depthkit.bench.timing import Steady
 from depthkit.engines.manifest import read_manifest
 from depthkit.reference import read_reference

@@ -47,6 +47,7 @@ class TorchSession(SessionBase):
         self.precision = precision
         self.provider = f"torch {'compile max-autotune' if compiled else 'eager'}, {device}"
         self._device = torch.device(device)
+        self.device = "cpu" if self._device.type == "cpu" else "gpu"
         camera = CameraReady(copy.deepcopy(bundle.network), self.spec, DTYPES[precision]).eval().to(self._device)
         self._model: Callable[[Tensor], Tensor] = torch.compile(camera, mode="max-autotune") if compiled else camera
         self._tensors: tuple[torch.Tensor, torch.Tensor] | None = None

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from depthkit.bench.accuracy import measure_accuracy
-from depthkit.bench.suite import Contender, SampleSet, SuiteOptions, run_suite
+from depthkit.bench.contender import Contender, SampleSet
+from depthkit.bench.suite import SuiteOptions, run_suite
 from depthkit.bench.timing import Steady
 from depthkit.errors import UserError
 from depthkit.reference import Reference

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from depthkit.bench import timing
 from depthkit.bench.compare import Change, Comparison, compare, markdown
+from depthkit.bench.contender import Contender
 from depthkit.bench.environment import environment
 from depthkit.bench.results import Accuracy, BenchResult, MemoryUse, Row, speedup
-from depthkit.bench.suite import Contender, SuiteOptions, run_suite
+from depthkit.bench.suite import SuiteOptions, run_suite
 from depthkit.bench.timing import Steady
 from depthkit.errors import UserError
 from depthkit.metrics import DepthScores, Scores

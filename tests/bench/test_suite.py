@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from depthkit import __version__
+from depthkit.bench.contender import Contender, SampleSet
+from depthkit.bench.entry import doubts
 from depthkit.bench.environment import environment, moved
 from depthkit.bench.memory import measure_memory
 from depthkit.bench.phases import measure_phases
 from depthkit.bench.results import BenchResult, MemoryUse, Row
-from depthkit.bench.suite import Contender, SampleSet, SuiteOptions, doubts, run_suite
+from depthkit.bench.suite import SuiteOptions, run_suite
 from depthkit.bench.throughput import measure_throughput
 from depthkit.bench.timing import Steady
 from depthkit.engines.fingerprint import cpu_fingerprint

@@ -22,8 +22,8 @@ def test_the_demo_ends_with_a_report(
     # First where the name was imported to, which must not keep the patched one.
     for module in ("depthkit.pipeline.candidates", "depthkit.engines.build"):
         monkeypatch.setattr(f"{module}.runnable", lambda: ["onnxruntime"])
-    for module in ("suite", "search"):  # a process of its own for every engine, twice
-        monkeypatch.setattr(f"depthkit.bench.{module}.measure_memory", lambda _open: None)
+    for module in ("bench.entry", "pipeline.search"):  # a process of its own for every engine, twice
+        monkeypatch.setattr(f"depthkit.{module}.measure_memory", lambda _open: None)
     monkeypatch.setattr(demo, "FRAMES", 8)
     monkeypatch.setattr(demo, "SEARCHING_S", 1.0 if everything else 0.0)
     out = tmp_path / "demo"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from depthkit.bench.suite import Contender
+from depthkit.bench.contender import Contender
 from depthkit.bench.timing import Steady
 from depthkit.engines.build import backend, build
 from depthkit.errors import BackendError

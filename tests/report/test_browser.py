@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from depthkit.bench.contender import Contender
 from depthkit.bench.results import BenchResult
-from depthkit.bench.suite import Contender
 from depthkit.report.html import write_report
 
 CHROMIUM = shutil.which("chromium")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depthkit.bench.contender import Contender
 from depthkit.bench.results import Accuracy, BenchResult, Peaks, Phase, Roofline, Row
-from depthkit.bench.suite import Contender
 from depthkit.errors import OutputError
 from depthkit.metrics import DepthScores, Scores
 from depthkit.report.html import write_report
