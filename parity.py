@@ -7,10 +7,10 @@ from math import isnan
 import numpy as np
 from pydantic.dataclasses import dataclass
 
+from .documents import STRICT
 from .metrics import pixel_sums, scaled_mse, scaled_ssim, valid_pixels
+from .precisions import PRECISIONS, Precision
 from .reference import Reference
-from .spec import STRICT
-from .tolerances import TOLERANCES, Precision
 
 __all__ = ["Parity", "compare", "describe_gate", "describe_parity", "gate_faults", "loss_faults"]
 
@@ -71,7 +71,7 @@ def gate_faults(parity: Parity, precision: Precision) -> list[str]:
     """Why a parity does not pass the gate of a precision; empty: it passes."""
     if not parity.finite:
         return ["NaN or Inf in the output"]
-    tolerance = TOLERANCES[precision]
+    tolerance = PRECISIONS[precision].tolerance
     faults = []
     if tolerance.max_abs_mm is not None and not parity.max_abs_mm <= tolerance.max_abs_mm:
         faults.append(f"max |Δ| {parity.max_abs_mm:.3g} mm > {tolerance.max_abs_mm:g} mm")
@@ -88,7 +88,7 @@ def loss_faults(abs_rel: float | None, delta1: float | None, precision: Precisio
         precision: which gate.
         than: whose they were before.
     """
-    tolerance, faults = TOLERANCES[precision], []
+    tolerance, faults = PRECISIONS[precision].tolerance, []
     for name, loss, most in (
         ("AbsRel", abs_rel, tolerance.max_abs_rel_loss),
         ("δ1", delta1, tolerance.max_delta1_loss),
@@ -104,7 +104,7 @@ def describe_gate(precision: Precision) -> str:
     >>> describe_gate("int8")
     'SSIM ≥ 0.98, AbsRel ≤ 0.005 worse, δ1 ≤ 0.01 worse'
     """
-    tolerance = TOLERANCES[precision]
+    tolerance = PRECISIONS[precision].tolerance
     limits = (
         ("max |Δ| ≤ {:g} mm", tolerance.max_abs_mm),
         ("SSIM ≥ {:g}", tolerance.min_ssim),
@@ -119,6 +119,6 @@ def describe_parity(parity: Parity, precision: Precision) -> str:
     words = f"max |Δ| {parity.max_abs_mm:.3g} mm, worst SSIM {parity.worst_ssim:.5f}"
     if parity.abs_rel_loss is not None:
         words += f", AbsRel {parity.abs_rel_loss:+.4f}"
-    if parity.delta1_loss is not None and TOLERANCES[precision].max_delta1_loss is not None:
+    if parity.delta1_loss is not None and PRECISIONS[precision].tolerance.max_delta1_loss is not None:
         words += f", δ1 {0 - parity.delta1_loss:+.4f}"
     return words

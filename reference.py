@@ -13,7 +13,7 @@ import numpy as np
 
 from .errors import EngineError
 from .files import atomic_write
-from .tolerances import TOLERANCES
+from .precisions import PRECISIONS
 
 __all__ = ["Reference", "find_reference", "onnx_stem", "read_reference", "reference_path", "write_reference"]
 
@@ -49,7 +49,7 @@ def onnx_stem(onnx: Path) -> str:
     """
     name = onnx.name.removesuffix(".onnx")
     stem, _, precision = name.rpartition(".")
-    return stem if stem and precision in TOLERANCES else name
+    return stem if stem and precision in PRECISIONS else name
 
 
 def reference_path(onnx: Path) -> Path:

@@ -17,11 +17,13 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
+from .documents import STRICT
 from .errors import EngineError, FrameError
-from .spec import STRICT, ModelSpec
+from .spec import ModelSpec
 
-__all__ = ["Call", "LayerTime", "Peer", "Prepare", "RunPhase", "Session", "SessionBase"]
+__all__ = ["Call", "Device", "LayerTime", "Peer", "Prepare", "RunPhase", "Session", "SessionBase"]
 
+Device: TypeAlias = Literal["cpu", "gpu"]
 RunPhase: TypeAlias = Literal["h2d", "device", "d2h", "enqueue"]
 
 
@@ -50,7 +52,7 @@ class Session(Protocol):
     spec: ModelSpec
     provider: str
     precision: str
-    device: Literal["cpu", "gpu"]
+    device: Device
 
     def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
         """Read frames from `image` and write depth to `depth`, in place, at every `run()` from now on.
@@ -162,7 +164,7 @@ class SessionBase:
     spec: ModelSpec
     provider: str
     precision: str
-    device: Literal["cpu", "gpu"] = "cpu"
+    device: Device = "cpu"
     _use: RLock
     _thread: local
     _bound: tuple[np.ndarray, np.ndarray] | None = None

@@ -1,67 +1,24 @@
-"""What flows through the house: the specification of a model's tensors, preprocessing and depth range.
+"""A model's specification: its tensors, preprocessing and depth range.
 
-`ModelSpec` is the one owner of preprocessing. It is written into the run bundle, into the ONNX file's
-`metadata_props` and into every engine's manifest, always as the same JSON, and read back strictly: an unknown or
-missing key, a wrong type or another schema version is an error that names every fault.
+`ModelSpec` is the one owner of preprocessing. It is written into the run bundle, into the ONNX file's `metadata_props`
+and into every engine's manifest, always as the same JSON (see `documents`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from .errors import FrameError, SchemaVersionError, SpecError
+from .documents import STRICT
+from .errors import FrameError, SpecError
 
-__all__ = [
-    "METADATA",
-    "SIZE_MULTIPLE",
-    "STRICT",
-    "Dim",
-    "ModelSpec",
-    "Preprocessing",
-    "TensorSpec",
-    "camera_ready",
-    "check_size",
-    "file_name",
-    "from_json",
-    "graph_sha256",
-    "is_import_path",
-    "smaller_size",
-    "to_json",
-]
+__all__ = ["Dim", "ModelSpec", "Preprocessing", "TensorSpec", "camera_ready"]
 
-SIZE_MULTIPLE: Final = 16
-"""Height and width must be divisible by this where a built-in network reads them: it halves them four times."""
-
-
-class METADATA:
-    """Keys under which an ONNX file's `metadata_props` carry what depthkit needs to know of it."""
-
-    spec: Final = "depthkit.model_spec"
-    precision: Final = "depthkit.precision"
-    weights_sha256: Final = "depthkit.weights_sha256"
-    recipe: Final = "depthkit.recipe"
-    graph_sha256: Final = "depthkit.graph_sha256"
-
-
-def graph_sha256(model: Any) -> str:
-    """A digest of an `onnx.ModelProto`'s nodes and weights, which tells whether an exported file was changed."""
-    digest = hashlib.sha256()
-    for part in (*model.graph.node, *model.graph.initializer):
-        digest.update(part.SerializeToString(deterministic=True))
-    return digest.hexdigest()
-
-
-STRICT: Final = ConfigDict(extra="forbid", strict=True)
 _Positive = Annotated[int, Field(gt=0)]
-_Document = TypeVar("_Document")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -192,117 +149,3 @@ def camera_ready(height: int, width: int, batch: int | Dim = 1) -> tuple[TensorS
         TensorSpec("image", "uint8", (batch, height, width, 3), "NHWC"),
         TensorSpec("depth", "float32", (batch, height, width), "NHW"),
     )
-
-
-def is_import_path(network: str) -> bool:
-    """Whether `network` is to be imported, as `package.module:Network`, and no built-in name.
-
-    >>> is_import_path("mypackage.module:MyNet"), is_import_path("compact"), is_import_path("runs/a:b")
-    (True, False, False)
-    """
-    module, _, attribute = network.partition(":")
-    return attribute.isidentifier() and all(word.isidentifier() for word in module.split("."))
-
-
-def file_name(network: str) -> str:
-    """What the run folder and the files of a network are called.
-
-    >>> file_name("compact"), file_name("mypackage.module:MyNet")
-    ('compact', 'MyNet')
-    """
-    return network.rpartition(":")[2]
-
-
-def check_size(height: int, width: int) -> None:
-    """Raise SpecError, naming the nearest sizes, unless both are positive multiples of 16.
-
-    >>> check_size(240, 320)
-    >>> check_size(250, 320)
-    Traceback (most recent call last):
-    depthkit.errors.SpecError: size 250x320 (HxW) is not divisible by 16; the nearest are 240x320 and 256x320
-    """
-    if height > 0 and width > 0 and height % SIZE_MULTIPLE == 0 and width % SIZE_MULTIPLE == 0:
-        return
-    heights, widths = _neighbours(height), _neighbours(width)
-    nearest = dict.fromkeys((f"{heights[0]}x{widths[0]}", f"{heights[1]}x{widths[1]}"))
-    raise SpecError(
-        f"size {height}x{width} (HxW) is not divisible by {SIZE_MULTIPLE}; "
-        f"the nearest {'are' if len(nearest) > 1 else 'is'} {' and '.join(nearest)}"
-    )
-
-
-def _neighbours(length: int) -> tuple[int, int]:
-    below = max(length // SIZE_MULTIPLE, 1) * SIZE_MULTIPLE
-    return below, max(-(-length // SIZE_MULTIPLE), 1) * SIZE_MULTIPLE
-
-
-def to_json(document: object) -> str:
-    """A dataclass of this kind as indented JSON with a final newline."""
-    return TypeAdapter(type(document)).dump_json(document, indent=2).decode() + "\n"
-
-
-def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Document:
-    """Read a document of `kind` strictly; `source` names it in errors. Keys with a default must be there too.
-
-    Raises:
-        SpecError: not JSON, another schema version, or keys and values that do not fit, all of them named.
-    """
-    try:
-        raw: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"{source} is not JSON ({error}); make it again") from error
-    known: int = kind.schema_version  # type: ignore[attr-defined]
-    found = raw.get("schema_version") if isinstance(raw, dict) else None
-    if type(found) is not int or found != known:
-        raise SchemaVersionError(
-            f"{source} has schema version {found}, and this depthkit reads version {known}; "
-            "make it again with this depthkit, or install the one that wrote it"
-        )
-    try:
-        document = TypeAdapter(kind).validate_json(text)
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in error.errors())
-        raise SpecError(f"{source} does not fit its schema: {faults}") from error
-    except SpecError as error:  # of a size, which has a sentence of its own
-        raise SpecError(f"{source} does not fit its schema: {error}") from error
-    whole = TypeAdapter(kind).dump_json(document, exclude_computed_fields=True)
-    missing = ", ".join(_missing(json.loads(whole), raw))
-    if missing:
-        raise SpecError(f"{source} does not fit its schema: it lacks {missing}")
-    return document
-
-
-def _missing(whole: Any, found: Any, path: str = "") -> Iterator[str]:
-    """Keys of `whole` that `found` lacks: those that a default stood in for."""
-    if isinstance(whole, dict):
-        for key, value in whole.items():
-            if key in found:
-                yield from _missing(value, found[key], f"{path}{key}.")
-            else:
-                yield path + key
-    elif isinstance(whole, list):
-        for index, (value, other) in enumerate(zip(whole, found, strict=True)):
-            yield from _missing(value, other, f"{path}{index}.")
-
-
-def smaller_size(full: tuple[int, int], scale: float, least_rows: int = SIZE_MULTIPLE) -> tuple[int, int]:
-    """`full` (height, width) times `scale`, in multiples of 16, with the aspect kept as well as they allow.
-
-    What has no more than `least_rows` is not made smaller, and nothing is made smaller than that.
-
-    >>> smaller_size((96, 128), 0.5), smaller_size((240, 320), 0.5), smaller_size((48, 64), 1)
-    ((48, 64), (144, 192), (48, 64))
-    >>> smaller_size((64, 96), 0.5, least_rows=48), smaller_size((48, 64), 0.5, least_rows=48)
-    ((48, 64), (48, 64))
-    """
-    if scale == 1 or full[0] <= least_rows:
-        return full
-
-    def fit(length: float) -> int:
-        return max(round(length / SIZE_MULTIPLE), 1) * SIZE_MULTIPLE
-
-    goal, aspect = full[0] * scale, full[1] / full[0]
-    middle = fit(goal)
-    heights = (middle - SIZE_MULTIPLE, middle, middle + SIZE_MULTIPLE)
-    sizes = [(height, fit(height * aspect)) for height in heights if least_rows <= height < full[0]]
-    return min(sizes or [full], key=lambda size: (round(abs(size[1] / size[0] - aspect), 2), abs(size[0] - goal)))

@@ -7,7 +7,7 @@
         with depthkit.load("compact-240x320.fp16.ov.blob") as session:
             assert_parity(session, read_reference("compact-240x320.reference.npz"), precision="fp16")
 
-It is the check that `depthkit bench` makes of every row, with the same limits (`depthkit.tolerances`).
+It is the check that `depthkit bench` makes of every row, with the same limits (`depthkit.precisions`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import reference as _reference
-from .bench.parity import measure_parity
+from .bench.replay import measure_parity
 from .parity import Parity, gate_faults
+from .precisions import PRECISIONS, Precision
 from .reference import Reference
 from .session import Session
-from .tolerances import TOLERANCES, Precision
 
 __all__ = ["Parity", "Reference", "assert_parity", "read_reference"]
 
@@ -35,7 +35,7 @@ def assert_parity(session: Session, reference: Reference, *, precision: Precisio
     Args:
         session: open; of the reference's frame size. Binds anew.
         reference: frames (N x H x W x 3 uint8) and depths (N x H x W float32 metres).
-        precision: what was asked of the engine, which chooses the limits in `depthkit.tolerances.TOLERANCES`.
+        precision: what was asked of the engine, which chooses the limits in `depthkit.precisions.PRECISIONS`.
 
     Raises:
         AssertionError: metric, limit, what was observed, and the worst frame.
@@ -48,7 +48,7 @@ def assert_parity(session: Session, reference: Reference, *, precision: Precisio
 
 
 def _message(session: Session, parity: Parity, precision: Precision, faults: list[str]) -> str:
-    spec, limits = session.spec, TOLERANCES[precision]
+    spec, limits = session.spec, PRECISIONS[precision].tolerance
     rows = [
         ("metric", "limit", "observed", "worst frame"),
         ("max |Δ| mm", _limit("≤", limits.max_abs_mm), f"{parity.max_abs_mm:.4g}", str(parity.max_abs_frame)),

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..metrics import DepthScores, aggregate, score_frame
 from ..parity import loss_faults
+from ..precisions import Precision
 from ..runtime.frames import predict_frames
 from ..session import Session
-from ..tolerances import Precision
 
 __all__ = ["accuracy_faults", "measure_accuracy"]
 

@@ -20,19 +20,13 @@ from ..engines.build import require
 from ..engines.cpu_int8 import for_cpu
 from ..engines.fingerprint import cpu_fingerprint
 from ..errors import BackendError, EngineError
-from ..tolerances import Precision
+from ..precisions import PRECISIONS, Precision
 from ..vendors import import_onnxruntime
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LIMITS", "Divergence", "first_divergence"]
-
-LIMITS: Final[dict[Precision, float]] = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 5e-2, "int8": 0.1}
-"""How far a layer's output may be from the FP32 graph's: ||a - b|| / ||b|| over all frames.
-
-About three times the worst layer of sound engines or more: docs/precision.md has what was measured.
-"""
+__all__ = ["Divergence", "first_divergence"]
 
 _PLUMBING: Final = frozenset({"Constant", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear"})
 """Operators that a precision adds or takes away: no layers, even where both graphs have one of the same name."""
@@ -121,7 +115,7 @@ def first_divergence(
     def error(layer: _Layer, graph: _Cuttable, run: _Run) -> float:
         return _distance(graph.output(layer.tensor, run), reference.output(pairs[layer.tensor], plainly))
 
-    limit, errors = LIMITS[precision], dict[str, float]()
+    limit, errors = PRECISIONS[precision].layer_limit, dict[str, float]()
 
     def leaves(layer: _Layer) -> bool:
         if layer.tensor not in errors:

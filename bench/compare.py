@@ -21,7 +21,7 @@ from typing import Final, Literal
 import numpy as np
 
 from ..errors import UserError
-from ..tolerances import TOLERANCES
+from ..precisions import PRECISIONS
 from .environment import Environment
 from .results import Accuracy, BenchResult, Row
 from .statistics import LEAST_TURNS, Interval, bootstrap_medians, bootstrap_ratios, interval
@@ -33,7 +33,7 @@ FAIL_ABOVE: Final = 0.05
 TORCH: Final = "torch"
 MOST_TIMES_LONGER: Final = 30
 """Where more turns than so many times those that there were would be needed, no bench is long enough."""
-_STRICTEST: Final = min(limit for each in TOLERANCES.values() if (limit := each.max_abs_rel_loss) is not None)
+_STRICTEST: Final = min(limit for each in PRECISIONS.values() if (limit := each.tolerance.max_abs_rel_loss) is not None)
 
 
 @dataclass(frozen=True)
@@ -316,7 +316,7 @@ def _accuracy_faults(change: Change) -> Iterator[str]:
     if old is None or new is None or _test_set(old) != _test_set(new):
         return
     before, after = old.scores.pooled.abs_rel, new.scores.pooled.abs_rel
-    own = [each.max_abs_rel_loss for name, each in TOLERANCES.items() if name == change.new.precision_asked]
+    own = [each.tolerance.max_abs_rel_loss for name, each in PRECISIONS.items() if name == change.new.precision_asked]
     limit = own[0] if own and own[0] is not None else _STRICTEST
     if not isnan(before) and not after - before <= limit:
         yield f"AbsRel {before:.4f} → {after:.4f}, more than {limit:g} worse"

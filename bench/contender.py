@@ -9,9 +9,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from ..precisions import Precision
 from ..reference import Reference
 from ..session import LayerTime, Session
-from ..tolerances import Precision
 
 __all__ = ["Contender", "SampleSet", "Samples"]
 

@@ -17,9 +17,9 @@ from .accuracy import accuracy_faults, measure_accuracy
 from .contender import Contender, SampleSet
 from .energy import measure_energy
 from .memory import measure_memory
-from .parity import measure_parity
 from .parts import Accuracy, MemoryUse, Roofline, Throughput
 from .phases import measure_phases
+from .replay import measure_parity
 from .results import Phase, Row
 from .roofline import find_roofline
 from .throughput import measure_throughput

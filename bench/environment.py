@@ -14,9 +14,9 @@ import psutil
 from pydantic.dataclasses import dataclass
 
 from .. import __version__
+from ..documents import STRICT
 from ..engines.fingerprint import Fingerprint, cpu_fingerprint, usable_cores
 from ..engines.gpu import find_gpu
-from ..spec import STRICT
 
 __all__ = ["Environment", "environment", "moved"]
 

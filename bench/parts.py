@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import computed_field
 from pydantic.dataclasses import dataclass
 
+from ..documents import STRICT
 from ..metrics import DepthScores
-from ..spec import STRICT
 
 __all__ = ["Accuracy", "MemoryUse", "Peaks", "Roofline", "Throughput"]
 

@@ -23,7 +23,7 @@ from ..engines.build import backend
 from ..engines.fingerprint import usable_cores
 from ..engines.manifest import Layer, computes
 from ..errors import BackendError
-from ..tolerances import Precision
+from ..precisions import Precision
 from .results import Peaks
 
 __all__ = ["copy_bandwidth", "measure_peaks", "product"]

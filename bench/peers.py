@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from ..description import describe_onnx
 from ..engines.fingerprint import usable_cores
 from ..engines.ov import bf16_without_kernels, core
 from ..errors import BackendError, DepthkitError
+from ..onnx_graph import describe_onnx
 from ..session import Call, Peer
 from ..vendors import import_onnxruntime, import_openvino
 

@@ -18,11 +18,12 @@ import numpy as np
 from pydantic import computed_field
 from pydantic.dataclasses import dataclass
 
+from ..documents import STRICT, from_json
 from ..errors import DataError
 from ..metrics import DepthScores, Scores
+from ..names import file_name
 from ..parity import Parity
 from ..session import LayerTime
-from ..spec import STRICT, file_name, from_json
 from .environment import Environment
 from .parts import Accuracy, MemoryUse, Peaks, Roofline, Throughput
 from .statistics import (

@@ -10,19 +10,12 @@ import math
 from pathlib import Path
 from typing import Any, Final
 
+from ..precisions import PRECISIONS, computed_in
 from ..session import Session
-from ..tolerances import Precision
 from .peaks import measure_peaks
 from .results import Roofline
 
 __all__ = ["bytes_moved", "find_roofline"]
-
-_COMPUTED: Final[dict[str, Precision]] = {
-    "fp32": "fp32", "fp16→fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8",
-}  # fmt: skip
-"""What factors a session of this precision multiplies."""
-
-_ITEM_BYTES: Final[dict[Precision, int]] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 _FUSED: Final = frozenset({
     "Relu", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Clip", "Exp", "Softplus",
@@ -40,12 +33,12 @@ def find_roofline(session: Session, onnx: Path) -> Roofline | None:
         session: of what is in `onnx`.
         onnx: an ONNX file that depthkit exported, of the session's size; its batch is taken from the session.
     """
-    precision = _COMPUTED.get(session.precision)
+    precision = computed_in(session.precision)
     if precision is None:
         return None
     import onnx as library
 
-    moved = bytes_moved(library.load(onnx), session.spec.opt_batch, _ITEM_BYTES[precision])
+    moved = bytes_moved(library.load(onnx), session.spec.opt_batch, PRECISIONS[precision].value_bytes)
     peaks = measure_peaks(precision, on_gpu=session.device == "gpu") if moved else None
     if not moved or peaks is None:
         return None

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from ..spec import STRICT
+from ..documents import STRICT
 
 __all__ = [
     "LEAST_TURNS",

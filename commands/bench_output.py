@@ -162,11 +162,11 @@ def _write(
     result: BenchResult, outputs: Outputs, chosen: Sequence[Contender], answers: Sequence[np.ndarray | None]
 ) -> OutputError | None:
     """Write every file that was asked for, also where another cannot be written; why one cannot."""
+    from ..documents import to_json
     from ..errors import OutputError
     from ..files import write_text
     from ..report.html import write_report
     from ..report.tables import csv_text, markdown
-    from ..spec import to_json
 
     refused = None
     for path, text in ((outputs.json, to_json), (outputs.markdown, markdown), (outputs.csv, csv_text)):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..export.recipe import Calibration, ExportOptions
-    from ..tolerances import Precision
+    from ..precisions import Precision
 
 TRAINED: Final[tuple[tuple[str, int, tuple[Precision, ...]], ...]] = (
     ("compact", 1, ("fp32", "int8")),
@@ -81,7 +81,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     from ..pipeline.contenders import contenders
     from ..pipeline.samples import sample_set
     from ..pipeline.targets import resolve_run
-    from ..spec import check_size
+    from ..sizes import check_size
     from ..train.bundle import read_bundle
     from .bench_output import Outputs, require_any, run_and_show
     from .console import err, tell
@@ -133,7 +133,7 @@ def _rooms(size: tuple[int, int]) -> Calibration:
 def _train(network: str, out: Path, size: tuple[int, int], steps: int) -> Path | None:
     """A run of a few steps on the built-in scenes; None on a process that is not the first."""
     from ..train.fit import fit
-    from ..train.options import TrainOptions
+    from ..train.fit_options import TrainOptions
     from .console import out as console
     from .train import epoch_line
 

@@ -94,10 +94,10 @@ def inspect(engine: str, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from ..documents import to_json
     from ..engines.build import rebuild_command
     from ..engines.manifest import read_manifest, verify_file
     from ..engines.store import Store
-    from ..spec import to_json
     from .console import out
 
     path = Path(engine)
@@ -155,7 +155,7 @@ def prune(days: float | None, everything: bool) -> None:
 
 
 def _model(manifest: Manifest) -> str:
-    from ..spec import file_name
+    from ..names import file_name
 
     height, width = manifest.model.size
     batch = manifest.model.input.describe().strip("(").partition(",")[0]

@@ -60,7 +60,7 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
             figures = [part.abs_rel, part.rmse, part.log10, part.delta1, part.delta2, part.delta3]
             shown.add_row(*head, name, *(f"{figure:.3f}" for figure in figures))
     if as_json:
-        from ..spec import to_json
+        from ..documents import to_json
 
         click.echo(json.dumps({path: json.loads(to_json(scores)) for path, scores in results.items()}, indent=2))
     else:

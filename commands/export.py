@@ -248,8 +248,8 @@ def _require_exported_so(
     onnx_only: bool,
 ) -> None:
     """Raise UserError where an ONNX file is not what the options ask for: they are for runs."""
-    from ..description import describe_onnx
     from ..errors import UserError
+    from ..onnx_graph import describe_onnx
 
     found = describe_onnx(onnx)
     asked = {

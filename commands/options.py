@@ -167,7 +167,7 @@ class NetworkType(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Let names pass that may be networks; whether one can be imported is found when it is built."""
-        from ..spec import is_import_path
+        from ..names import is_import_path
 
         if value not in NETWORKS and not is_import_path(value):
             names = ", ".join(NETWORKS)

@@ -24,8 +24,8 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..train.fit_options import LoggerName
     from ..train.history import EpochRecord
-    from ..train.options import LoggerName
 
 _DEFAULT: Final = ParameterSource.DEFAULT
 _NAMES: Final = {"network": "networks"}  # of an option and of its parameter, where they differ
@@ -155,8 +155,8 @@ def train(
     require_packages(*TRAINING)
     from ..pipeline.targets import depth_units_of, locate
     from ..train.fit import fit
+    from ..train.fit_options import TrainOptions
     from ..train.networks import build_network
-    from ..train.options import TrainOptions
     from ..train.presets import PRESETS
     from ..train.workplace import require_free
     from .console import out as console
@@ -234,8 +234,8 @@ def _continued(run: Path, out: Path, data: str, size: tuple[int, int]) -> tuple[
     Raises UserError for options that would go unheard, and where the run itself would be overwritten.
     """
     from ..errors import UserError
+    from ..names import file_name
     from ..pipeline.targets import locate
-    from ..spec import file_name
     from ..train.document import read_document
     from ..train.origin import find_data
 

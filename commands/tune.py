@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ..names import BACKENDS, PRECISIONS
+from ..names import BACKENDS
+from ..precisions import PRECISIONS
 from .options import (
     DAY,
     MOST_FRAMES_A_RUN,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ..pipeline.budget import Budget, Trial, Tuning
     from ..pipeline.candidates import Scope
     from ..pipeline.pictures import Pictures
-    from ..tolerances import Precision
+    from ..precisions import Precision
     from ..train.bundle import Bundle
 
 
@@ -85,7 +86,9 @@ class _QuantityType(click.ParamType[float]):
 @click.option(
     "--backend", "backends", multiple=True, type=click.Choice(BACKENDS), help="To try.  [default: all that run here]"
 )
-@click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="To try.  [default: all]")
+@click.option(
+    "--precision", "precisions", multiple=True, type=click.Choice(tuple(PRECISIONS)), help="To try.  [default: all]"
+)
 @click.option(
     "--size",
     "sizes",
@@ -220,7 +223,6 @@ def tune_run(
 def _meant(budget: Budget, pictures: Pictures) -> Budget:
     """The budget with what it leaves unsaid. Raises UserError where it cannot be measured."""
     from ..errors import UserError
-    from ..tolerances import TOLERANCES
     from .console import out
 
     measured = any(depth.any() for depth in pictures.depths)
@@ -231,7 +233,7 @@ def _meant(budget: Budget, pictures: Pictures) -> Budget:
         )
     if budget.limits_speed or budget.min_ssim is not None or budget.max_abs_rel_loss is not None:
         return budget
-    gate = TOLERANCES["int8"]
+    gate = PRECISIONS["int8"].tolerance
     if measured:
         out.print(f"no limit for truth was given: AbsRel may be {gate.max_abs_rel_loss} worse, as by the gate of INT8")
         return replace(budget, max_abs_rel_loss=gate.max_abs_rel_loss)

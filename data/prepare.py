@@ -13,10 +13,10 @@ from typing import Any, Final
 import numpy as np
 
 from ..cores import usable_cores
+from ..documents import to_json
 from ..errors import DataError, OutputError
 from ..files import atomic_write, make_folder, remove, write_text
 from ..names import DEPTH_UNITS
-from ..spec import to_json
 from .dataset import RGBD, RGBDDataset, Split, raise_all
 from .prepared import KINDS, MILLIMETRES, PREPARED, PreparedDocument, PreparedSplit, array_path, rows_digest
 from .sources import open_dataset

@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ..documents import STRICT, from_json
 from ..errors import DataError
-from ..spec import STRICT, from_json
 from .dataset import RGBDDataset, Split, evenly_spaced
 
 __all__ = [

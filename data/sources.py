@@ -47,7 +47,7 @@ def open_dataset(
     if str(source) == "scenes":
         if find_spec("torch") is None:
             raise DataError("the built-in scenes are rendered by torch; pip install 'depthkit[train]'")
-        from .scenes.dataset import Scenes
+        from .scenes.scene_dataset import Scenes
 
         return Scenes(split, size=size)
     path = Path(source)

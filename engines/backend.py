@@ -11,9 +11,9 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..description import Convolution
 from ..errors import BackendError
-from ..tolerances import LEAST_SHARE, Precision
+from ..onnx_graph import Convolution
+from ..precisions import LEAST_SHARE, WIDENED, Precision
 from .fingerprint import Fingerprint
 from .manifest import Layer, Manifest, computes
 
@@ -183,7 +183,7 @@ def found_precision(layers: tuple[Layer, ...], asked: Precision, *, widens: bool
     if share >= LEAST_SHARE:
         return asked
     if widens and asked == "fp16" and all(layer.precision == "fp32" for layer in counted) and counted:
-        return "fp16→fp32"
+        return WIDENED
     of = "work" if known else "number"
     names = ", ".join(f"{layer.name} ({layer.precision})" for layer in fallen)
     raise BackendError(

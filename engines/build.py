@@ -14,12 +14,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
-from ..description import OnnxDescription, describe_onnx
+from ..documents import to_json
 from ..errors import BackendError, EngineError, UserError
 from ..files import atomic_write, remove, sha256, sha256_text
+from ..onnx_graph import OnnxDescription, describe_onnx
+from ..precisions import Precision
 from ..reference import find_reference
-from ..spec import to_json
-from ..tolerances import Precision
 from .backend import Backend, attribute
 from .manifest import Manifest, manifest_path, read_manifest, write_manifest
 from .store import Entry, Store

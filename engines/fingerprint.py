@@ -11,7 +11,7 @@ from typing import Final, Literal
 from pydantic.dataclasses import dataclass
 
 from ..cores import usable_cores
-from ..spec import STRICT
+from ..documents import STRICT
 
 __all__ = ["Arithmetic", "Fingerprint", "cpu_fingerprint", "describe_arithmetic", "limit_isa", "usable_cores"]
 

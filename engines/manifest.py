@@ -12,10 +12,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ..documents import STRICT, from_json, to_json
 from ..errors import EngineError
 from ..files import sha256, sha256_text, write_text
-from ..spec import STRICT, ModelSpec, from_json, to_json
-from ..tolerances import Precision
+from ..precisions import Precision
+from ..spec import ModelSpec
 from .fingerprint import Arithmetic, Fingerprint
 
 __all__ = ["Layer", "Manifest", "computes", "manifest_path", "read_manifest", "verify_file", "write_manifest"]

@@ -15,11 +15,11 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from .. import __version__
-from ..description import describe_onnx
+from ..documents import STRICT
 from ..metrics import valid_pixels
+from ..onnx_graph import describe_onnx
+from ..precisions import Precision
 from ..reference import find_reference, read_reference
-from ..spec import STRICT
-from ..tolerances import Precision
 from .backend import Availability, Backend, Built
 from .fingerprint import Fingerprint, cpu_fingerprint
 from .manifest import Layer

@@ -18,10 +18,11 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ..documents import STRICT
 from ..errors import BackendError, OutputError
 from ..files import make_folder
-from ..spec import STRICT
-from ..tolerances import Precision
+from ..onnx_graph import type_name
+from ..precisions import Precision
 from ..vendors import import_onnxruntime
 from .backend import Availability, Backend, Built, found_precision
 from .cpu_int8 import read_for_cpu
@@ -44,7 +45,6 @@ __all__ = [
 ]
 
 _DISTRIBUTIONS: Final = ("onnxruntime", "onnxruntime-gpu")  # both write the module onnxruntime
-_TYPES: Final = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8", "UINT8": "uint8"}
 _Provider = tuple[str, dict[str, str]]
 
 
@@ -287,12 +287,11 @@ def read_layers(path: Path) -> tuple[Layer, ...]:
     graph = onnx.load(path).graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    name_of = onnx.TensorProto.DataType.Name
 
     def precision(node: Any) -> str:
         # A Cast computes in what it makes; every other operator in what it reads.
         tensors = node.output if node.op_type == "Cast" else (*node.input, *node.output)
-        found = [_TYPES.get(name_of(types[name]), name_of(types[name]).lower()) for name in tensors if name in types]
+        found = [type_name(types[name]) for name in tensors if name in types]
         if node.op_type.startswith("QLinear"):
             found = [each for each in found if each != "fp32"]
         return found[0] if found else "unknown"

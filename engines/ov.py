@@ -11,9 +11,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ..documents import STRICT
 from ..errors import BackendError, UserError
-from ..spec import STRICT
-from ..tolerances import Precision
+from ..precisions import Precision
 from ..vendors import import_openvino
 from .backend import Availability, Backend, Built, found_precision
 from .cpu_int8 import read_for_cpu

@@ -18,11 +18,12 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ..description import describe_onnx
+from ..documents import STRICT
 from ..errors import BackendError, OutputError
 from ..files import atomic_write
-from ..spec import STRICT, Dim, TensorSpec
-from ..tolerances import Precision
+from ..onnx_graph import describe_onnx
+from ..precisions import Precision
+from ..spec import Dim, TensorSpec
 from .backend import Availability, Backend, Built, attribute
 from .fingerprint import Fingerprint
 from .gpu import find_gpu, gpu_fingerprint

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from ..errors import GateError
 from ..parity import compare, describe_gate, describe_parity, gate_faults
+from ..precisions import PRECISIONS, Precision
 from ..reference import Reference
 from ..spec import ModelSpec
-from ..tolerances import Precision
-from ..train.camera import DTYPES
+from ..train.camera_ready import DTYPES
 from ..vendors import import_onnxruntime
-from .graph import OPSETS, fold, prepare
+from .graph import fold, prepare
 
 __all__ = ["Check", "Subject", "run_checks"]
 
@@ -83,7 +83,7 @@ def check_onnx(subject: Subject) -> Check:
         onnx.checker.check_model(str(subject.path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return Check("ONNX checker", passed=False, detail=str(error).strip().splitlines()[0])
-    return Check("ONNX checker", passed=True, detail=f"opset {OPSETS[subject.precision]}, full check")
+    return Check("ONNX checker", passed=True, detail=f"opset {PRECISIONS[subject.precision].opset}, full check")
 
 
 def check_graph(subject: Subject) -> Check:

@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final, TypeGuard, TypeVar, cast
+from typing import TypeGuard, TypeVar, cast
 
 import onnx
 import torch
@@ -21,16 +21,14 @@ from polygraphy.logger import G_LOGGER
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from ..documents import to_json
 from ..errors import BackendError
-from ..spec import METADATA, Dim, ModelSpec, graph_sha256, to_json
-from ..tolerances import Precision
-from ..train.camera import DTYPES, CameraReady
+from ..onnx_graph import METADATA, graph_sha256
+from ..precisions import PRECISIONS, Precision
+from ..spec import Dim, ModelSpec
+from ..train.camera_ready import DTYPES, CameraReady
 
-__all__ = ["OPSETS", "Origin", "build_graph", "fold", "fold_batch_norm", "prepare", "sign"]
-
-OPSETS: Final[dict[Precision, int]] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
-"""18 to 20 are what ONNX Runtime, OpenVINO and TensorRT 10 and 11 all read. BF16 convolutions came with 22, which
-ONNX Runtime has no kernels for on a CPU, and the others read."""
+__all__ = ["Origin", "build_graph", "fold", "fold_batch_norm", "prepare", "sign"]
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -59,13 +57,13 @@ def build_graph(
     Raises:
         BackendError: torch cannot write this network as ONNX.
     """
-    model = fold(_export(prepare(network, spec, precision, kept), spec, OPSETS[precision]))
+    model = fold(_export(prepare(network, spec, precision, kept), spec, PRECISIONS[precision].opset))
     return sign(model, spec, precision, origin)
 
 
 def prepare(network: nn.Module, spec: ModelSpec, precision: Precision, kept: Collection[str] = ()) -> CameraReady:
     """What `build_graph` exports, as a torch module that computes in that precision."""
-    camera = CameraReady(fold_batch_norm(network), spec, DTYPES["fp32" if precision == "int8" else precision]).eval()
+    camera = CameraReady(fold_batch_norm(network), spec, DTYPES[precision]).eval()
     if kept:
         for name, module in list(camera.network.named_modules()):
             if not any(module.children()) and any(True for _ in module.parameters()):

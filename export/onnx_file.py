@@ -14,14 +14,14 @@ import onnx
 
 from ..data.dataset import evenly_spaced
 from ..data.images import resize_depth, resize_image
-from ..description import CONVOLUTIONS, convolutions, describe_onnx, module_of
 from ..errors import DataError, GateError, OutputError, UserError
 from ..files import is_refused_write, make_folder, remove
+from ..onnx_graph import CONVOLUTIONS, convolutions, describe_onnx, module_of
 from ..parity import Parity
+from ..precisions import LEAST_SHARE
 from ..reference import Reference, reference_path, write_reference
-from ..tolerances import LEAST_SHARE
 from ..train.bundle import Bundle
-from ..train.session import TorchSession
+from ..train.torch_session import TorchSession
 from .checks import Check, Subject, find_overflows, run_checks
 from .graph import Origin, build_graph, sign
 from .quantize import LEAST_FRAMES, METHODS, calibrate, place, plan, rank_layers

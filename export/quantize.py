@@ -32,11 +32,11 @@ import onnx
 from onnx import numpy_helper
 
 from ..data.images import resize_image
-from ..description import CONVOLUTIONS, convolutions
 from ..errors import DataError, GateError
+from ..onnx_graph import CONVOLUTIONS, convolutions
 from ..parity import Parity, compare, gate_faults
+from ..precisions import LEAST_SHARE
 from ..reference import Reference
-from ..tolerances import LEAST_SHARE
 from ..vendors import import_onnxruntime
 
 __all__ = [

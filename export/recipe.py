@@ -14,12 +14,13 @@ from typing import Final, Literal
 import numpy as np
 
 from .. import __version__
-from ..description import describe_onnx
 from ..errors import UserError
 from ..files import sha256, sha256_arrays
+from ..names import file_name
+from ..onnx_graph import describe_onnx
+from ..precisions import Precision
 from ..reference import read_reference, reference_path
-from ..spec import Dim, file_name
-from ..tolerances import Precision
+from ..spec import Dim
 from ..train.document import FRAMES, BundleDocument
 
 __all__ = ["Calibration", "ExportOptions", "Frames", "find_current", "onnx_path", "recipe"]

@@ -9,9 +9,9 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from ..bench.environment import Environment
+from ..documents import STRICT
 from ..errors import GateError
-from ..spec import STRICT
-from ..tolerances import Precision
+from ..precisions import Precision
 
 __all__ = ["Budget", "Candidate", "Quality", "Trial", "Tuning", "choose", "could_win", "pareto", "require_choice"]
 

@@ -11,7 +11,7 @@ from ..names import DEPTH_UNITS
 
 if TYPE_CHECKING:
     from ..export.recipe import Calibration, Frames
-    from ..tolerances import Precision
+    from ..precisions import Precision
     from ..train.document import BundleDocument
 
 __all__ = ["PrecisionOptions", "read_calibration"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from ..bench.contender import Contender
+from ..documents import to_json
 from ..engines.build import BuildOptions, backend, build, fastest, require, runnable
 from ..engines.fingerprint import cpu_fingerprint, usable_cores
 from ..engines.manifest import manifest_path, read_manifest
@@ -18,10 +19,10 @@ from ..engines.store import locked
 from ..errors import BackendError, DataError, UserError
 from ..files import atomic_folder, atomic_write, make_folder, sha256_arrays, sha256_text
 from ..names import DEPTH_UNITS
+from ..precisions import PRECISIONS, WIDENED, Precision
 from ..reference import reference_path
 from ..runtime.load import load
-from ..spec import smaller_size, to_json
-from ..tolerances import TOLERANCES, Precision
+from ..sizes import smaller_size
 from .budget import Candidate
 from .calibration import PrecisionOptions
 from .contenders import contenders
@@ -58,7 +59,7 @@ def candidates(bundle: Bundle, scope: Scope) -> list[Candidate]:
     return [
         replace(variant, backend=name, precision=precision, size=bundle.spec_at(size).size, batch=batch)
         for size in dict.fromkeys(sizes)
-        for precision in scope.precisions or TOLERANCES
+        for precision in scope.precisions or PRECISIONS
         for name in scope.backends or runnable()
         for batch in scope.batches or (1,)
         for variant in _variants(name)
@@ -154,7 +155,7 @@ class Workshop:
         import numpy as np
 
         from ..runtime.frames import predict_frames
-        from ..train.session import TorchSession
+        from ..train.torch_session import TorchSession
 
         with TorchSession(self._bundle) as session:
             depths = np.stack(list(predict_frames(session, pictures.images)))
@@ -215,6 +216,6 @@ def _built(onnx: Path, folder: Path, candidate: Candidate) -> Path:
             temporary.hardlink_to(path)
     built = build(folder / onnx.name, BuildOptions(candidate.backend, dict(candidate.options)))
     found = built.manifest.precision_found
-    if "→" in found:
+    if found == WIDENED:
         raise BackendError(f"{candidate.precision} is computed as {found} here, and is no candidate for speed")
     return built.path

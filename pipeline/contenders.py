@@ -14,9 +14,9 @@ from .targets import locate, open_torch
 
 if TYPE_CHECKING:
     from ..bench.contender import Contender
+    from ..precisions import Precision
     from ..session import Session
     from ..spec import ModelSpec
-    from ..tolerances import Precision
     from .tell import Tell
 
 __all__ = ["contenders", "find_divergence", "open_at", "open_torch_peer", "peers"]
@@ -178,9 +178,9 @@ class _Made:
 
 
 def _look_at(path: Path) -> _Made:
-    from ..description import describe_onnx
     from ..engines.build import given_options
     from ..engines.manifest import read_manifest
+    from ..onnx_graph import describe_onnx
     from ..reference import find_reference
     from ..runtime.load import is_onnx_file
 
@@ -278,7 +278,7 @@ def find_divergence(contender: Contender) -> str:
 
 def _beside(onnx: Path) -> Path:
     """Where the FP32 ONNX file of the same model is, if it is there."""
-    from ..description import describe_onnx
+    from ..onnx_graph import describe_onnx
     from ..reference import onnx_stem
 
     is_fp32 = onnx.is_file() and describe_onnx(onnx).precision == "fp32"  # it may have been renamed
@@ -287,7 +287,7 @@ def _beside(onnx: Path) -> Path:
 
 def _fp32_onnx(onnx: Path, weights: str) -> Path:
     """The FP32 ONNX file of the model that an ONNX file of any precision stores. Raises UserError."""
-    from ..description import describe_onnx
+    from ..onnx_graph import describe_onnx
 
     path = _beside(onnx)
     if not path.is_file():

@@ -9,10 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..description import describe_onnx
 from ..engines.build import BuildOptions, BuiltEngine, backend, build, fastest, require, runnable
 from ..errors import BackendError, GateError
+from ..onnx_graph import describe_onnx
 from ..packages import EXPORTING, require_packages
+from ..precisions import WIDENED
 from .proof import Proof
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _tell_built(engine: BuiltEngine, said: str, tell: Tell) -> None:
         f"{engine.path}: {manifest.backend} {manifest.backend_version}{said}, precision {manifest.precision_found}, "
         f"{tail}",
     )
-    if "→" in manifest.precision_found:
+    if manifest.precision_found == WIDENED:
         tell("note", "FP16 is stored in the ONNX file; this engine computes it in FP32: not faster here")
     if manifest.arithmetic == "none":
         tell("note", "this CPU has no INT8 arithmetic: INT8 is not faster than FP32 here")

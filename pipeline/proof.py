@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bench.parity import measure_parity
+from ..bench.replay import measure_parity
 from ..engines.build import backend
 from ..engines.manifest import read_manifest
 from ..errors import DepthkitError, GateError

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..names import DEPTH_UNITS, NETWORKS
+from ..names import DEPTH_UNITS, NETWORKS, file_name, is_import_path
 from ..packages import EXPORTING, require_packages
-from ..spec import check_size, file_name, is_import_path
+from ..sizes import check_size
 from .targets import copied_run, locate, resolve_run
 
 if TYPE_CHECKING:

@@ -22,15 +22,15 @@ import numpy as np
 from ..bench.contender import Contender
 from ..bench.environment import environment
 from ..bench.memory import CRASHED, measure_memory
-from ..bench.parity import measure_parity
+from ..bench.replay import measure_parity
 from ..bench.timing import Steady, Times, time_steady
+from ..documents import from_json, to_json
 from ..errors import BackendError, DepthkitError
 from ..files import write_text
 from ..metrics import PixelSums, pixel_sums, scaled_ssim, valid_pixels
 from ..parity import gate_faults
 from ..runtime.frames import predict_frames
 from ..session import Session
-from ..spec import from_json, to_json
 from .budget import HOPE, Budget, Candidate, Quality, Trial, Tuning, choose, could_win
 
 __all__ = ["Make", "Panel", "Search"]

@@ -209,6 +209,6 @@ def open_torch(folder: Path, size: tuple[int, int] | None, batch: int = 1) -> Se
     """A run by torch eager, FP32, on the CPU. Raises UserError where torch is not installed."""
     if find_spec("torch") is None:
         raise UserError(f"{folder} is a run and needs torch; pip install 'depthkit[train]', or name an engine instead")
-    from ..train.session import TorchSession
+    from ..train.torch_session import TorchSession
 
     return TorchSession(folder, size, batch=batch)

@@ -8,7 +8,7 @@ from ..engines.build import BACKENDS, backend, rebuild_command, require_fit
 from ..engines.manifest import Manifest, read_manifest, verify_file
 from ..errors import EngineError
 from ..session import Session
-from .options import RunOptions, Transfer
+from .run_options import RunOptions, Transfer
 from .runner import onnx_runner, runner
 
 __all__ = ["is_onnx_file", "load", "verified"]

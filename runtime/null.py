@@ -12,8 +12,8 @@ from ..engines.manifest import Manifest
 from ..errors import EngineError
 from ..session import LayerTime, SessionBase
 from ..spec import ModelSpec
-from .options import RunOptions
 from .profile import mean_times, shown
+from .run_options import RunOptions
 
 __all__ = ["NullSession", "open_engine", "profile_engine"]
 

@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from ..description import describe_onnx
 from ..engines.backend import attribute
 from ..engines.build import backend
 from ..engines.gpu import Gpu, find_gpu
 from ..engines.manifest import Manifest
 from ..engines.ort import CPU, OnnxRuntime, create, read_layers, session_options, translated
 from ..errors import BackendError
+from ..onnx_graph import describe_onnx
 from ..session import LayerTime, RunPhase, SessionBase
 from ..spec import Dim, ModelSpec, TensorSpec
 from ..vendors import import_onnxruntime
 from .cuda import CudaGraphWarning, DeviceView, check, cudart, device_view
-from .options import RunOptions
 from .profile import mean_times, shown
+from .run_options import RunOptions
 from .transfer import Mode, Transfer, choose_transfer
 
 __all__ = ["OnnxRuntimeGpuSession", "OnnxRuntimeSession", "open_engine", "open_onnx", "profile_engine", "profile_onnx"]

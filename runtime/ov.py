@@ -17,8 +17,8 @@ from ..errors import BackendError, EngineError, FrameError
 from ..session import LayerTime, SessionBase
 from ..spec import Dim, ModelSpec
 from ..vendors import import_openvino
-from .options import RunOptions
 from .profile import mean_times, shown
+from .run_options import RunOptions
 
 __all__ = ["OpenVinoSession", "open_engine", "profile_engine"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..description import Convolution, describe_onnx, module_of
 from ..engines.backend import attribute
 from ..engines.manifest import Layer
 from ..errors import BackendError, FrameError, UserError
 from ..files import sha256
+from ..onnx_graph import Convolution, describe_onnx, module_of
 from ..session import LayerTime, Session
 from .load import is_onnx_file, verified
 from .runner import onnx_runner, runner

@@ -11,7 +11,7 @@ import numpy as np
 from ..engines.build import BACKENDS, require
 from ..engines.manifest import Manifest
 from ..session import LayerTime, Session
-from .options import RunOptions
+from .run_options import RunOptions
 
 __all__ = ["OnnxRunner", "Runner", "onnx_runner", "runner"]
 

@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from ..session import RunPhase
 from ..spec import Dim, ModelSpec, TensorSpec
-from . import options
+from . import run_options as options
 from .cuda import DeviceBuffer, DeviceView, Event, MappedBuffer, PinnedBuffer, Stream
 
 __all__ = ["Mode", "Route", "Transfer", "choose_transfer"]

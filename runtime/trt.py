@@ -18,11 +18,11 @@ from ..engines.manifest import Manifest
 from ..engines.trt import TensorRT
 from ..engines.trt_vendor import words
 from ..errors import BackendError, EngineError, FrameError
-from ..session import LayerTime, RunPhase, SessionBase
+from ..session import Device, LayerTime, RunPhase, SessionBase
 from ..spec import Dim, ModelSpec, TensorSpec
 from .cuda import CudaGraphWarning, DeviceView, Graph, device_view
-from .options import RunOptions
 from .profile import mean_times, shown
+from .run_options import RunOptions
 from .transfer import Mode, Transfer, choose_transfer
 
 __all__ = ["CudaGraphWarning", "TensorRTSession", "open_engine", "profile_engine"]
@@ -46,7 +46,7 @@ class TensorRTSession(SessionBase):
     other NumPy arrays keeps the graph; other arrays on the GPU need another one.
     """
 
-    device = "gpu"
+    device: Device = "gpu"
 
     def __init__(self, engine: _Engine, spec: ModelSpec, precision: str, mode: Mode, *, cuda_graph: bool) -> None:
         self.spec = spec

@@ -25,11 +25,11 @@ from depthkit.data.scenes.render import render_scenes, scene_seed
 from depthkit.engines.backend import Availability
 from depthkit.engines.build import BACKENDS, BuildOptions, backend, build
 from depthkit.engines.store import Store, locked
+from depthkit.precisions import Precision
 from depthkit.reference import read_reference
 from depthkit.runtime.load import load
-from depthkit.tolerances import Precision
 from depthkit.train.fit import fit
-from depthkit.train.options import TrainOptions
+from depthkit.train.fit_options import TrainOptions
 
 if os.environ.get("CI"):  # the same examples every time: what CI says must not depend on luck
     settings.register_profile("ci", derandomize=True)

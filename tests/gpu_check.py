@@ -29,18 +29,18 @@ from depthkit.bench.environment import environment
 from depthkit.bench.results import BenchResult, Row
 from depthkit.bench.suite import SuiteOptions, run_suite
 from depthkit.bench.timing import Steady
+from depthkit.documents import to_json
 from depthkit.engines.build import BACKENDS, BuildOptions, build, require
 from depthkit.engines.gpu import find_gpu
 from depthkit.errors import DepthkitError, UserError
 from depthkit.export.recipe import ExportOptions, onnx_path
 from depthkit.files import write_text
+from depthkit.precisions import Precision
 from depthkit.reference import read_reference, reference_path
 from depthkit.report.tables import markdown
 from depthkit.runtime.load import load
-from depthkit.runtime.options import Transfer
+from depthkit.runtime.run_options import Transfer
 from depthkit.session import RunPhase, Session, SessionBase
-from depthkit.spec import to_json
-from depthkit.tolerances import Precision
 from depthkit.train.document import WEIGHTS, read_document
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -245,7 +245,7 @@ def _onnx(run: Path, options: ExportOptions) -> Path:
 def _open_torch(run: Path, size: tuple[int, int], batch: int, precision: Precision, *, compiled: bool) -> Session:
     import torch
 
-    from depthkit.train.session import TorchSession
+    from depthkit.train.torch_session import TorchSession
 
     torch.backends.cudnn.allow_tf32 = False  # FP32 is FP32, as it is in the engines
     if compiled:

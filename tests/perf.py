@@ -31,9 +31,9 @@ from depthkit.session import Peer, Session
 from depthkit.tests.perf_bars import fp32_bars, has_bf16, here, session_bound
 from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
-from depthkit.train.options import TrainOptions
+from depthkit.train.fit_options import TrainOptions
 from depthkit.train.peers import open_torch_peer
-from depthkit.train.session import TorchSession
+from depthkit.train.torch_session import TorchSession
 
 SIZE = (96, 128)
 FAILED: list[str] = []

@@ -38,8 +38,8 @@ from depthkit.runtime.load import load
 from depthkit.session import Session, SessionBase
 from depthkit.tests.perf import FAILED, VENDORS, noise, report
 from depthkit.train.bundle import read_bundle
-from depthkit.train.session import TorchSession
 from depthkit.train.shipped import shipped_run
+from depthkit.train.torch_session import TorchSession
 
 SIZE = (96, 128)
 TURN, ROUNDS = 0.2, 40

@@ -18,9 +18,10 @@ from statistics import median
 from time import perf_counter
 from unittest.mock import patch
 
-from depthkit.bench.parity import measure_parity
+from depthkit.bench.replay import measure_parity
 from depthkit.bench.timing import Steady, time_steady
 from depthkit.cli import run as depthkit
+from depthkit.documents import from_json
 from depthkit.engines.build import BuildOptions, build
 from depthkit.errors import BackendError, GateError
 from depthkit.export.onnx_file import export_onnx
@@ -29,16 +30,15 @@ from depthkit.parity import gate_faults
 from depthkit.pipeline import search as search_module
 from depthkit.pipeline.budget import Tuning
 from depthkit.pipeline.calibration import read_calibration
+from depthkit.precisions import Precision
 from depthkit.reference import read_reference, reference_path
 from depthkit.runtime.load import load
 from depthkit.session import Session
-from depthkit.spec import from_json
 from depthkit.tests.perf import FAILED, VENDORS, lacks, noise, report
 from depthkit.tests.perf_bars import RAW, engine_bars, has_bf16, here, least_fps
-from depthkit.tolerances import Precision
 from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
-from depthkit.train.options import TrainOptions
+from depthkit.train.fit_options import TrainOptions
 from depthkit.train.peers import open_torch_peer
 from depthkit.train.shipped import shipped_run
 

@@ -23,10 +23,10 @@ from depthkit.data.images import write_depth_png, write_image
 from depthkit.data.prepare import prepare
 from depthkit.data.scenes.render import render_scenes
 from depthkit.train.fit import fit
+from depthkit.train.fit_options import TrainOptions
 from depthkit.train.history import EpochRecord
 from depthkit.train.losses import DepthLoss
 from depthkit.train.networks import build_network
-from depthkit.train.options import TrainOptions
 from depthkit.train.presets import PRESETS, Stage
 
 ON_GPU = torch.cuda.is_available()

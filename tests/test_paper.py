@@ -25,7 +25,7 @@ from depthkit.files import sha256
 from depthkit.metrics import aggregate, score_frame
 from depthkit.runtime.frames import predict_frames
 from depthkit.train.networks import build_network
-from depthkit.train.session import TorchSession
+from depthkit.train.torch_session import TorchSession
 
 SCRIPTS = Path(__file__).parents[1] / "docs" / "results"
 COUNTS = {"train": 3, "val": 2, "test": 8}

@@ -14,17 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from depthkit.documents import from_json, to_json
 from depthkit.errors import FrameError, SpecError
-from depthkit.spec import (
-    Dim,
-    ModelSpec,
-    Preprocessing,
-    TensorSpec,
-    camera_ready,
-    check_size,
-    from_json,
-    to_json,
-)
+from depthkit.sizes import check_size
+from depthkit.spec import Dim, ModelSpec, Preprocessing, TensorSpec, camera_ready
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
 TRIPLES = st.tuples(FLOATS, FLOATS, FLOATS)

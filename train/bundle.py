@@ -23,9 +23,10 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from ..data.dataset import RGBDDataset, evenly_spaced
+from ..documents import to_json
 from ..errors import BundleError, DataError, SpecError
 from ..files import atomic_write, sha256, write_text
-from ..spec import ModelSpec, Preprocessing, camera_ready, to_json
+from ..spec import ModelSpec, Preprocessing, camera_ready
 from .document import CHECKPOINT, FRAMES, MODEL, WEIGHTS, BundleDocument, TrainingRecord, read_document
 from .networks import build_network, count_macs, describe_network
 

@@ -8,9 +8,10 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ..documents import STRICT, from_json
 from ..errors import BundleError
 from ..files import sha256
-from ..spec import STRICT, ModelSpec, from_json
+from ..spec import ModelSpec
 
 __all__ = ["CHECKPOINT", "FRAMES", "MODEL", "WEIGHTS", "BundleDocument", "TrainingRecord", "read_document"]
 

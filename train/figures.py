@@ -16,7 +16,7 @@ from ..data.dataset import RGBDDataset, evenly_spaced
 from ..files import atomic_write
 from ..metrics import VALID_DEPTH, valid_pixels
 from ..spec import ModelSpec
-from .camera import CameraReady
+from .camera_ready import CameraReady
 from .history import EpochRecord
 
 __all__ = ["plot_curve", "plot_samples"]

@@ -29,7 +29,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..data.dataset import RGBDDataset, SkipBad, evenly_spaced
-from ..data.scenes.dataset import Scenes
+from ..data.scenes.scene_dataset import Scenes
 from ..data.sources import open_dataset
 from ..errors import OutputError, TrainingError
 from ..files import is_refused_write, make_folder
@@ -39,12 +39,12 @@ from .aware import make_aware
 from .bundle import Bundle, Frames, read_bundle, write_bundle
 from .document import CHECKPOINT, TrainingRecord
 from .figures import plot_curve, plot_samples
+from .fit_options import LoggerName, TrainOptions
 from .history import write_history
 from .loading import Feed
 from .memory import is_out_of_memory, out_of_memory
 from .module import DepthModule
 from .networks import build_network, check_network, describe_network
-from .options import LoggerName, TrainOptions
 from .origin import depth_units_of, fingerprint, place_of
 from .workplace import checkpoint_in, claimed, discard, replace_run, require_free, workplace
 

@@ -22,11 +22,12 @@ from typing_extensions import Self
 
 from ..data.images import resize_depth, resize_image
 from ..data.sources import open_dataset
+from ..documents import to_json
 from ..errors import BundleError
 from ..files import write_text
-from ..spec import is_import_path, to_json
+from ..names import is_import_path
 from .bundle import Bundle, Frames, read_bundle, write_bundle
-from .camera import CameraReady
+from .camera_ready import CameraReady
 from .document import FRAMES, MODEL, WEIGHTS, TrainingRecord, read_document
 from .shipped import shipped_run
 

@@ -14,9 +14,9 @@ from torch.utils.data.distributed import DistributedSampler
 
 from ..cores import usable_cores
 from ..data.dataset import RGBD, RGBDDataset
-from ..data.scenes.dataset import Scenes
 from ..data.scenes.render import render_scenes, scene_seed
-from .options import TrainOptions
+from ..data.scenes.scene_dataset import Scenes
+from .fit_options import TrainOptions
 from .presets import Stage, stage_at
 
 if TYPE_CHECKING:

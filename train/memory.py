@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from .fit_options import TrainOptions
     from .module import DepthModule
-    from .options import TrainOptions
 
 __all__ = ["is_out_of_memory", "out_of_memory"]
 

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import SpecError, UserError
-from ..spec import ModelSpec, Preprocessing, camera_ready, check_size, is_import_path
+from ..names import is_import_path
+from ..sizes import check_size
+from ..spec import ModelSpec, Preprocessing, camera_ready
 from .foreign import import_network
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ..spec import SIZE_MULTIPLE, smaller_size
+from ..sizes import SIZE_MULTIPLE, smaller_size
 from .augment import Strength
 from .losses import LossWeights
 

@@ -20,8 +20,8 @@ import click
 
 from depthkit.commands.options import size_option
 from depthkit.train.fit import fit
+from depthkit.train.fit_options import TrainOptions
 from depthkit.train.losses import LossWeights
-from depthkit.train.options import TrainOptions
 from depthkit.train.presets import PRESETS, Preset, Stage
 
 BEST: Final = PRESETS["best"]

@@ -44,7 +44,7 @@ from depthkit.session import Session
 from depthkit.spec import ModelSpec
 from depthkit.train.bundle import read_bundle
 from depthkit.train.document import BundleDocument, TrainingRecord, read_document
-from depthkit.train.session import TorchSession
+from depthkit.train.torch_session import TorchSession
 
 __all__ = ["ablate_runs", "measure_runs", "time_targets"]
 

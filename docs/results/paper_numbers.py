@@ -11,9 +11,9 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from depthkit.bench.environment import Environment
+from depthkit.documents import STRICT, from_json, to_json
 from depthkit.files import write_text
 from depthkit.metrics import DepthScores
-from depthkit.spec import STRICT, from_json, to_json
 
 __all__ = [
     "Ablated", "Epoch", "Frame", "Group", "Numbers", "Run", "Sheets", "Speed", "Spread", "TestSet", "Timing", "group",

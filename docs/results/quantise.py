@@ -35,7 +35,7 @@ from depthkit.pipeline.calibration import read_calibration
 from depthkit.pipeline.pictures import read_pictures
 from depthkit.reference import Reference
 from depthkit.train.bundle import Bundle, read_bundle
-from depthkit.train.session import TorchSession
+from depthkit.train.torch_session import TorchSession
 from depthkit.vendors import import_onnxruntime, import_openvino
 
 Run = Callable[[np.ndarray], np.ndarray]

@@ -15,9 +15,9 @@ from depthkit.bench.contender import Contender, SampleSet
 from depthkit.bench.suite import SuiteOptions, run_suite
 from depthkit.bench.timing import Steady
 from depthkit.errors import UserError
+from depthkit.precisions import Precision
 from depthkit.reference import Reference
 from depthkit.session import Session
-from depthkit.tolerances import Precision
 
 QUICK = SuiteOptions(steady=Steady(0.0, 0.0, 2, rest_s=0.0), phases=False, memory=False, roofline=False)
 Sample = tuple[np.ndarray, np.ndarray]

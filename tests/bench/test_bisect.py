@@ -17,8 +17,8 @@ from depthkit.engines.build import backend
 from depthkit.engines.ov import capabilities
 from depthkit.errors import BackendError, EngineError
 from depthkit.export.quantize import calibrate, place
+from depthkit.precisions import Precision
 from depthkit.reference import read_reference
-from depthkit.tolerances import Precision
 
 STEM = "compact-32x48"
 Change = Callable[[np.ndarray], np.ndarray]

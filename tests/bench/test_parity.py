@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthkit.bench.parity import measure_parity
+from depthkit.bench.replay import measure_parity
 from depthkit.errors import EngineError
 from depthkit.metrics import scaled_ssim
 from depthkit.parity import Parity, gate_faults
+from depthkit.precisions import PRECISIONS, Precision
 from depthkit.reference import Reference
 from depthkit.spec import Dim
-from depthkit.tolerances import TOLERANCES, Precision
 
 ANY = st.floats(allow_nan=True, allow_infinity=True)
 
@@ -56,7 +56,7 @@ def test_one_pixel_that_is_not_finite_fails_every_gate(recorded: type, reference
     assert not parity.finite
     assert not math.isfinite(parity.max_abs_mm)
     assert (parity.max_abs_frame, parity.worst_ssim_frame) == (3, 3), "the frame that is not finite is the worst"
-    for precision in TOLERANCES:
+    for precision in PRECISIONS:
         assert gate_faults(parity, precision)
 
 
@@ -65,7 +65,7 @@ def test_reference_that_is_not_finite_passes_no_gate(recorded: type, reference: 
     depths[0, 5, 5] = np.nan
     session = recorded([], answer=lambda frame: reference.depths[frame[0, 0, 0]])
     parity, _ = measure_parity(session, Reference(reference.images, depths, reference.truths))
-    for precision in TOLERANCES:
+    for precision in PRECISIONS:
         assert gate_faults(parity, precision)
 
 
@@ -98,11 +98,11 @@ def test_gate_is_the_table_of_tolerances(parity: Parity, precision: Precision, w
         assert words in faults[0]
 
 
-@given(distance=ANY, similarity=ANY, finite=st.booleans(), precision=st.sampled_from(sorted(TOLERANCES)))
+@given(distance=ANY, similarity=ANY, finite=st.booleans(), precision=st.sampled_from(sorted(PRECISIONS)))
 def test_gate_opens_only_for_figures_within_its_limits(
     distance: float, similarity: float, finite: bool, precision: Precision
 ) -> None:
-    tolerance = TOLERANCES[precision]
+    tolerance = PRECISIONS[precision].tolerance
     near = tolerance.max_abs_mm is None or (not math.isnan(distance) and distance <= tolerance.max_abs_mm)
     alike = tolerance.min_ssim is None or (not math.isnan(similarity) and similarity >= tolerance.min_ssim)
     passed = not gate_faults(_parity(distance, similarity, finite=finite), precision)
@@ -110,7 +110,7 @@ def test_gate_opens_only_for_figures_within_its_limits(
 
 
 def test_every_precision_has_a_limit() -> None:
-    for tolerance in TOLERANCES.values():
+    for tolerance in (each.tolerance for each in PRECISIONS.values()):
         assert tolerance.max_abs_mm is not None or tolerance.min_ssim is not None
 
 

@@ -27,11 +27,11 @@ from depthkit.bench.results import (
     Throughput,
     read_result,
 )
+from depthkit.documents import to_json
 from depthkit.errors import DataError, SchemaVersionError, SpecError
 from depthkit.metrics import DepthScores, Scores
 from depthkit.parity import Parity
 from depthkit.session import LayerTime
-from depthkit.spec import to_json
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCHEMA = Draft202012Validator(json.loads((DOCS / "bench.schema.json").read_text(encoding="utf-8")))

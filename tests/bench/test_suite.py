@@ -21,13 +21,13 @@ from depthkit.bench.results import BenchResult, MemoryUse, Row
 from depthkit.bench.suite import SuiteOptions, run_suite
 from depthkit.bench.throughput import measure_throughput
 from depthkit.bench.timing import Steady
+from depthkit.documents import to_json
 from depthkit.engines.fingerprint import cpu_fingerprint
 from depthkit.engines.gpu import find_gpu
 from depthkit.errors import EngineError, UserError
 from depthkit.reference import Reference
 from depthkit.report.tables import TABLES, markdown, verdict
 from depthkit.session import LayerTime, Session
-from depthkit.spec import to_json
 
 QUICK = SuiteOptions(steady=Steady(0.0, 0.0, 2, rest_s=0.0), phases=False, memory=False, roofline=False)
 Benched = tuple[BenchResult, list[np.ndarray | None]]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from depthkit.bench.environment import environment
 from depthkit.bench.results import BenchResult, Row, read_result
 from depthkit.bench.trtexec import read_trtexec
+from depthkit.documents import to_json
 from depthkit.errors import DataError
-from depthkit.spec import to_json
 
 OLD_NAMES = {"startH2dMs": "startInMs", "endH2dMs": "endInMs", "h2dMs": "inMs", "startD2hMs": "startOutMs",
              "endD2hMs": "endOutMs", "d2hMs": "outMs"}  # fmt: skip

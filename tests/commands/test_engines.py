@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from depthkit.cli import run as depthkit
+from depthkit.documents import from_json
 from depthkit.engines.build import BuildOptions, build
 from depthkit.engines.manifest import Layer, Manifest, manifest_path, read_manifest, write_manifest
 from depthkit.engines.store import Entry, Store
-from depthkit.spec import from_json
 
 Captured = pytest.CaptureFixture[str]
 STEM = "compact-32x48"

@@ -12,10 +12,10 @@ from PIL import Image
 
 from depthkit.cli import run as depthkit
 from depthkit.data.scenes.render import render_scenes, scene_seed
-from depthkit.description import describe_onnx
 from depthkit.engines.build import backend
 from depthkit.engines.manifest import read_manifest
 from depthkit.engines.store import Store
+from depthkit.onnx_graph import describe_onnx
 from depthkit.train.shipped import shipped_run
 
 Captured = pytest.CaptureFixture[str]

@@ -18,17 +18,16 @@ from PIL import Image
 
 from depthkit.bench.timing import Steady
 from depthkit.cli import run as depthkit
+from depthkit.documents import from_json
 from depthkit.engines.build import backend
 from depthkit.engines.fingerprint import Fingerprint
 from depthkit.engines.store import Store
 from depthkit.metrics import EIGEN_CROP
-from depthkit.names import PRECISIONS
 from depthkit.pipeline import search as search_module
 from depthkit.pipeline.budget import Candidate, Tuning
 from depthkit.pipeline.candidates import Workshop, read_panel
 from depthkit.pipeline.pictures import read_pictures
-from depthkit.spec import from_json
-from depthkit.tolerances import TOLERANCES, Precision
+from depthkit.precisions import Precision
 from depthkit.train.bundle import read_bundle
 
 Captured = pytest.CaptureFixture[str]
@@ -43,10 +42,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _tuning(run: Path) -> Tuning:
     return from_json(Tuning, (run / "tune.json").read_text(), source="tune.json")
-
-
-def test_precisions_are_those_of_the_gates() -> None:
-    assert tuple(TOLERANCES) == PRECISIONS
 
 
 def test_the_winner_is_delivered_whole_and_passes_the_bench(run: Path, store: Store, capsys: Captured) -> None:

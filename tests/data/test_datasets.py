@@ -287,7 +287,7 @@ def test_scenes_are_disjoint_and_repeatable() -> None:
 
 
 def test_scenes_come_in_batches_as_they_come_alone() -> None:
-    from depthkit.data.scenes.dataset import Scenes
+    from depthkit.data.scenes.scene_dataset import Scenes
 
     data = Scenes("val", size=(16, 32))
     for sample, index in zip(data.__getitems__([5, 0, 63]), (5, 0, 63), strict=True):

@@ -16,8 +16,8 @@ from depthkit.engines.build import BACKENDS, backend, fastest, require, runnable
 from depthkit.engines.fingerprint import Fingerprint
 from depthkit.engines.manifest import Layer
 from depthkit.errors import BackendError
+from depthkit.precisions import Precision
 from depthkit.session import SessionBase
-from depthkit.tolerances import Precision
 
 METHODS = [name for name, member in vars(Backend).items() if inspect.isfunction(member)]
 Pretend = Callable[..., None]

@@ -19,16 +19,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from depthkit.description import describe_onnx
 from depthkit.engines.build import BuildOptions, backend, build, engine_name, is_outdated, require
 from depthkit.engines.fingerprint import cpu_fingerprint
 from depthkit.engines.manifest import Manifest, manifest_path, read_manifest
 from depthkit.engines.ov import OPENVINO
 from depthkit.errors import BackendError, EngineError, SpecError
 from depthkit.metrics import valid_pixels
+from depthkit.onnx_graph import METADATA, describe_onnx, graph_sha256
+from depthkit.precisions import Precision
 from depthkit.reference import read_reference, write_reference
-from depthkit.spec import METADATA, graph_sha256
-from depthkit.tolerances import Precision
 
 STEM = "compact-32x48"
 EXPORTED = ("onnxruntime", "null")

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from depthkit.documents import from_json, to_json
 from depthkit.engines.backend import Availability
 from depthkit.engines.build import rebuild_command, require_fit
 from depthkit.engines.fingerprint import Fingerprint
@@ -21,7 +22,6 @@ from depthkit.engines.manifest import Layer, Manifest, manifest_path, read_manif
 from depthkit.engines.ort import CPU
 from depthkit.errors import EngineError, OutputError, SpecError
 from depthkit.files import sha256
-from depthkit.spec import from_json, to_json
 
 KEEPS_FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXTS = st.text(max_size=12)

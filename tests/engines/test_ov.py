@@ -25,7 +25,7 @@ from depthkit.engines.ov import (
     settings,
 )
 from depthkit.errors import BackendError
-from depthkit.tolerances import Precision
+from depthkit.precisions import Precision
 
 STEM = "compact-32x48"
 OPTIONS = st.builds(

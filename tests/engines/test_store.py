@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from pydantic.dataclasses import dataclass
 
+from depthkit.documents import STRICT
 from depthkit.engines.backend import Availability
 from depthkit.engines.build import BuildOptions, BuiltEngine, build
 from depthkit.engines.fingerprint import Fingerprint
@@ -24,7 +25,7 @@ from depthkit.engines.null import NULL
 from depthkit.engines.store import Entry, Store, store_root, timing_cache_path
 from depthkit.errors import EngineError, UserError
 from depthkit.files import sha256
-from depthkit.spec import METADATA, STRICT, graph_sha256
+from depthkit.onnx_graph import METADATA, graph_sha256
 
 STEM = "compact-32x48"
 DAY = 86_400

@@ -20,8 +20,9 @@ from depthkit.engines.gpu import Gpu
 from depthkit.engines.manifest import Layer, read_manifest
 from depthkit.engines.trt import TENSORRT, TENSORRT_RTX, TensorRT
 from depthkit.errors import BackendError
-from depthkit.spec import METADATA, Dim, ModelSpec, Preprocessing, camera_ready, graph_sha256
-from depthkit.tolerances import Precision
+from depthkit.onnx_graph import METADATA, graph_sha256
+from depthkit.precisions import Precision
+from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
 
 rtx = pytest.mark.skipif(
     find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed: pip install 'depthkit[tensorrt-rtx]'"

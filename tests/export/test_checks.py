@@ -25,8 +25,8 @@ from depthkit.export.checks import (
     run_checks,
 )
 from depthkit.export.onnx_file import make_reference
+from depthkit.precisions import Precision
 from depthkit.reference import read_reference
-from depthkit.tolerances import Precision
 from depthkit.train.bundle import Bundle, read_bundle
 from depthkit.train.networks import compact, describe_network
 

@@ -14,20 +14,22 @@ import torch
 from torch import nn
 
 from depthkit.data.images import resize_image
+from depthkit.documents import from_json
 from depthkit.errors import BackendError
 from depthkit.export.checks import Subject, run_checks
-from depthkit.export.graph import OPSETS, Origin, build_graph, fold_batch_norm
+from depthkit.export.graph import Origin, build_graph, fold_batch_norm
 from depthkit.files import sha256
+from depthkit.onnx_graph import METADATA
+from depthkit.precisions import PRECISIONS, Precision
 from depthkit.reference import Reference, read_reference
-from depthkit.spec import METADATA, Dim, ModelSpec, from_json
-from depthkit.tolerances import Precision
+from depthkit.spec import Dim, ModelSpec
 from depthkit.train.bundle import read_bundle
-from depthkit.train.camera import CameraReady
+from depthkit.train.camera_ready import CameraReady
 from depthkit.train.networks import NETWORKS, build_network, compact, describe_network
 
 SIZE = (32, 48)
 FLOAT, FLOAT16, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.UINT8
-PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "fp16"])
+FLOATS = pytest.mark.parametrize("precision", ["fp32", "fp16"])
 
 
 def _model(folder: Path, precision: str) -> onnx.ModelProto:
@@ -143,7 +145,7 @@ def test_network_that_torch_cannot_write_is_one_sentence() -> None:
     assert "\n" not in str(caught.value)
 
 
-@PRECISIONS
+@FLOATS
 def test_ends_are_the_cameras_bytes_and_metres(pristine_exports: Path, precision: str) -> None:
     graph = _model(pristine_exports, precision).graph
     (image,), (depth,) = graph.input, graph.output
@@ -151,16 +153,16 @@ def test_ends_are_the_cameras_bytes_and_metres(pristine_exports: Path, precision
     assert (depth.name, depth.type.tensor_type.elem_type, _shape(depth)) == ("depth", FLOAT, [1, *SIZE])
 
 
-@PRECISIONS
+@FLOATS
 def test_operator_set_is_one_that_every_runtime_reads(pristine_exports: Path, precision: Precision) -> None:
     model = _model(pristine_exports, precision)
     (opset,) = model.opset_import
-    assert (opset.domain, opset.version) == ("", OPSETS[precision])
+    assert (opset.domain, opset.version) == ("", PRECISIONS[precision].opset)
     assert 18 <= opset.version <= 20
     onnx.checker.check_model(model, full_check=True)
 
 
-@PRECISIONS
+@FLOATS
 def test_metadata_come_back_as_the_models_spec(pristine_exports: Path, precision: str) -> None:
     entries = {entry.key: entry.value for entry in _model(pristine_exports, precision).metadata_props}
     assert from_json(ModelSpec, entries[METADATA.spec], source="it") == describe_network("compact", compact(), SIZE)
@@ -168,7 +170,7 @@ def test_metadata_come_back_as_the_models_spec(pristine_exports: Path, precision
     assert entries[METADATA.weights_sha256] == sha256(pristine_exports / "model.safetensors")
 
 
-@PRECISIONS
+@FLOATS
 def test_no_batch_norm_and_nothing_left_to_fold(pristine_exports: Path, precision: str) -> None:
     operators = Counter(node.op_type for node in _model(pristine_exports, precision).graph.node)
     assert operators["Conv"] == 19, "two in the stem, eight in the encoder, eight in the decoder, one head"
@@ -180,7 +182,7 @@ def test_file_is_whole_on_its_own(pristine_exports: Path) -> None:
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in graph.initializer)
 
 
-@PRECISIONS
+@FLOATS
 def test_every_convolution_computes_in_the_precision_that_was_asked_for(pristine_exports: Path, precision: str) -> None:
     model = _model(pristine_exports, precision)
     types, wanted = _types(model), {"fp32": FLOAT, "fp16": FLOAT16}[precision]
@@ -188,7 +190,7 @@ def test_every_convolution_computes_in_the_precision_that_was_asked_for(pristine
     assert {types[name] for node in convolutions for name in (*node.input, *node.output)} == {wanted}
 
 
-@PRECISIONS
+@FLOATS
 def test_pixels_are_cast_before_their_layout_changes(pristine_exports: Path, precision: str) -> None:
     """TensorRT's parser refuses to transpose uint8."""
     model = _model(pristine_exports, precision)

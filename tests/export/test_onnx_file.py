@@ -17,7 +17,7 @@ from depthkit.metrics import valid_pixels
 from depthkit.reference import read_reference
 from depthkit.spec import Dim
 from depthkit.train.bundle import Bundle, read_bundle
-from depthkit.train.session import TorchSession
+from depthkit.train.torch_session import TorchSession
 
 GOAL = "compact-32x48.fp16.onnx"
 

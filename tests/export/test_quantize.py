@@ -14,7 +14,6 @@ from torch import nn
 
 from depthkit.data.images import resize_image
 from depthkit.data.scenes.render import render_scenes, scene_seed
-from depthkit.description import convolutions, describe_onnx
 from depthkit.engines.build import BuildOptions, backend, build
 from depthkit.engines.manifest import Manifest
 from depthkit.errors import DataError, GateError, UserError
@@ -34,6 +33,7 @@ from depthkit.export.quantize import (
     plan,
 )
 from depthkit.export.recipe import Calibration, ExportOptions, Frames
+from depthkit.onnx_graph import convolutions, describe_onnx
 from depthkit.parity import gate_faults
 from depthkit.pipeline.pictures import read_pictures
 from depthkit.reference import Reference, read_reference, reference_path

@@ -15,10 +15,12 @@ import pytest
 from onnx import numpy_helper
 
 from depthkit import __version__
+from depthkit.documents import to_json
 from depthkit.export.recipe import ExportOptions, find_current, onnx_path, recipe
 from depthkit.files import sha256
+from depthkit.onnx_graph import METADATA
 from depthkit.reference import read_reference, write_reference
-from depthkit.spec import METADATA, Dim, Preprocessing, to_json
+from depthkit.spec import Dim, Preprocessing
 from depthkit.train.document import BundleDocument, read_document
 
 STEM = "compact-32x48"

@@ -13,12 +13,12 @@ import pytest
 from depthkit.export.graph import Origin, build_graph
 from depthkit.export.onnx_file import make_reference
 from depthkit.export.recipe import ExportOptions, onnx_path
+from depthkit.precisions import Precision
 from depthkit.reference import reference_path, write_reference
 from depthkit.spec import Dim, ModelSpec
-from depthkit.tolerances import Precision
 from depthkit.train.bundle import Bundle, read_bundle
 from depthkit.train.fit import fit
-from depthkit.train.options import TrainOptions
+from depthkit.train.fit_options import TrainOptions
 
 SIZE = (64, 96)
 BATCHES: dict[str, int | Dim] = {"static": 1, "dynamic": Dim("batch", 1, 2, 4)}

@@ -12,13 +12,13 @@ import pytest
 
 from depthkit.engines.build import BACKENDS, BuildOptions, backend, build
 from depthkit.errors import BackendError, EngineError
+from depthkit.precisions import Precision
 from depthkit.reference import Reference, reference_path
 from depthkit.runtime.load import load
 from depthkit.session import Session
 from depthkit.spec import Dim
 from depthkit.testing import assert_parity, read_reference
-from depthkit.tolerances import Precision
-from depthkit.train.session import TorchSession
+from depthkit.train.torch_session import TorchSession
 
 if TYPE_CHECKING:
     from .conftest import Exports

@@ -14,12 +14,12 @@ import pytest
 
 from depthkit.bench.contender import Contender
 from depthkit.bench.timing import Steady
+from depthkit.documents import from_json
 from depthkit.engines.build import backend, build
 from depthkit.errors import BackendError
 from depthkit.pipeline import search as search_module
 from depthkit.pipeline.budget import Budget, Candidate, Quality, Trial, Tuning
 from depthkit.pipeline.search import Make, Panel, Search
-from depthkit.spec import from_json
 
 FP32, FP16, FILE, NULL = (Candidate(name, "fp32", (32, 48)) for name in ("fp32", "fp16", "file", "null"))
 

@@ -13,6 +13,7 @@ import pytest
 
 from depthkit.engines.build import BuildOptions, backend, build
 from depthkit.engines.gpu import find_gpu
+from depthkit.precisions import Precision
 from depthkit.runtime.cuda import (
     CudaError,
     DeviceBuffer,
@@ -30,7 +31,6 @@ from depthkit.runtime.transfer import Mode, Transfer
 from depthkit.runtime.trt import TensorRTSession
 from depthkit.spec import ModelSpec, Preprocessing, camera_ready
 from depthkit.testing import assert_parity, read_reference
-from depthkit.tolerances import Precision
 
 GPU = find_gpu()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(isinstance(GPU, str), reason=str(GPU))]

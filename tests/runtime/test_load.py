@@ -20,7 +20,7 @@ from depthkit.errors import BackendError, EngineError, SpecError, UserError
 from depthkit.files import sha256
 from depthkit.reference import Reference
 from depthkit.runtime.load import load
-from depthkit.runtime.options import Transfer
+from depthkit.runtime.run_options import Transfer
 from depthkit.session import Session
 
 STEM = "compact-32x48"

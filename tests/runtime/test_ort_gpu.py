@@ -17,10 +17,10 @@ import pytest
 from depthkit.engines import ort
 from depthkit.engines.ort import CUDA, TENSORRT
 from depthkit.errors import BackendError, EngineError, FrameError
+from depthkit.precisions import PRECISIONS, Precision
 from depthkit.runtime.ort import OnnxRuntimeGpuSession
 from depthkit.runtime.transfer import Mode
 from depthkit.spec import ModelSpec, Preprocessing, camera_ready
-from depthkit.tolerances import TOLERANCES, Precision
 
 from .cudart import DeviceArray, FakeCudart, installed
 
@@ -152,7 +152,7 @@ def test_options_reach_the_provider(maker: Any, options: dict[str, Any]) -> None
         assert given["trt_fp16_enable"] == "1"
 
 
-@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_tensorrt_is_told_to_compute_in_what_the_file_stores(
     precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +167,7 @@ def test_tensorrt_is_told_to_compute_in_what_the_file_stores(
     monkeypatch.setattr(ort, "create", create)
     options = TENSORRT.parse_options({"timing_cache": False})
     TENSORRT.build(tmp_path / "a.onnx", tmp_path / "engine.onnx", precision, options)
-    on = {key for key, value in told.items() if value == "1" and key in {f"trt_{each}_enable" for each in TOLERANCES}}
+    on = {key for key, value in told.items() if value == "1" and key in {f"trt_{each}_enable" for each in PRECISIONS}}
     assert on == (set() if precision == "fp32" else {f"trt_{precision}_enable"})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
-from depthkit.train.options import TrainOptions
+from depthkit.train.fit_options import TrainOptions
 
 __all__ = ["KilledError", "curve_of", "fitted", "weights_of"]
 

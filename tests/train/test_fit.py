@@ -20,8 +20,8 @@ from depthkit.data.images import write_depth_png, write_image
 from depthkit.errors import DataError, OutputError, SpecError, TrainingError, UserError
 from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
+from depthkit.train.fit_options import TrainOptions
 from depthkit.train.history import EpochRecord
-from depthkit.train.options import TrainOptions
 from depthkit.train.presets import PresetName
 
 from .runs import KilledError, curve_of, fitted, weights_of
@@ -109,7 +109,7 @@ def test_the_curve_has_a_line_an_epoch(whole: TrainOptions) -> None:
 def test_the_validation_columns_are_those_of_the_weights(whole: TrainOptions, pairs: Path) -> None:
     """AbsRel over the pooled valid pixels, from the bundle's weights, in NumPy."""
     from depthkit.data.sources import open_dataset
-    from depthkit.train.session import TorchSession
+    from depthkit.train.torch_session import TorchSession
 
     errors = []
     with TorchSession(whole.folder) as session:

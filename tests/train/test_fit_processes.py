@@ -16,8 +16,8 @@ import pytest
 from depthkit.data.sources import open_dataset
 from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
-from depthkit.train.options import TrainOptions
-from depthkit.train.session import TorchSession
+from depthkit.train.fit_options import TrainOptions
+from depthkit.train.torch_session import TorchSession
 
 from .runs import curve_of
 

@@ -19,8 +19,8 @@ from depthkit.spec import Preprocessing
 from depthkit.train import networks
 from depthkit.train.bundle import import_weights, read_bundle
 from depthkit.train.fit import fit
+from depthkit.train.fit_options import TrainOptions
 from depthkit.train.losses import LossWeights
-from depthkit.train.options import TrainOptions
 from depthkit.train.presets import Preset, Stage
 
 from .runs import KilledError, curve_of, fitted, weights_of

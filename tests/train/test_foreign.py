@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from depthkit.cli import run as depthkit
-from depthkit.data.scenes.dataset import Scenes
+from depthkit.data.scenes.scene_dataset import Scenes
 from depthkit.errors import BundleError, SpecError, UserError
 from depthkit.files import sha256, sha256_text
 from depthkit.reference import read_reference

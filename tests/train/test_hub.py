@@ -21,14 +21,15 @@ import depthkit
 from depthkit.data.dataset import evenly_spaced
 from depthkit.data.nyu import official_test_frames
 from depthkit.data.sources import open_dataset
+from depthkit.documents import from_json
 from depthkit.errors import BundleError, FrameError, UserError
 from depthkit.runtime.frames import predict_frames
-from depthkit.spec import ModelSpec, from_json
+from depthkit.spec import ModelSpec
 from depthkit.train.bundle import read_bundle
 from depthkit.train.document import read_document
 from depthkit.train.hub import DepthModel
-from depthkit.train.session import TorchSession
 from depthkit.train.shipped import SHIPPED, shipped_names, shipped_run
+from depthkit.train.torch_session import TorchSession
 
 ROOT = Path(depthkit.__file__).parent
 PUBLISHED = {"README.md", "config.json", "frames.npz", "model.json", "model.safetensors"}
@@ -118,7 +119,7 @@ def test_what_is_saved_is_read_back_and_is_a_run(model: DepthModel, tmp_path: Pa
 
 def test_what_is_saved_holds_no_pictures_of_the_data_set_and_no_path(pairs: Path, tmp_path: Path) -> None:
     from depthkit.train.fit import fit
-    from depthkit.train.options import TrainOptions
+    from depthkit.train.fit_options import TrainOptions
 
     run = fit(TrainOptions("compact", str(pairs), size=(32, 48), epochs=1, steps=1, batch=2, out=tmp_path / "runs"))
     assert run is not None

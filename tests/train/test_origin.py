@@ -17,7 +17,7 @@ from depthkit.errors import DataError
 from depthkit.train.bundle import read_bundle
 from depthkit.train.document import read_document
 from depthkit.train.fit import fit
-from depthkit.train.options import TrainOptions
+from depthkit.train.fit_options import TrainOptions
 from depthkit.train.origin import find_data, fingerprint
 from depthkit.train.shipped import shipped_run
 

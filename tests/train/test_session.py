@@ -13,7 +13,7 @@ import torch
 from depthkit.errors import EngineError, FrameError, SpecError
 from depthkit.session import Session
 from depthkit.train.bundle import read_bundle
-from depthkit.train.session import TorchSession
+from depthkit.train.torch_session import TorchSession
 
 SIZE = (32, 48)
 

@@ -13,8 +13,8 @@ from depthkit.cli import run as depthkit
 from depthkit.errors import TrainingError
 from depthkit.train import fit as fit_module
 from depthkit.train.fit import fit
+from depthkit.train.fit_options import TrainOptions
 from depthkit.train.history import EpochRecord
-from depthkit.train.options import TrainOptions
 from depthkit.train.workplace import claimed
 
 from .runs import KilledError, fitted, weights_of

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from depthkit.description import describe_onnx
 from depthkit.engines.manifest import Manifest
 from depthkit.engines.ov import OPENVINO, capabilities
-from depthkit.runtime.options import RunOptions
+from depthkit.onnx_graph import describe_onnx
 from depthkit.runtime.ov import OpenVinoSession, open_engine
+from depthkit.runtime.run_options import RunOptions
 
 STEM = "compact-32x48"
 Engine = tuple[Path, Manifest]

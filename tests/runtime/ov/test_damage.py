@@ -16,8 +16,8 @@ from onnx import TensorProto, helper
 
 from depthkit.engines.ov import OPENVINO
 from depthkit.errors import EngineError
-from depthkit.runtime.options import RunOptions
 from depthkit.runtime.ov import open_engine
+from depthkit.runtime.run_options import RunOptions
 
 from .engines import STEM, Engine
 

@@ -16,8 +16,8 @@ import pytest
 from depthkit.errors import EngineError, FrameError, UserError
 from depthkit.metrics import scaled_ssim
 from depthkit.reference import Reference
-from depthkit.runtime.options import RunOptions
 from depthkit.runtime.ov import OpenVinoSession, open_engine
+from depthkit.runtime.run_options import RunOptions
 from depthkit.spec import Dim
 
 from .engines import STEM, Engine, build_engine, needs_bf16, open_session

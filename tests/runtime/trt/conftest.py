@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from depthkit.runtime.options import RunOptions
+from depthkit.runtime.run_options import RunOptions
 from depthkit.runtime.trt import TensorRTSession, open_engine
 from depthkit.spec import Dim
 

@@ -10,7 +10,7 @@ import pytest
 
 from depthkit.errors import EngineError, FrameError
 from depthkit.runtime.cuda import CudaError
-from depthkit.runtime.options import RunOptions
+from depthkit.runtime.run_options import RunOptions
 from depthkit.runtime.trt import TensorRTSession, open_engine
 from depthkit.spec import Dim
 

@@ -17,7 +17,7 @@ from depthkit.engines.gpu import find_gpu
 from depthkit.engines.manifest import write_manifest
 from depthkit.errors import BackendError, EngineError
 from depthkit.runtime.cuda import CudaError
-from depthkit.runtime.options import RunOptions
+from depthkit.runtime.run_options import RunOptions
 from depthkit.runtime.trt import TensorRTSession, open_engine
 from depthkit.spec import Dim, ModelSpec
 

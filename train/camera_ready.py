@@ -7,17 +7,15 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
+from ..precisions import PRECISIONS, Precision
 from ..spec import ModelSpec
-from ..tolerances import Precision
 
 __all__ = ["DTYPES", "CameraReady"]
 
 DTYPES: Final[dict[Precision, torch.dtype]] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
+    name: getattr(torch, facts.float_type) for name, facts in PRECISIONS.items()
 }
-"""What torch computes in. INT8 is not here: it is made of the FP32 graph."""
+"""What torch computes in; for INT8 it is FP32, from which INT8 is quantised."""
 
 
 class CameraReady(nn.Module):

@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, cast
 
+from .documents import from_json
 from .errors import EngineError
-from .spec import METADATA, ModelSpec, from_json, graph_sha256
-from .tolerances import TOLERANCES, Precision
+from .precisions import PRECISIONS, Precision
+from .spec import ModelSpec
 
-__all__ = ["CONVOLUTIONS", "Convolution", "OnnxDescription", "convolutions", "describe_onnx", "module_of"]
+__all__ = ["CONVOLUTIONS", "Convolution", "OnnxDescription", "convolutions", "describe_onnx", "module_of", "type_name"]
 
 CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
 """ONNX's operators that convolve."""
 
+
+class METADATA:
+    """Keys under which an ONNX file's `metadata_props` carry what depthkit needs to know of it."""
+
+    spec: Final = "depthkit.model_spec"
+    precision: Final = "depthkit.precision"
+    weights_sha256: Final = "depthkit.weights_sha256"
+    recipe: Final = "depthkit.recipe"
+    graph_sha256: Final = "depthkit.graph_sha256"
+
+
+def graph_sha256(model: Any) -> str:
+    """A digest of an `onnx.ModelProto`'s nodes and weights, which tells whether an exported file was changed."""
+    digest = hashlib.sha256()
+    for part in (*model.graph.node, *model.graph.initializer):
+        digest.update(part.SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
 _FUSED: Final = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "QuantizeLinear", "DequantizeLinear"})
 """What a backend may compute together with the convolution before it, and then name them by."""
 
-_TYPES: Final = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8"}
+
+def type_name(onnx_type: int) -> str:
+    """What depthkit calls a `TensorProto.DataType`: a precision where it is one, else as ONNX does, in lower case."""
+    import onnx
+
+    name = onnx.TensorProto.DataType.Name(onnx_type)
+    return next((each for each, facts in PRECISIONS.items() if facts.onnx_type == name), name.lower())
 
 
 def module_of(weight: str) -> str:
@@ -95,7 +122,7 @@ def _read_description(path: Path, _state: tuple[int, ...]) -> OnnxDescription:
     missing = [key for key in keys if key not in entries]
     if missing:
         raise EngineError(f"{path} was not made by `depthkit export`: its metadata lack {', '.join(missing)}")
-    if entries[METADATA.precision] not in TOLERANCES:
+    if entries[METADATA.precision] not in PRECISIONS:
         raise EngineError(f"{path} has precision {entries[METADATA.precision]!r}, which this depthkit does not know")
     return OnnxDescription(
         from_json(ModelSpec, entries[METADATA.spec], source=f"{path}: {METADATA.spec}"),
@@ -132,8 +159,7 @@ def convolutions(model: Any) -> Iterator[Convolution]:
             after = readers.get(after[0].output[0], [])
         # Every weight is used once for each pixel of the larger side, within its group.
         height, width = sizes[node.output[0] if node.op_type == "Conv" else node.input[0]][2:4]
-        kind = onnx.TensorProto.DataType.Name(kernel.data_type)
         macs = height * width
         for dim in kernel.dims:
             macs *= dim
-        yield Convolution(node.name, tuple(aliases), _TYPES.get(kind, kind.lower()), macs)
+        yield Convolution(node.name, tuple(aliases), type_name(kernel.data_type), macs)

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import TrainingError
-from ..names import DEPTH_UNITS
-from ..spec import file_name
+from ..names import DEPTH_UNITS, file_name
 from .history import EpochRecord
 from .origin import place_of
 from .presets import PRESETS, Preset, PresetName

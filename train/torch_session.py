@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..precisions import Precision
 from ..session import RunPhase, SessionBase
-from ..tolerances import Precision
 from .bundle import Bundle, read_bundle
-from .camera import DTYPES, CameraReady
+from .camera_ready import DTYPES, CameraReady
 
 __all__ = ["TorchSession"]
 

@@ -1,0 +1,70 @@
+"""Frozen dataclasses as JSON documents, read back strictly.
+
+An unknown or missing key, a wrong type or another schema version is an error that names every fault.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from .errors import SchemaVersionError, SpecError
+
+__all__ = ["STRICT", "from_json", "to_json"]
+
+STRICT: Final = ConfigDict(extra="forbid", strict=True)
+"""For pydantic's dataclasses: no unknown key, and no value of another type."""
+
+_Document = TypeVar("_Document")
+
+
+def to_json(document: object) -> str:
+    """A dataclass of this kind as indented JSON with a final newline."""
+    return TypeAdapter(type(document)).dump_json(document, indent=2).decode() + "\n"
+
+
+def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Document:
+    """Read a document of `kind` strictly; `source` names it in errors. Keys with a default must be there too.
+
+    Raises:
+        SpecError: not JSON, another schema version, or keys and values that do not fit, all of them named.
+    """
+    try:
+        raw: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{source} is not JSON ({error}); make it again") from error
+    known: int = kind.schema_version  # type: ignore[attr-defined]
+    found = raw.get("schema_version") if isinstance(raw, dict) else None
+    if type(found) is not int or found != known:
+        raise SchemaVersionError(
+            f"{source} has schema version {found}, and this depthkit reads version {known}; "
+            "make it again with this depthkit, or install the one that wrote it"
+        )
+    try:
+        document = TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in error.errors())
+        raise SpecError(f"{source} does not fit its schema: {faults}") from error
+    except SpecError as error:  # of a size, which has a sentence of its own
+        raise SpecError(f"{source} does not fit its schema: {error}") from error
+    whole = TypeAdapter(kind).dump_json(document, exclude_computed_fields=True)
+    missing = ", ".join(_missing(json.loads(whole), raw))
+    if missing:
+        raise SpecError(f"{source} does not fit its schema: it lacks {missing}")
+    return document
+
+
+def _missing(whole: Any, found: Any, path: str = "") -> Iterator[str]:
+    """Keys of `whole` that `found` lacks: those that a default stood in for."""
+    if isinstance(whole, dict):
+        for key, value in whole.items():
+            if key in found:
+                yield from _missing(value, found[key], f"{path}{key}.")
+            else:
+                yield path + key
+    elif isinstance(whole, list):
+        for index, (value, other) in enumerate(zip(whole, found, strict=True)):
+            yield from _missing(value, other, f"{path}{index}.")

@@ -1,0 +1,58 @@
+"""Heights and widths that the built-in networks take."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .errors import SpecError
+
+__all__ = ["SIZE_MULTIPLE", "check_size", "smaller_size"]
+
+SIZE_MULTIPLE: Final = 16
+"""Height and width must be divisible by this where a built-in network reads them: it halves them four times."""
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise SpecError, naming the nearest sizes, unless both are positive multiples of 16.
+
+    >>> check_size(240, 320)
+    >>> check_size(250, 320)
+    Traceback (most recent call last):
+    depthkit.errors.SpecError: size 250x320 (HxW) is not divisible by 16; the nearest are 240x320 and 256x320
+    """
+    if height > 0 and width > 0 and height % SIZE_MULTIPLE == 0 and width % SIZE_MULTIPLE == 0:
+        return
+    heights, widths = _neighbours(height), _neighbours(width)
+    nearest = dict.fromkeys((f"{heights[0]}x{widths[0]}", f"{heights[1]}x{widths[1]}"))
+    raise SpecError(
+        f"size {height}x{width} (HxW) is not divisible by {SIZE_MULTIPLE}; "
+        f"the nearest {'are' if len(nearest) > 1 else 'is'} {' and '.join(nearest)}"
+    )
+
+
+def _neighbours(length: int) -> tuple[int, int]:
+    below = max(length // SIZE_MULTIPLE, 1) * SIZE_MULTIPLE
+    return below, max(-(-length // SIZE_MULTIPLE), 1) * SIZE_MULTIPLE
+
+
+def smaller_size(full: tuple[int, int], scale: float, least_rows: int = SIZE_MULTIPLE) -> tuple[int, int]:
+    """`full` (height, width) times `scale`, in multiples of 16, with the aspect kept as well as they allow.
+
+    What has no more than `least_rows` is not made smaller, and nothing is made smaller than that.
+
+    >>> smaller_size((96, 128), 0.5), smaller_size((240, 320), 0.5), smaller_size((48, 64), 1)
+    ((48, 64), (144, 192), (48, 64))
+    >>> smaller_size((64, 96), 0.5, least_rows=48), smaller_size((48, 64), 0.5, least_rows=48)
+    ((48, 64), (48, 64))
+    """
+    if scale == 1 or full[0] <= least_rows:
+        return full
+
+    def fit(length: float) -> int:
+        return max(round(length / SIZE_MULTIPLE), 1) * SIZE_MULTIPLE
+
+    goal, aspect = full[0] * scale, full[1] / full[0]
+    middle = fit(goal)
+    heights = (middle - SIZE_MULTIPLE, middle, middle + SIZE_MULTIPLE)
+    sizes = [(height, fit(height * aspect)) for height in heights if least_rows <= height < full[0]]
+    return min(sizes or [full], key=lambda size: (round(abs(size[1] / size[0] - aspect), 2), abs(size[0] - goal)))
