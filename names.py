@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BACKENDS", "DEPTH_UNITS", "NETWORKS", "file_name", "is_import_path"]
+__all__ = ["BACKENDS", "DEPTH_UNITS", "NETWORKS", "PEERS", "file_name", "is_import_path"]
 
 NETWORKS: Final = ("compact", "unet")
 """What `train.networks.NETWORKS` builds."""
@@ -19,6 +19,9 @@ BACKENDS: Final = (
     "null",
 )
 """What `engines.build.BACKENDS` builds by: the fastest first, and last the one that computes nothing."""
+
+PEERS: Final = ("torch", "torch-compile", "onnxruntime", "openvino")
+"""What `bench --vs` takes: torch by `train.peers`, the others by `runtime.runner.open_peer`."""
 
 DEPTH_UNITS: Final = 1000.0
 """Units of stored depth per metre where neither the user nor a run says otherwise: millimetres."""

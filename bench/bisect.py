@@ -10,18 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
-from ..engines import ort, ov
-from ..engines.build import backend as find_backend
-from ..engines.build import require
 from ..engines.cpu_int8 import for_cpu
 from ..engines.fingerprint import cpu_fingerprint
 from ..errors import BackendError, EngineError
 from ..precisions import PRECISIONS, Precision
-from ..vendors import import_onnxruntime
+from ..runtime.runner import Graph, onnx_runner, open_graph
 
 if TYPE_CHECKING:
     import onnx
@@ -101,7 +98,7 @@ def first_divergence(
         BackendError: this backend cannot run parts of a graph here, or refuses one; Polygraphy is not installed.
         EngineError: a file is no ONNX file, takes other frames, or both have no layer in common.
     """
-    run, plainly = _runner(backend, precision, options or {}), _by_onnxruntime_as_written
+    run, plainly = _runner(backend, precision, options or {}), _as_written
     written = _read(engine_onnx)
     built = _Cuttable(for_cpu(written, cpu_fingerprint().int8) if precision == "int8" else written, images)
     own = _Cuttable(_widened(built.model), images)
@@ -331,49 +328,20 @@ def _widened(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _runner(backend: str, precision: Precision, options: Options) -> _Run:
     """What computes as that backend's engines do."""
-    maker = find_backend(backend)
-    if backend not in _RUNNERS:
-        raise BackendError(
-            f"layers of {backend} cannot be looked at, since it does not run parts of a graph here; "
-            f"those of {' and '.join(_RUNNERS)} can, so build the same ONNX file by one of them, or leave --bisect out"
-        )
     try:
         import polygraphy.backend.onnx  # noqa: F401
     except ImportError as error:
         raise BackendError("--bisect needs Polygraphy to cut graphs; pip install 'depthkit[train]'") from error
-    require(backend, to_run=True)
-    require(ort.CPU.name, to_run=True)
-    return _RUNNERS[backend](precision, maker.parse_options(options))
 
-
-def _by_onnxruntime(_precision: Precision, options: ort.CpuOptions) -> _Run:
-    return lambda graph, feeds: _run_onnxruntime(graph, feeds, ort.session_options(ort.CPU.threads(options)))
-
-
-def _by_onnxruntime_as_written(graph: bytes, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
-    settings = ort.session_options(ort.CPU.threads(ort.CpuOptions()))
-    settings.graph_optimization_level = import_onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
-    return _run_onnxruntime(graph, feeds, settings)
-
-
-def _run_onnxruntime(graph: bytes, feeds: Sequence[np.ndarray], settings: Any) -> list[np.ndarray]:
-    with ort.translated("cannot run a part of the graph"):
-        session = ort.create(graph, settings, [(ort.CPU.provider, {})])
-        name = session.get_inputs()[0].name
-        return [session.run(None, {name: feed})[0] for feed in feeds]
-
-
-def _by_openvino(precision: Precision, options: ov.OpenVinoOptions) -> _Run:
     def run(graph: bytes, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
-        with ov.translated("cannot run a part of the graph"):
-            model = ov.core().read_model(graph)
-            compiled = ov.core().compile_model(model, ov.DEVICE, ov.settings(precision, options))
-            return [compiled(feed)[0].copy() for feed in feeds]
+        return _outputs(open_graph(backend, graph, precision, options), feeds)
 
     return run
 
 
-_RUNNERS: Final[dict[str, Callable[[Precision, Any], _Run]]] = {
-    "onnxruntime": _by_onnxruntime,
-    "openvino": _by_openvino,
-}
+def _as_written(graph: bytes, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return _outputs(onnx_runner().open_as_written(graph), feeds)
+
+
+def _outputs(graph: Graph, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [graph.run(feed).copy() for feed in feeds]

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, Final
 
@@ -21,9 +20,10 @@ import psutil
 
 from ..engines.build import backend
 from ..engines.fingerprint import usable_cores
-from ..engines.manifest import Layer, computes
+from ..engines.manifest import computes
 from ..errors import BackendError
-from ..precisions import Precision
+from ..precisions import PRECISIONS, Precision
+from ..runtime.runner import GRAPH_RUNNERS, open_graph
 from .results import Peaks
 
 __all__ = ["copy_bandwidth", "measure_peaks", "product"]
@@ -38,8 +38,8 @@ DEPTH: Final = 4
 _SECONDS: Final = 1.0
 _LEAST_RUNS: Final = 3
 _LEAST_COPY: Final = 256 << 20
-_NUMPY_OF: Final[dict[Precision, str]] = {"fp32": "float32", "fp16": "float16"}
-"""What CuPy multiplies by the vendor's library, in NumPy's names."""
+_CUPY: Final = frozenset({"float32", "float16"})
+"""The types whose matrices CuPy multiplies by the vendor's library."""
 
 
 @cache
@@ -113,52 +113,25 @@ def _peak_of_cpu(precision: Precision) -> tuple[float, str] | None:
     batch = max(usable_cores() // 2, 1)
     model, macs = product(precision, batch)
     frames = np.random.default_rng(0).standard_normal((batch, CHANNELS, SIDE, SIDE)).astype(np.float32)
-    for name, prepare in (("openvino", _by_openvino), ("onnxruntime", _by_onnxruntime)):
-        here = backend(name).availability()
-        if not here.runnable:
-            continue
+    for name in GRAPH_RUNNERS:
         try:
-            layers, run = prepare(model.SerializeToString(), precision, frames)
+            graph = open_graph(name, model.SerializeToString(), precision, {})
         except BackendError:
-            continue  # it has no such arithmetic on this processor
-        found = [layer for layer in layers if layer.convolves]
+            continue  # it is not installed, or has no such arithmetic on this processor
+        found = [layer for layer in graph.layers if layer.convolves]
         if found and all(computes(layer, precision) for layer in found):
-            return macs / _best(run), f"{name} {here.version}, convolution"
+            seconds = _best(partial(graph.run, frames))
+            return macs / seconds, f"{name} {backend(name).availability().version}, convolution"
     return None
-
-
-def _by_openvino(model: bytes, precision: Precision, frames: np.ndarray) -> tuple[tuple[Layer, ...], Callable[[], Any]]:
-    """What was built of a model, and what runs it on `frames`. Raises BackendError."""
-    from ..engines.ov import DEVICE, OpenVinoOptions, core, read_layers, settings, translated
-    from ..vendors import import_openvino
-
-    with translated("cannot build a convolution"):
-        compiled = core().compile_model(core().read_model(model), DEVICE, settings(precision, OpenVinoOptions()))
-        request = compiled.create_infer_request()
-        request.set_input_tensor(import_openvino().Tensor(frames, shared_memory=True))
-        return read_layers(compiled), lambda: request.infer(share_outputs=True)
-
-
-def _by_onnxruntime(
-    model: bytes, precision: Precision, frames: np.ndarray
-) -> tuple[tuple[Layer, ...], Callable[[], Any]]:
-    """See `_by_openvino`."""
-    from ..engines.ort import CPU, CpuOptions, create, read_layers, session_options, translated
-
-    options = session_options(usable_cores())
-    with TemporaryDirectory(prefix="depthkit-") as scratch, translated("cannot build a convolution"):
-        options.optimized_model_filepath = str(Path(scratch) / "optimised.onnx")
-        session = create(model, options, CPU.providers(CpuOptions(), precision))
-        layers = read_layers(Path(options.optimized_model_filepath))
-    return layers, lambda: session.run(None, {"x": frames})
 
 
 def _peak_of_gpu(precision: Precision) -> tuple[float, str] | None:
     """Multiply-accumulates a second of CuPy's matrix product; None: not installed, or it has no such product."""
-    if find_spec("cupy") is None or precision not in _NUMPY_OF:
+    dtype = PRECISIONS[precision].float_type
+    if find_spec("cupy") is None or dtype not in _CUPY or precision == "int8":
         return None
     cupy, side = import_module("cupy"), 8192
-    factors = [cupy.ones((side, side), _NUMPY_OF[precision]) for _ in range(2)]
+    factors = [cupy.ones((side, side), dtype) for _ in range(2)]
     result = cupy.empty_like(factors[0])
     seconds = _best(lambda: (cupy.matmul(*factors, out=result), cupy.cuda.Device().synchronize()))
     return side**3 / seconds, f"cupy {cupy.__version__}, matrix product"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
+from ..names import PEERS
 from .options import (
     DAY,
     MOST_FRAMES_A_RUN,
@@ -24,18 +25,16 @@ from .options import (
 if TYPE_CHECKING:
     from ..bench.contender import Contender, SampleSet
 
-VENDORS = ("torch", "torch-compile", "onnxruntime", "openvino")
-
 
 class _VendorsType(click.ParamType["list[str]"]):
     """Names with commas between them."""
 
-    name = ",".join(VENDORS)
+    name = ",".join(PEERS)
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         names = str(value).split(",")
-        if unknown := [name for name in names if name not in VENDORS]:
-            self.fail(f"{', '.join(map(repr, unknown))}: no such peer; choose of {', '.join(VENDORS)}", param, ctx)
+        if unknown := [name for name in names if name not in PEERS]:
+            self.fail(f"{', '.join(map(repr, unknown))}: no such peer; choose of {', '.join(PEERS)}", param, ctx)
         return list(dict.fromkeys(names))
 
 

@@ -25,8 +25,10 @@ __all__ = [
     "OPENVINO",
     "OpenVino",
     "OpenVinoOptions",
+    "bf16_without_kernels",
     "capabilities",
     "core",
+    "float_precision",
     "read_layers",
     "settings",
     "translated",
@@ -135,13 +137,16 @@ def read_layers(compiled: Any) -> tuple[Layer, ...]:
     """Every node of the graph that a compiled model executes; a fused one has the name of its main operator."""
     nodes = [(node.get_friendly_name(), node.get_rt_info()) for node in compiled.get_runtime_model().get_ordered_ops()]
     return tuple(
-        Layer(name, told["layerType"].value, _precision(told["runtimePrecision"].value), told["primitiveType"].value)
+        Layer(
+            name, told["layerType"].value, float_precision(told["runtimePrecision"].value), told["primitiveType"].value
+        )
         for name, told in nodes
         if told["layerType"].value not in _IDLE
     )
 
 
-def _precision(word: str) -> str:
+def float_precision(word: str) -> str:
+    """What depthkit calls a type of OpenVINO's, as "fp32" for "f32"; words that it does not know stay as they are."""
     return _TYPES.get(word, word)
 
 

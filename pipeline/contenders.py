@@ -228,12 +228,12 @@ def peers(beside: list[Contender], names: list[str]) -> list[Contender]:
 
 
 def _peer(name: str, folder: Path, beside: Contender) -> Contender:
-    from ..bench.peers import PEERS, open_peer
+    from ..runtime.runner import GRAPH_RUNNERS, open_peer
 
     common = replace(
         beside, backend=f"{name} (vendor)", kind="peer", precision="fp32", faults=(), macs_share=None, profile=None
     )
-    if name not in PEERS:
+    if name not in GRAPH_RUNNERS:
         if not _can_run_torch(folder, beside):
             raise UserError(
                 f"--vs {name} needs torch, and in {folder} the run whose weights {beside.target} has; leave it out"

@@ -8,26 +8,39 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ..engines.backend import attribute
 from ..engines.build import backend
+from ..engines.fingerprint import usable_cores
 from ..engines.gpu import Gpu, find_gpu
-from ..engines.manifest import Manifest
-from ..engines.ort import CPU, OnnxRuntime, create, read_layers, session_options, translated
+from ..engines.manifest import Layer, Manifest
+from ..engines.ort import CPU, CpuOptions, OnnxRuntime, create, read_layers, session_options, translated
 from ..errors import BackendError
 from ..onnx_graph import describe_onnx
-from ..session import LayerTime, RunPhase, SessionBase
+from ..precisions import Precision
+from ..session import Call, LayerTime, Peer, RunPhase, SessionBase
 from ..spec import Dim, ModelSpec, TensorSpec
 from ..vendors import import_onnxruntime
 from .cuda import CudaGraphWarning, DeviceView, check, cudart, device_view
 from .profile import mean_times, shown
 from .run_options import RunOptions
+from .runner import Graph
 from .transfer import Mode, Transfer, choose_transfer
 
-__all__ = ["OnnxRuntimeGpuSession", "OnnxRuntimeSession", "open_engine", "open_onnx", "profile_engine", "profile_onnx"]
+__all__ = [
+    "OnnxRuntimeGpuSession",
+    "OnnxRuntimeSession",
+    "open_as_written",
+    "open_engine",
+    "open_graph",
+    "open_onnx",
+    "open_peer",
+    "profile_engine",
+    "profile_onnx",
+]
 
 
 class OnnxRuntimeSession(SessionBase):
@@ -235,6 +248,50 @@ def _open_onnx(path: Path, profile: Path | None = None) -> OnnxRuntimeSession:
         layers = attribute(read_layers(optimised), description.convolutions)
         precision = CPU.found_precision(layers, asked)
     return OnnxRuntimeSession(session, description.model, precision)
+
+
+def open_graph(graph: bytes, asked: Precision, options: CpuOptions) -> Graph:
+    """See `GraphRunner.open_graph`."""
+    settings = session_options(CPU.threads(options))
+    with TemporaryDirectory(prefix="depthkit-") as scratch, translated("cannot compile a graph"):
+        settings.optimized_model_filepath = str(Path(scratch) / "optimised.onnx")
+        session = create(graph, settings, CPU.providers(options, asked))
+        return _graph(session, read_layers(Path(settings.optimized_model_filepath)))
+
+
+def open_as_written(graph: bytes) -> Graph:
+    """See `OnnxRunner.open_as_written`."""
+    settings = session_options(usable_cores())
+    settings.graph_optimization_level = import_onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+    with translated("cannot run a graph"):
+        return _graph(create(graph, settings, [(CPU.provider, {})]), ())
+
+
+def _graph(session: Any, layers: tuple[Layer, ...]) -> Graph:
+    name = session.get_inputs()[0].name
+
+    def run(values: np.ndarray) -> np.ndarray:
+        with translated("cannot run a graph"):
+            return cast("np.ndarray", session.run(None, {name: values})[0])
+
+    return Graph(layers, run)
+
+
+def open_peer(onnx: Path) -> Peer:
+    """See `GraphRunner.open_peer`: the CPU provider through IOBinding."""
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+
+    def prepare(image: np.ndarray, depth: np.ndarray) -> Call:
+        binding = session.io_binding()
+        binding.bind_input("image", "cpu", 0, image.dtype, image.shape, image.ctypes.data)
+        binding.bind_output("depth", "cpu", 0, depth.dtype, depth.shape, depth.ctypes.data)
+        return lambda: session.run_with_iobinding(binding)
+
+    provider = f"onnxruntime {onnxruntime.__version__}, {session.get_providers()[0]}, {usable_cores()} threads"
+    return Peer(describe_onnx(onnx).model, provider, "fp32", prepare)
 
 
 def _write_profile(settings: Any, folder: Path | None) -> None:

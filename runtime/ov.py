@@ -6,21 +6,35 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ..engines.backend import attribute, built_from
+from ..engines.fingerprint import usable_cores
 from ..engines.manifest import Manifest
-from ..engines.ov import DEVICE, OPENVINO, core, read_layers, settings, translated
+from ..engines.ov import (
+    DEVICE,
+    OPENVINO,
+    OpenVinoOptions,
+    bf16_without_kernels,
+    core,
+    float_precision,
+    read_layers,
+    settings,
+    translated,
+)
 from ..errors import BackendError, EngineError, FrameError
-from ..session import LayerTime, SessionBase
+from ..onnx_graph import describe_onnx
+from ..precisions import Precision
+from ..session import Call, LayerTime, Peer, SessionBase
 from ..spec import Dim, ModelSpec
 from ..vendors import import_openvino
 from .profile import mean_times, shown
 from .run_options import RunOptions
+from .runner import Graph
 
-__all__ = ["OpenVinoSession", "open_engine", "profile_engine"]
+__all__ = ["OpenVinoSession", "open_engine", "open_graph", "open_peer", "profile_engine"]
 
 
 class OpenVinoSession(SessionBase):
@@ -40,7 +54,7 @@ class OpenVinoSession(SessionBase):
     def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
         """See `Session.bind`. OpenVINO keeps only the addresses; the session keeps the arrays alive."""
         super().bind(image=image, depth=depth)
-        self._share(self._request, image, depth)
+        _share(self._compiled, self._request, image, depth)
 
     def run(self) -> None:
         """See `Session.run`."""
@@ -69,7 +83,7 @@ class OpenVinoSession(SessionBase):
                     raise
                 depth = np.empty(image.shape[:3], np.float32)
                 request = idle.pop()
-                self._share(request, image, depth)
+                _share(self._compiled, request, image, depth)
                 with self._translated:
                     request.start_async()
                 running.append((request, image, depth))
@@ -93,13 +107,6 @@ class OpenVinoSession(SessionBase):
         super().close()
         self._request = self._compiled = None
 
-    def _share(self, request: Any, image: np.ndarray, depth: np.ndarray) -> None:
-        """Let `request` read and write this memory."""
-        tensor = import_openvino().Tensor
-        # Given shape and type, a tensor also shares memory that is read-only to NumPy.
-        request.set_input_tensor(tensor(image, image.shape, self._compiled.input(0).element_type))
-        request.set_output_tensor(tensor(depth, depth.shape, self._compiled.output(0).element_type))
-
     def _oldest(self, running: deque[tuple[Any, np.ndarray, np.ndarray]], idle: list[Any]) -> np.ndarray:
         """The depth of the request that was started first, which is idle then."""
         request, _, depth = running[0]
@@ -108,6 +115,14 @@ class OpenVinoSession(SessionBase):
         running.popleft()
         idle.append(request)
         return depth
+
+
+def _share(compiled: Any, request: Any, image: np.ndarray, depth: np.ndarray) -> None:
+    """Let `request` read and write this memory."""
+    tensor = import_openvino().Tensor
+    # Given shape and type, a tensor also shares memory that is read-only to NumPy.
+    request.set_input_tensor(tensor(image, image.shape, compiled.input(0).element_type))
+    request.set_output_tensor(tensor(depth, depth.shape, compiled.output(0).element_type))
 
 
 def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> OpenVinoSession:
@@ -126,6 +141,41 @@ def profile_engine(path: Path, manifest: Manifest, images: np.ndarray, runs: int
     with _open(path, manifest, {"PERF_COUNT": True}) as session:
         told = [layer for _ in shown(session, images, runs) for layer in session.layer_times()]
     return mean_times(told, runs)
+
+
+def open_graph(graph: bytes, asked: Precision, options: OpenVinoOptions) -> Graph:
+    """See `GraphRunner.open_graph`."""
+    with translated("cannot compile a graph"):
+        compiled = core().compile_model(core().read_model(graph), DEVICE, settings(asked, options))
+        layers = read_layers(compiled)
+
+    def run(values: np.ndarray) -> np.ndarray:
+        with translated("cannot run a graph"):
+            return cast("np.ndarray", compiled(values, share_inputs=True, share_outputs=True)[0])
+
+    return Graph(layers, run)
+
+
+def open_peer(onnx: Path, precision_hint: str | None = None) -> Peer:
+    """See `GraphRunner.open_peer`: the CPU plugin for latency, on shared tensors; `precision_hint` None: as it likes.
+
+    Under ONEDNN_MAX_CPU_ISA it likes BF16 where it has no kernels for it, and fails; then it is asked for FP32.
+    """
+    openvino = import_openvino()
+    if precision_hint is None and bf16_without_kernels():
+        precision_hint = "f32"
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": usable_cores()}
+    hints |= {} if precision_hint is None else {"INFERENCE_PRECISION_HINT": precision_hint}
+    compiled = core().compile_model(str(onnx), DEVICE, hints)
+    computed = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+
+    def prepare(image: np.ndarray, depth: np.ndarray) -> Call:
+        request = compiled.create_infer_request()
+        _share(compiled, request, image, depth)
+        return lambda: request.infer(share_outputs=True)
+
+    provider = f"openvino {openvino.__version__.partition('-')[0]}, CPU, {computed}, {usable_cores()} threads"
+    return Peer(describe_onnx(onnx).model, provider, float_precision(computed), prepare)
 
 
 def _open(path: Path, manifest: Manifest, extra: dict[str, Any]) -> OpenVinoSession:

@@ -19,13 +19,13 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from depthkit.bench.peers import open_onnxruntime, open_openvino
 from depthkit.bench.roofline import find_roofline
 from depthkit.bench.timing import Steady, allocate, time_steady
 from depthkit.data.scenes.render import render_scenes
 from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
+from depthkit.runtime import ort, ov
 from depthkit.runtime.load import load
 from depthkit.session import Peer, Session
 from depthkit.tests.perf_bars import fp32_bars, has_bf16, here, session_bound
@@ -38,8 +38,8 @@ from depthkit.train.torch_session import TorchSession
 SIZE = (96, 128)
 FAILED: list[str] = []
 VENDORS: dict[str, Callable[[Path], Peer]] = {
-    "onnxruntime": open_onnxruntime,
-    "openvino": partial(open_openvino, precision_hint="f32"),
+    "onnxruntime": ort.open_peer,
+    "openvino": partial(ov.open_peer, precision_hint="f32"),
 }
 """Each vendor's own call in FP32, by the name of the backend."""
 
@@ -112,7 +112,7 @@ def perf_large(run: Path) -> None:
         lacks("OpenVINO bf16, 480x640", f"{here().name} has no BF16 arithmetic")
     with ExitStack() as stack:
         sessions: dict[str, Session] = {"TorchSession": stack.enter_context(TorchSession(run, size))}
-        sessions["ONNX Runtime"] = stack.enter_context(open_onnxruntime(onnx))
+        sessions["ONNX Runtime"] = stack.enter_context(ort.open_peer(onnx))
         sessions["torch, N x 3 x H x W"] = stack.enter_context(open_torch_peer(run, size))
         for name, how in options.items():
             sessions[name] = stack.enter_context(load(build(onnx, how).path))

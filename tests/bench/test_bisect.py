@@ -19,6 +19,7 @@ from depthkit.errors import BackendError, EngineError
 from depthkit.export.quantize import calibrate, place
 from depthkit.precisions import Precision
 from depthkit.reference import read_reference
+from depthkit.runtime.runner import Graph, onnx_runner
 
 STEM = "compact-32x48"
 Change = Callable[[np.ndarray], np.ndarray]
@@ -175,11 +176,11 @@ def test_fault_is_followed_into_its_branch(tmp_path: Path, batch: int | str) -> 
 
 
 def test_fault_in_the_second_frame_only_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(graph: bytes, feeds: list[np.ndarray]) -> list[np.ndarray]:
-        answers = bisect._by_onnxruntime_as_written(graph, feeds)
-        return [answer * (1.1 if feed.min() == 255 else 1) for answer, feed in zip(answers, feeds, strict=True)]
+    def open_faulty(_name: str, graph: bytes, *_how: object) -> Graph:
+        sound = onnx_runner().open_as_written(graph)
+        return Graph((), lambda frame: sound.run(frame) * (1.1 if frame.min() == 255 else 1))
 
-    monkeypatch.setitem(bisect._RUNNERS, "onnxruntime", lambda _precision, _options: run)
+    monkeypatch.setattr(bisect, "open_graph", open_faulty)
     file = _branches(tmp_path / "a.onnx", batch=1)
     frames = np.stack([np.full((4, 6, 3), shade, np.uint8) for shade in (100, 255)])
     assert first_divergence(file, file, "onnxruntime", "fp32", frames[:1]) is None

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from depthkit.bench.peers import PEERS, open_peer
 from depthkit.errors import BackendError
 from depthkit.parity import compare
 from depthkit.reference import Reference, read_reference
+from depthkit.runtime.runner import GRAPH_RUNNERS, open_peer
 from depthkit.session import Session
 from depthkit.train.peers import open_torch_peer
 
@@ -22,7 +22,7 @@ def reference(pristine_exports: Path) -> Reference:
     return read_reference(pristine_exports / f"{STEM}.reference.npz")
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", GRAPH_RUNNERS)
 def test_a_vendor_answers_the_same(name: str, pristine_exports: Path, reference: Reference) -> None:
     with open_peer(name, pristine_exports / f"{STEM}.fp32.onnx") as peer:
         assert isinstance(peer, Session)
@@ -43,7 +43,7 @@ def test_torch_answers_the_same(
         assert compare(peer(reference.images), reference).max_abs_mm < 1
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", GRAPH_RUNNERS)
 def test_memory_is_read_and_written_where_it_is(name: str, pristine_exports: Path, reference: Reference) -> None:
     image, depth = reference.images[:1].copy(), np.zeros((1, 32, 48), np.float32)
     with open_peer(name, pristine_exports / f"{STEM}.fp32.onnx") as peer:
@@ -57,7 +57,7 @@ def test_memory_is_read_and_written_where_it_is(name: str, pristine_exports: Pat
     assert not np.array_equal(first, depth)
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", GRAPH_RUNNERS)
 def test_a_file_that_a_vendor_refuses_is_told_in_a_sentence(name: str, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(BackendError, match=f"{name} cannot be benched"):

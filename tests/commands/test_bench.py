@@ -23,11 +23,11 @@ from rich.console import Console
 from depthkit.bench.compare import compare
 from depthkit.bench.results import read_result
 from depthkit.cli import run as depthkit
-from depthkit.commands.bench import VENDORS
 from depthkit.commands.bench_output import _shown
 from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
+from depthkit.names import PEERS
 from depthkit.report.tables import TABLES
 from depthkit.spec import Dim
 from depthkit.train.bundle import read_bundle
@@ -39,7 +39,7 @@ ENGINE = "compact-32x48.fp32.ort.onnx"
 
 def test_peers_stand_beside_the_engines_of_their_model(exports: Path, tmp_path: Path, capsys: Captured) -> None:
     report = tmp_path / "bench.json"
-    names = [name for name in VENDORS if name != "torch-compile"]
+    names = [name for name in PEERS if name != "torch-compile"]
     arguments = ["bench", "--engine", str(exports / ENGINE), "--vs", ",".join(names), *QUICK, "--json", str(report)]
     assert depthkit(arguments) == 0
     result = read_result(report)
