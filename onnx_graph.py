@@ -1,4 +1,4 @@
-"""What an ONNX file that depthkit exported says of itself."""
+"""ONNX graphs: what a file that depthkit exported says of itself, and what every change of a graph needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from .errors import EngineError
 from .precisions import PRECISIONS, Precision
 from .spec import ModelSpec
 
-__all__ = ["CONVOLUTIONS", "Convolution", "OnnxDescription", "convolutions", "describe_onnx", "module_of", "type_name"]
+__all__ = [
+    "CONVOLUTIONS", "METADATA", "Convolution", "OnnxDescription", "convolutions", "copied", "describe_onnx",
+    "graph_sha256", "module_of", "read_onnx", "readers", "type_name",
+]  # fmt: skip
 
 CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
 """ONNX's operators that convolve."""
@@ -68,12 +71,14 @@ class Convolution:
         aliases: by which an engine may know it: node and output, and those of the activation that only it feeds.
         precision: what its weights are stored in.
         macs: multiply-accumulates for one frame.
+        module: of the network, whose weights it computes with; empty: of none, or not known.
     """
 
     name: str
     aliases: tuple[str, ...]
     precision: str
     macs: int
+    module: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,13 +115,7 @@ def describe_onnx(path: Path) -> OnnxDescription:
 
 @lru_cache(maxsize=16)
 def _read_description(path: Path, _state: tuple[int, ...]) -> OnnxDescription:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError) as error:
-        raise EngineError(f"{path} is no ONNX file ({error}); make it again with `depthkit export`") from error
+    model = read_onnx(path, weights=False)
     entries = {entry.key: entry.value for entry in model.metadata_props}
     keys = (METADATA.spec, METADATA.precision, METADATA.weights_sha256, METADATA.recipe, METADATA.graph_sha256)
     missing = [key for key in keys if key not in entries]
@@ -134,6 +133,36 @@ def _read_description(path: Path, _state: tuple[int, ...]) -> OnnxDescription:
     )
 
 
+def read_onnx(path: Path, *, weights: bool = True) -> Any:
+    """An `onnx.ModelProto`; `weights`: also those in files of their own. Raises EngineError where it is none."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not path.is_file():
+        raise EngineError(f"there is no ONNX file {path}; make one with `depthkit export`")
+    try:
+        return onnx.load(path, load_external_data=weights)
+    except (DecodeError, OSError) as error:
+        raise EngineError(f"{path} is no ONNX file ({error}); make it again with `depthkit export`") from error
+
+
+def copied(model: Any) -> Any:
+    """A copy of an `onnx.ModelProto` without the types of its inner tensors, which a change would make wrong."""
+    copy = type(model)()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    return copy
+
+
+def readers(graph: Any) -> dict[str, list[Any]]:
+    """By tensor of an `onnx.GraphProto`: the nodes that read it, in order."""
+    found: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for tensor in node.input:
+            found.setdefault(tensor, []).append(node)
+    return found
+
+
 def convolutions(model: Any) -> Iterator[Convolution]:
     """The convolutions of an `onnx.ModelProto` whose weights are in it, also where they are dequantised first."""
     import onnx
@@ -144,22 +173,19 @@ def convolutions(model: Any) -> Iterator[Convolution]:
         for value in (*graph.input, *graph.value_info, *graph.output)
     }
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for tensor in node.input:
-            readers.setdefault(tensor, []).append(node)
+    read_by = readers(graph)
     dequantised = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     for node in graph.node:
         kernel = weights.get(dequantised.get(node.input[1], node.input[1])) if node.op_type in CONVOLUTIONS else None
         if kernel is None:
             continue
-        aliases, after = [node.name, node.output[0]], readers.get(node.output[0], [])
+        aliases, after = [node.name, node.output[0]], read_by.get(node.output[0], [])
         while len(after) == 1 and after[0].op_type in _FUSED:
             aliases += [after[0].name, after[0].output[0]]
-            after = readers.get(after[0].output[0], [])
+            after = read_by.get(after[0].output[0], [])
         # Every weight is used once for each pixel of the larger side, within its group.
         height, width = sizes[node.output[0] if node.op_type == "Conv" else node.input[0]][2:4]
         macs = height * width
         for dim in kernel.dims:
             macs *= dim
-        yield Convolution(node.name, tuple(aliases), type_name(kernel.data_type), macs)
+        yield Convolution(node.name, tuple(aliases), type_name(kernel.data_type), macs, module_of(kernel.name))

@@ -17,6 +17,7 @@ import numpy as np
 from ..engines.cpu_int8 import for_cpu
 from ..engines.fingerprint import cpu_fingerprint
 from ..errors import BackendError, EngineError
+from ..onnx_graph import copied, module_of, read_onnx
 from ..precisions import PRECISIONS, Precision
 from ..runtime.runner import Graph, onnx_runner, open_graph
 
@@ -99,12 +100,12 @@ def first_divergence(
         EngineError: a file is no ONNX file, takes other frames, or both have no layer in common.
     """
     run, plainly = _runner(backend, precision, options or {}), _as_written
-    written = _read(engine_onnx)
+    written = read_onnx(engine_onnx)
     built = _Cuttable(for_cpu(written, cpu_fingerprint().int8) if precision == "int8" else written, images)
     own = _Cuttable(_widened(built.model), images)
     reference = own
     if reference_onnx is not None and reference_onnx.is_file():
-        reference = _Cuttable(_read(reference_onnx), images)
+        reference = _Cuttable(read_onnx(reference_onnx), images)
     pairs = _shared(built, reference)
     if not pairs:
         raise EngineError(f"{engine_onnx} and {reference_onnx} have no layer in common; export both again from one run")
@@ -243,16 +244,12 @@ def _layers(model: onnx.ModelProto, tensors: Mapping[str, str]) -> list[_Layer]:
         tensor = node.output[0]
         if tensor in tensors:
             names = [owners[name] for name in node.input[1:] if name in owners]
-            found.append(_Layer(_name(node), node.op_type, tensor, _module(names), reads))
+            found.append(
+                _Layer(_name(node), node.op_type, tensor, next(filter(None, map(module_of, names)), ""), reads)
+            )
             reads = frozenset({tensor})
         sources.update(dict.fromkeys(node.output, reads))
     return found
-
-
-def _module(weights: Sequence[str]) -> str:
-    """Name of the torch module that weights were exported from: they are called after it."""
-    modules = (name.removeprefix("network.").rpartition(".")[0] for name in weights)
-    return next(filter(None, modules), "")
 
 
 def _shared(built: _Cuttable, reference: _Cuttable) -> dict[str, str]:
@@ -295,26 +292,12 @@ def _distance(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), np.finfo(np.float32).tiny))
 
 
-def _read(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise EngineError(f"there is no ONNX file {path}; make one with `depthkit export`")
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        return onnx.load(path)
-    except (DecodeError, OSError) as error:
-        raise EngineError(f"{path} is no ONNX file ({error}); make it again with `depthkit export`") from error
-
-
 def _widened(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with BF16 weights as FP32, which has its range and more; ONNX Runtime has no BF16 kernels for a CPU."""
     import onnx
     from onnx import numpy_helper
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.value_info[:]  # it names the types that are changed here
+    copy: onnx.ModelProto = copied(model)
     for tensor in copy.graph.initializer:
         if tensor.data_type == onnx.TensorProto.BFLOAT16:
             values = numpy_helper.to_array(tensor).astype(np.float32)

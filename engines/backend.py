@@ -17,7 +17,7 @@ from ..precisions import LEAST_SHARE, WIDENED, Precision
 from .fingerprint import Fingerprint
 from .manifest import Layer, Manifest, computes
 
-__all__ = ["Availability", "Backend", "Built", "attribute", "built_from", "found_precision"]
+__all__ = ["Availability", "Backend", "Built", "attribute", "built_from", "find_origins", "found_precision"]
 
 OptionsT = TypeVar("OptionsT")
 
@@ -125,24 +125,30 @@ class Backend(ABC, Generic[OptionsT]):
 def attribute(layers: tuple[Layer, ...], convolutions: Sequence[Convolution]) -> tuple[Layer, ...]:
     """The layers, of which the convolutions know their work and what the ONNX file stores them in.
 
-    Backends name a fused layer after the node, its output or what is fused with it, and add something of their own.
-    Where names do not tell, and there are as many, their order does.
-
     >>> first, second = Convolution("conv", ("conv", "relu"), "int8", 10), Convolution("conv_1", ("conv_1",), "fp32", 1)
     >>> layers = Layer("relu_nchwc", "FusedConv", "int8"), Layer("conv_1/WithoutBiases", "Convolution", "fp32")
     >>> [(layer.macs, layer.stored) for layer in attribute(layers, [first, second])]
     [(10, 'int8'), (1, 'fp32')]
     """
+    return tuple(
+        layer if origin is None else replace(layer, macs=origin.macs, stored=origin.precision)
+        for layer, origin in zip(layers, find_origins(layers, convolutions), strict=True)
+    )
+
+
+def find_origins(layers: Sequence[Layer], convolutions: Sequence[Convolution]) -> list[Convolution | None]:
+    """For each layer the convolution that it computes; None: it is no convolution, or its own cannot be told.
+
+    Backends name a fused layer after the node, its output or what is fused with it, and add something of their own.
+    Where names do not tell, and there are as many, their order does.
+    """
     by_name = {alias: each for each in convolutions for alias in each.aliases}
-    found = [layer for layer in layers if layer.convolves]
-    origins = [_origin(layer.name, by_name) for layer in found]
+    found = [index for index, layer in enumerate(layers) if layer.convolves]
+    origins = [_origin(layers[index].name, by_name) for index in found]
     if None in origins or len(set(origins)) != len(origins):
         origins = list(convolutions) if len(found) == len(convolutions) else [None] * len(found)
-    of = dict(zip(map(id, found), origins, strict=True))
-    return tuple(
-        layer if (origin := of.get(id(layer))) is None else replace(layer, macs=origin.macs, stored=origin.precision)
-        for layer in layers
-    )
+    of = dict(zip(found, origins, strict=True))
+    return [of.get(index) for index in range(len(layers))]
 
 
 def built_from(manifest: Manifest) -> list[Convolution]:

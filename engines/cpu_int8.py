@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from ..onnx_graph import copied, readers
 from .fingerprint import Arithmetic
 
 if TYPE_CHECKING:
@@ -42,22 +43,16 @@ _IF_FIRST: Final = frozenset(
 
 def unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of an INT8 (QDQ) model whose activations are quantised to unsigned numbers of the same ranges."""
-    import onnx
     from onnx import numpy_helper
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy: onnx.ModelProto = copied(model)
     graph = copy.graph
-    del graph.value_info[:]  # it names the types that are changed here
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for tensor in node.input:
-            readers.setdefault(tensor, []).append(node)
+    read_by = readers(graph)
     positive = _never_negative(graph)
     for node in [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in constants]:
-        back = readers[node.output[0]]
-        after = [reader.op_type for each in back for reader in readers.get(each.output[0], ())]
+        back = read_by[node.output[0]]
+        after = [reader.op_type for each in back for reader in read_by.get(each.output[0], ())]
         cut = node.input[0] in positive or (bool(after) and set(after) == {"Relu"})  # which would cut it off anyway
         steps = numpy_helper.to_array(constants[node.input[1]])
         ends = (steps * np.float32(127 / 255) if cut else steps, np.full(steps.shape, 0 if cut else 128, np.uint8))
@@ -71,11 +66,9 @@ def unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def narrow_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of an INT8 (QDQ) model whose weights have 7 bits: halved, with steps twice as large."""
-    import onnx
     from onnx import TensorProto, numpy_helper
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy: onnx.ModelProto = copied(model)
     constants = {tensor.name: tensor for tensor in copy.graph.initializer}
     narrowed: set[str] = set()
     for node in copy.graph.node:

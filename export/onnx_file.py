@@ -16,7 +16,7 @@ from ..data.dataset import evenly_spaced
 from ..data.images import resize_depth, resize_image
 from ..errors import DataError, GateError, OutputError, UserError
 from ..files import is_refused_write, make_folder, remove
-from ..onnx_graph import CONVOLUTIONS, convolutions, describe_onnx, module_of
+from ..onnx_graph import convolutions, describe_onnx
 from ..parity import Parity
 from ..precisions import LEAST_SHARE
 from ..reference import Reference, reference_path, write_reference
@@ -126,12 +126,12 @@ def rank_run(bundle: Bundle, size: tuple[int, int] | None, calibration: Calibrat
     """
     spec = bundle.spec_at(size)
     model = build_graph(bundle.network, spec, "int8", Origin(bundle.weights_sha256, ""))
-    work = {each.name: each.macs for each in convolutions(model)}
-    modules = {node.name: module_of(node.input[1]) for node in model.graph.node if node.op_type in CONVOLUTIONS}
+    known = {each.name: each for each in convolutions(model)}
+    work = sum(each.macs for each in known.values())
     frames, _ = calibration.frames
     ranges = calibrate(model, frames.images, "minmax")
     return [
-        RankedLayer(each.layer, modules[each.layer], work[each.layer] / sum(work.values()), each.parity)
+        RankedLayer(each.layer, known[each.layer].module, known[each.layer].macs / work, each.parity)
         for each in rank_layers(model, ranges, _choosing(bundle, spec.size, frames))
     ]
 

@@ -374,11 +374,8 @@ def last_convolutions(graph: onnx.GraphProto) -> tuple[str, ...]:
 
 def _rectified(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:
     """Outputs of convolutions that only a ReLU reads, with the ReLU's own."""
-    readers: dict[str, list[onnx.NodeProto]] = {}
+    read_by = readers(graph)
     for node in graph.node:
-        for tensor in node.input:
-            readers.setdefault(tensor, []).append(node)
-    for node in graph.node:
-        after = readers.get(node.output[0], []) if node.op_type in CONVOLUTIONS else []
+        after = read_by.get(node.output[0], []) if node.op_type in CONVOLUTIONS else []
         if [each.op_type for each in after] == ["Relu"]:
             yield node.output[0], after[0].output[0]

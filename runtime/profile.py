@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engines.backend import attribute
+from ..engines.backend import find_origins
 from ..engines.manifest import Layer
 from ..errors import BackendError, FrameError, UserError
 from ..files import sha256
-from ..onnx_graph import Convolution, describe_onnx, module_of
+from ..onnx_graph import describe_onnx
 from ..session import LayerTime, Session
 from .load import is_onnx_file, verified
 from .runner import onnx_runner, runner
@@ -81,24 +81,8 @@ def mean_times(told: Sequence[LayerTime], runs: int) -> tuple[LayerTime, ...]:
 
 def _named(layers: Sequence[LayerTime], onnx: Path) -> tuple[LayerTime, ...]:
     """Convolutions by their modules."""
-    found = attribute(tuple(Layer(each.name, each.kind, "") for each in layers), list(_modules(onnx)))
-    # What an ONNX file stores a layer in is here the module that it stores the weights of.
-    return tuple(replace(layer, name=origin.stored or layer.name) for layer, origin in zip(layers, found, strict=True))
-
-
-def _modules(onnx: Path) -> Iterator[Convolution]:
-    """The convolutions of an ONNX file, with the network's module instead of the precision.
-
-    An export calls weights by their place in the network: "network.encoder.0.3.weight".
-    """
-    from onnx import load
-
-    graph = load(onnx, load_external_data=False).graph
-    sources = {output: node.input[0] for node in graph.node for output in node.output if node.input}
-    weights = {tensor.name for tensor in graph.initializer}
-    kernels = {node.name: node.input[1] for node in graph.node if len(node.input) > 1}
-    for each in describe_onnx(onnx).convolutions:
-        kernel = kernels[each.name]
-        while kernel not in weights:
-            kernel = sources[kernel]
-        yield replace(each, precision=module_of(kernel))
+    origins = find_origins([Layer(each.name, each.kind, "") for each in layers], describe_onnx(onnx).convolutions)
+    return tuple(
+        layer if origin is None or not origin.module else replace(layer, name=origin.module)
+        for layer, origin in zip(layers, origins, strict=True)
+    )

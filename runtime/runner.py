@@ -110,13 +110,14 @@ def onnx_runner() -> OnnxRunner:
 
 def open_graph(name: str, graph: bytes, asked: Precision, options: Mapping[str, Any]) -> Graph:
     """Compile any graph by one of `GRAPH_RUNNERS`; see `GraphRunner.open_graph`. Raises BackendError."""
+    maker = backend(name)
     if name not in GRAPH_RUNNERS:
         raise BackendError(
             f"{name} does not run parts of a graph here; {' and '.join(GRAPH_RUNNERS)} do: build the same ONNX file by "
             "one of them"
         )
     require(name, to_run=True)
-    return cast("GraphRunner", runner(name)).open_graph(graph, asked, backend(name).parse_options(options))
+    return cast("GraphRunner", runner(name)).open_graph(graph, asked, maker.parse_options(options))
 
 
 def open_peer(name: str, onnx: Path) -> Peer:

@@ -246,7 +246,7 @@ def test_a_gpu_has_a_peak_by_cupy_only(
 ) -> None:
     onnx.save(camera(LAST, head=(1, 4, 1, 1)), tmp_path / "1.onnx")
     session = recorded([])
-    session.provider = "CUDAExecutionProvider, CUDA graph, pinned"
+    session.device = "gpu"
     monkeypatch.setattr(peaks, "find_spec", lambda _: None)
     assert find_roofline(session, tmp_path / "1.onnx") is None
     measure_peaks.cache_clear()
