@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from skimage.metrics import structural_similarity
@@ -22,8 +22,10 @@ __all__ = [
     "EIGEN_CROP",
     "EIGEN_SIZE",
     "LEAST_SIDE",
+    "METRICS",
     "VALID_DEPTH",
     "DepthScores",
+    "Metric",
     "PixelSums",
     "Scores",
     "aggregate",
@@ -114,6 +116,45 @@ class DepthScores:
     pooled: Scores
     per_image: Scores
     frames: int
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of `DepthScores` as evaluate, bench, report and model card show it.
+
+    Attributes:
+        name: field of `DepthScores`, or where it is `pooled` of `Scores`; also its key in JSON and CSV.
+        heading: the field's usual abbreviation, with the unit where it has one.
+        form: a format specification.
+        better: which figures are better.
+        pooled: it counts pixels, either of all pictures or picture by picture; else it is of whole pictures.
+        brief: it also stands in tables that must fit into 80 columns.
+    """
+
+    name: str
+    heading: str
+    form: str
+    better: Literal["lower", "higher"]
+    pooled: bool = True
+    brief: bool = False
+
+    def of(self, scores: DepthScores) -> float:
+        """The figure; where it is pooled, over the pixels of all pictures."""
+        value: float = getattr(scores.pooled if self.pooled else scores, self.name)
+        return value
+
+
+METRICS: Final = (
+    Metric("mse", "MSE", ".5f", "lower", pooled=False, brief=True),
+    Metric("ssim", "SSIM", ".4f", "higher", pooled=False, brief=True),
+    Metric("abs_rel", "AbsRel", ".3f", "lower", brief=True),
+    Metric("rmse", "RMSE m", ".3f", "lower", brief=True),
+    Metric("log10", "log10", ".3f", "lower"),
+    Metric("delta1", "δ1", ".3f", "higher", brief=True),
+    Metric("delta2", "δ2", ".3f", "higher"),
+    Metric("delta3", "δ3", ".3f", "higher"),
+)
+"""Every metric, in the order of tables."""
 
 
 def valid_pixels(truth: np.ndarray, crop: tuple[slice, slice] | None = None) -> np.ndarray:

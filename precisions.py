@@ -56,6 +56,7 @@ class PrecisionFacts:
             docs/precision.md).
         marker: of its points in charts, as matplotlib writes it.
         tolerance: the gate.
+        flag: help of its flag of `depthkit export`; empty: it is what is exported without a flag.
     """
 
     onnx_type: str
@@ -65,6 +66,7 @@ class PrecisionFacts:
     layer_limit: float
     marker: str
     tolerance: Tolerance
+    flag: str = ""
 
 
 PRECISIONS: Final[dict[Precision, PrecisionFacts]] = {
@@ -84,6 +86,7 @@ PRECISIONS: Final[dict[Precision, PrecisionFacts]] = {
         opset=20,
         layer_limit=1e-2,
         marker="s",
+        flag="Weights and layers in FP16; input and output stay as they are.",
         tolerance=Tolerance(min_ssim=0.995, max_abs_rel_loss=0.002),
     ),
     "bf16": PrecisionFacts(
@@ -93,6 +96,7 @@ PRECISIONS: Final[dict[Precision, PrecisionFacts]] = {
         opset=22,
         layer_limit=5e-2,
         marker="D",
+        flag="The same in BF16; ONNX Runtime has no CPU kernels for it.",
         tolerance=Tolerance(min_ssim=0.995, max_abs_rel_loss=0.002),
     ),
     "int8": PrecisionFacts(
@@ -102,6 +106,7 @@ PRECISIONS: Final[dict[Precision, PrecisionFacts]] = {
         opset=20,
         layer_limit=0.1,
         marker="^",
+        flag="Convolutions in INT8 (QDQ), calibrated on real frames.",
         tolerance=Tolerance(min_ssim=0.98, max_abs_rel_loss=0.005, max_delta1_loss=0.01),
     ),
 }

@@ -36,6 +36,7 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
 
     from ..bench.accuracy import measure_accuracy
     from ..errors import GateError
+    from ..metrics import METRICS
     from ..pipeline.samples import doubt, sample_set
     from ..pipeline.targets import depth_units_of, open_target
     from .console import err, out, table
@@ -45,8 +46,10 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     if warning := doubt(samples):
         err.print(warning, style="yellow", markup=False)
     title = f"{data}, {samples.frames} of {samples.available} test frames"
-    columns = ("target", "MSE", "SSIM", "average", "AbsRel", "RMSE m", "log10", "δ1", "δ2", "δ3")
-    shown = table(*columns, text={"target"}, title=title)
+    of_pictures = [metric for metric in METRICS if not metric.pooled]
+    of_pixels = [metric for metric in METRICS if metric.pooled]
+    headings = [[metric.heading for metric in group] for group in (of_pictures, of_pixels)]
+    shown = table("target", *headings[0], "average", *headings[1], text={"target"}, title=title)
     results = {}
     for path in target:
         with open_target(path) as session, progress_bar() as bar:
@@ -54,11 +57,9 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
             scores = measure_accuracy(session, pairs, samples.crop)
         results[str(path)] = scores
         for first, name, part in ((True, "pooled", scores.pooled), (False, "per image", scores.per_image)):
-            head: list[str | Text] = (
-                [Text(str(path)), f"{scores.mse:.5f}", f"{scores.ssim:.4f}"] if first else [Text(), "", ""]
-            )
-            figures = [part.abs_rel, part.rmse, part.log10, part.delta1, part.delta2, part.delta3]
-            shown.add_row(*head, name, *(f"{figure:.3f}" for figure in figures))
+            whole = [format(metric.of(scores), metric.form) if first else "" for metric in of_pictures]
+            figures = [format(getattr(part, metric.name), metric.form) for metric in of_pixels]
+            shown.add_row(Text(str(path) if first else ""), *whole, name, *figures)
     if as_json:
         from ..documents import to_json
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 import click
 
 from ..names import BACKENDS
+from ..precisions import PRECISIONS
 from .options import (
     MOST_FRAMES_A_RUN,
     DataType,
@@ -50,9 +51,11 @@ def _precision_options(command: _Command) -> _Command:
     """`--fp16`, `--bf16`, `--int8`, `--calibrate`, `--keep`."""
     for option in reversed(
         (
-            click.option("--fp16", is_flag=True, help="Weights and layers in FP16; input and output stay as they are."),
-            click.option("--bf16", is_flag=True, help="The same in BF16; ONNX Runtime has no CPU kernels for it."),
-            click.option("--int8", is_flag=True, help="Convolutions in INT8 (QDQ), calibrated on real frames."),
+            *(
+                click.option(f"--{name}", is_flag=True, help=each.flag)
+                for name, each in PRECISIONS.items()
+                if each.flag
+            ),
             click.option(
                 "--calibrate",
                 type=DataType(),
@@ -158,9 +161,6 @@ class _SettingType(click.ParamType["tuple[str, str]"]):
 )
 def export(
     run: tuple[Path, ...],
-    fp16: bool,
-    bf16: bool,
-    int8: bool,
     calibrate: str | None,
     keep: int | Literal["auto"] | None,
     explain: bool,
@@ -177,6 +177,7 @@ def export(
     depth_range: tuple[float, float] | None,
     mean: tuple[float, float, float] | None,
     std: tuple[float, float, float] | None,
+    **flags: bool,
 ) -> None:
     """Turn runs into ONNX files that passed every check, and these into engines.
 
@@ -208,7 +209,7 @@ def export(
     from .console import out as console
     from .console import tell
 
-    precision = PrecisionOptions(fp16, bf16, int8, calibrate, keep)
+    precision = PrecisionOptions(tuple(name for name in PRECISIONS if flags.get(name)), calibrate, keep)
     asked = precision.precision
     if explain and asked != "int8":
         raise click.UsageError("--explain is for --int8")

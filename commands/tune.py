@@ -159,7 +159,7 @@ def tune(
     scope = Scope(backends, cast("Sequence[Precision]", precisions), sizes, batches)
     candidates(bundle, scope)  # what cannot be is refused before weights are copied
     if calibrate is not None:
-        PrecisionOptions(int8=True, calibrate=calibrate).require_source(bundle.document)
+        PrecisionOptions(("int8",), calibrate=calibrate).require_source(bundle.document)
     pictures = read_panel(bundle, data, frames, depth_units_of([found], depth_units))
     budget = _meant(Budget(max_latency, min_fps, min_ssim, max_absrel_loss, memory), pictures)
     if found != run:

@@ -18,7 +18,7 @@ from depthkit.data.nyu import official_test_frames
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
 from depthkit.files import write_text
-from depthkit.metrics import DepthScores
+from depthkit.metrics import METRICS, DepthScores
 from depthkit.train.bundle import read_bundle
 from depthkit.train.document import read_document
 from depthkit.train.hub import CARD, DepthModel
@@ -69,7 +69,7 @@ def model_card(folder: Path) -> ModelCard:
         pipeline_tag="depth-estimation",
         tags=["monocular-depth-estimation", "realtime", "onnx", "tensorrt", "openvino"],
         datasets=["nyu_depth_v2"],
-        metrics=["mse", "ssim", "abs_rel", "rmse", "log10", "delta1"],
+        metrics=[metric.name for metric in METRICS],
         model_name=f"depthkit {document.model.network}",
         eval_results=_results(scores),
     )
@@ -79,33 +79,23 @@ def model_card(folder: Path) -> ModelCard:
         model=document.model,
         training=training,
         scores=scores,
+        metrics=METRICS,
         size=f"{height}x{width}",
     )
 
 
 def _results(scores: DepthScores) -> list[EvalResult]:
-    pooled = scores.pooled
-    figures = {
-        "mse": ("MSE (depth / 10 m)", scores.mse),
-        "ssim": ("SSIM (depth / 10 m)", scores.ssim),
-        "abs_rel": ("AbsRel", pooled.abs_rel),
-        "rmse": ("RMSE (m)", pooled.rmse),
-        "log10": ("log10", pooled.log10),
-        "delta1": ("δ1", pooled.delta1),
-        "delta2": ("δ2", pooled.delta2),
-        "delta3": ("δ3", pooled.delta3),
-    }
     return [
         EvalResult(
             task_type="depth-estimation",
             dataset_type="nyu_depth_v2",
             dataset_name="NYU Depth v2, official test split",
             dataset_split="test",
-            metric_type=kind,
-            metric_name=name,
-            metric_value=value,
+            metric_type=metric.name,
+            metric_name=metric.heading if metric.pooled else f"{metric.heading} (depth / 10 m)",
+            metric_value=metric.of(scores),
         )
-        for kind, (name, value) in figures.items()
+        for metric in METRICS
     ]
 
 

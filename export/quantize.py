@@ -33,7 +33,7 @@ from onnx import numpy_helper
 
 from ..data.images import resize_image
 from ..errors import DataError, GateError
-from ..onnx_graph import CONVOLUTIONS, convolutions
+from ..onnx_graph import CONVOLUTIONS, convolutions, readers
 from ..parity import Parity, compare, gate_faults
 from ..precisions import LEAST_SHARE
 from ..reference import Reference

@@ -24,22 +24,19 @@ REMEDY: Final = "give frames of your camera by --calibrate"
 
 @dataclass(frozen=True)
 class PrecisionOptions:
-    """The options as they were given."""
+    """The options as they were given; `flags`: the precisions that were asked for, of which there may be one."""
 
-    fp16: bool = False
-    bf16: bool = False
-    int8: bool = False
+    flags: tuple[Precision, ...] = ()
     calibrate: str | None = None
     keep: int | Literal["auto"] | None = None
 
     @property
     def precision(self) -> Precision:
         """Which one. Raises UserError for options that exclude each other or would go unheard."""
-        flags: dict[Precision, bool] = {"fp16": self.fp16, "bf16": self.bf16, "int8": self.int8}
-        given = [name for name, flag in flags.items() if flag]
-        if len(given) > 1:
-            raise UserError(f"an ONNX file has one precision: choose one of {', '.join(f'--{each}' for each in given)}")
-        precision: Precision = given[0] if given else "fp32"
+        if len(self.flags) > 1:
+            named = ", ".join(f"--{each}" for each in self.flags)
+            raise UserError(f"an ONNX file has one precision: choose one of {named}")
+        precision: Precision = self.flags[0] if self.flags else "fp32"
         if self.calibrate is not None and precision != "int8" and (precision, self.keep) != ("fp16", "auto"):
             raise UserError("--calibrate has no effect without --int8, or --fp16 --keep auto")
         if self.keep is not None and not (precision == "int8" or (precision == "fp16" and self.keep == "auto")):

@@ -117,7 +117,7 @@ class Workshop:
 
     def __init__(self, bundle: Bundle, folder: Path, calibrate: str | Calibration | None) -> None:
         self._bundle, self._folder = bundle, folder
-        self._int8 = PrecisionOptions(int8=True)
+        self._int8 = PrecisionOptions(("int8",))
         self._calibrations: dict[tuple[int, int], Calibration] = {}
         if isinstance(calibrate, str):
             self._int8 = replace(self._int8, calibrate=calibrate)

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Final
 
 from ..bench.results import PHASES, BenchResult, MemoryUse, Phase, Roofline, Row, Throughput
-from ..metrics import DepthScores
+from ..metrics import METRICS, Metric
 from ..parity import Parity
 
 __all__ = ["PAPER", "TABLES", "Column", "Table", "csv_text", "headline", "markdown", "verdict"]
@@ -91,8 +91,8 @@ def _parity(find: Callable[[Parity], float | None], form: str) -> Callable[[Row]
     return _figure(lambda row: None if row.parity is None else find(row.parity), form)
 
 
-def _scores(find: Callable[[DepthScores], float], form: str) -> Callable[[Row], str]:
-    return _figure(lambda row: None if row.accuracy is None else find(row.accuracy.scores), form)
+def _accuracy(metric: Metric) -> Callable[[Row], str]:
+    return _figure(lambda row: None if row.accuracy is None else metric.of(row.accuracy.scores), metric.form)
 
 
 def _throughput(find: Callable[[Throughput], float], form: str) -> Callable[[Row], str]:
@@ -221,11 +221,7 @@ TABLES: Final = (
         "Accuracy against measured depth",
         (
             *_HEAD,
-            Column("MSE", _scores(lambda scores: scores.mse, ".5f")),
-            Column("SSIM", _scores(lambda scores: scores.ssim, ".4f")),
-            Column("AbsRel", _scores(lambda scores: scores.pooled.abs_rel, ".3f")),
-            Column("RMSE m", _scores(lambda scores: scores.pooled.rmse, ".3f")),
-            Column("δ1", _scores(lambda scores: scores.pooled.delta1, ".3f")),
+            *(Column(metric.heading, _accuracy(metric)) for metric in METRICS if metric.brief),
         ),
         wanted=lambda result: any(row.accuracy for row in result.rows),
         note=_test_set,
@@ -242,8 +238,7 @@ PAPER: Final = Table(
         Column("ms", _figure(lambda row: row.mean_ms, ".2f")),
         Column("FPS", _figure(lambda row: row.fps, ".1f")),
         Column("parameters", _figure(lambda row: row.parameters and row.parameters / 1e6, ".2f")),
-        Column("MSE", _scores(lambda scores: scores.mse, ".5f")),
-        Column("SSIM", _scores(lambda scores: scores.ssim, ".4f")),
+        *(Column(metric.heading, _accuracy(metric)) for metric in METRICS if not metric.pooled),
     ),
 )
 """`depthkit bench --table paper`. The paper's own test pictures and GPU were others (docs/results/paper.md)."""
@@ -289,7 +284,7 @@ def _csv_cells(row: Row) -> dict[str, object]:
     """By column; the csv module writes None as an empty cell."""
     height, width = row.size or (None, None)
     sure, memory, parity = row.p50_interval, row.memory, row.parity
-    pooled = None if row.accuracy is None else row.accuracy.scores.pooled
+    scores = None if row.accuracy is None else row.accuracy.scores
     return {
         "name": row.name,
         "network": row.network,
@@ -320,9 +315,7 @@ def _csv_cells(row: Row) -> dict[str, object]:
         "energy_j": row.energy_j,
         "max_abs_mm": parity and parity.max_abs_mm,
         "worst_ssim": parity and parity.worst_ssim,
-        "abs_rel": pooled and pooled.abs_rel,
-        "rmse": pooled and pooled.rmse,
-        "delta1": pooled and pooled.delta1,
+        **{metric.name: scores and metric.of(scores) for metric in METRICS},
         "passed": row.passed,
         "faults": "; ".join(row.faults),
         "notes": "; ".join(row.notes),

@@ -21,7 +21,9 @@ from depthkit.data.images import read_depth
 from depthkit.metrics import (
     DEPTH_SCALE,
     EIGEN_CROP,
+    METRICS,
     VALID_DEPTH,
+    DepthScores,
     FrameScore,
     PixelSums,
     Scores,
@@ -240,7 +242,13 @@ def test_constants_are_the_papers() -> None:
     assert DEPTH_SCALE == 10
     assert VALID_DEPTH == (1e-3, 10.0)
     assert (slice(45, 471), slice(41, 601)) == EIGEN_CROP
-    assert [f.name for f in fields(Scores)] == ["abs_rel", "rmse", "log10", "delta1", "delta2", "delta3"]
+
+
+def test_every_figure_is_described_as_a_metric() -> None:
+    pooled = [metric.name for metric in METRICS if metric.pooled]
+    assert pooled == [field.name for field in fields(Scores)]
+    whole = {metric.name for metric in METRICS if not metric.pooled}
+    assert whole == {field.name for field in fields(DepthScores)} - {"pooled", "per_image", "frames"}
 
 
 def test_constant_median_of_nyu_scores_what_the_documents_say(nyu: Path) -> None:

@@ -21,6 +21,7 @@ from ..errors import TrainingError
 from ..metrics import VALID_DEPTH, PixelSums, pixel_sums, valid_pixels
 from ..spec import ModelSpec
 from .augment import Augmentation
+from .camera_ready import normalisation
 from .history import EpochRecord
 from .loading import Feed
 from .losses import DepthLoss
@@ -59,10 +60,11 @@ class DepthModule(L.LightningModule):
         self._val_sums: list[PixelSums] = []
         self._epoch_start = self._train_seconds = 0.0
         self._pictures = 0
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.preprocessing.std).view(1, 3, 1, 1), persistent=False)
+        self.gain: Tensor
+        self.offset: Tensor
+        gain, offset = normalisation(spec.preprocessing, white=1)  # augmentation leaves pictures from 0 to 1
+        self.register_buffer("gain", gain, persistent=False)
+        self.register_buffer("offset", offset, persistent=False)
 
     # Lightning's own hooks, in the order in which they run.
 
@@ -177,7 +179,7 @@ class DepthModule(L.LightningModule):
     def _batch_loss(self, image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
         low, high = VALID_DEPTH
         valid = (depth > low) & (depth <= high)
-        normal = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        normal = (image * self.gain + self.offset).contiguous(memory_format=torch.channels_last)
         prediction = cast("Tensor", self.network(normal))
         return self._loss(prediction.float(), depth / self.spec.depth_range[1], valid, image), prediction
 
