@@ -27,7 +27,19 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "EXTRAS", "cli", "main"]
 
-COMMANDS: Final = ("data", "train", "evaluate", "export", "engines", "bench", "tune", "predict", "doctor", "demo")
+COMMANDS: Final = (
+    "data",
+    "train",
+    "adopt",
+    "evaluate",
+    "export",
+    "engines",
+    "bench",
+    "tune",
+    "predict",
+    "doctor",
+    "demo",
+)
 
 
 class _LazyGroup(click.Group):

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from ..runtime.cuda import check, cudart
 from ..session import Session
 from .timing import allocate
 
@@ -142,8 +143,6 @@ def find_nvml() -> Meter | None:
 
 def _bus_id() -> str:
     """Of the current CUDA device, which NVML numbers in an order of its own. Raises CudaError, BackendError."""
-    from ..runtime.cuda import check, cudart
-
     runtime = cudart()
     found: Any = check(runtime.cudaDeviceGetPCIBusId, 32, check(runtime.cudaGetDevice))
     return str(found.split(b"\0")[0].decode())

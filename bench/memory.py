@@ -14,6 +14,7 @@ from typing import Final
 
 from ..engines.gpu import find_gpu
 from ..errors import EngineError
+from ..runtime.cuda import check, cudart
 from ..session import Session
 from .results import MemoryUse
 from .timing import allocate
@@ -71,7 +72,6 @@ def _free_on_device() -> int | None:
     """Bytes of the GPU's memory that nobody uses; None: no GPU."""
     if isinstance(find_gpu(), str):
         return None
-    from ..runtime.cuda import check, cudart
 
     free, _ = check(cudart().cudaMemGetInfo)
     return int(free)

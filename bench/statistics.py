@@ -45,14 +45,6 @@ class Interval:
         """Its half width, as a share of the figure: 0.01 for ±1 %."""
         return (self.high - self.low) / 2 / self.middle
 
-    def meets(self, other: Interval) -> bool:
-        """Whether they overlap.
-
-        >>> Interval(1.0, 1.1, 1.2).meets(Interval(1.15, 1.3, 1.4))
-        True
-        """
-        return self.low <= other.high and other.low <= self.high
-
 
 def bootstrap_medians(samples: Sequence[float], turns: Sequence[int], *, seed: int = 0) -> np.ndarray:
     """Medians (float64, `DRAWS`) of as many data sets, each made of turns drawn with replacement.

@@ -15,6 +15,7 @@ from .options import (
     NumberType,
     PathType,
     PercentType,
+    SectionedCommand,
     command_line,
     data_option,
     depth_units_option,
@@ -38,7 +39,17 @@ class _VendorsType(click.ParamType["list[str]"]):
         return list(dict.fromkeys(names))
 
 
-@click.command()
+@click.command(
+    cls=SectionedCommand,
+    sections={
+        "What to bench": ("--engine", "--runs", "--torch", "--vs", "--trtexec", "--batch"),
+        "Accuracy": ("--data", "--frames", "--depth-units", "--gate", "--bisect"),
+        "Timing": ("--protocol", "--duration", "--until", "--streams"),
+        "What else to measure": ("--memory", "--roofline", "--profile"),
+        "Output": ("--html", "--json", "--markdown", "--csv", "--table"),
+        "Comparison": ("--compare", "--fail-above", "--relative-to"),
+    },
+)
 @click.option(
     "--engine",
     "engines",

@@ -13,11 +13,9 @@ from ..precisions import PRECISIONS
 from .options import (
     MOST_FRAMES_A_RUN,
     DataType,
-    NumbersType,
     PathType,
+    SectionedCommand,
     SizeType,
-    data_option,
-    depth_units_option,
     expand,
     runs_option,
 )
@@ -110,7 +108,19 @@ class _SettingType(click.ParamType["tuple[str, str]"]):
         return key, text
 
 
-@click.command()
+@click.command(
+    cls=SectionedCommand,
+    sections={
+        "Precision": (
+            *(f"--{name}" for name, each in PRECISIONS.items() if each.flag),
+            "--calibrate",
+            "--keep",
+            "--explain",
+        ),
+        "ONNX file": ("--size", "--batch", "--onnx-only", "--runs"),
+        "Engine": ("--backend", "--option", "--rebuild"),
+    },
+)
 @click.argument("run", nargs=-1, type=PathType(), callback=expand)
 @_precision_options
 @click.option("--explain", is_flag=True, help="With --int8: rank the layers by what each costs alone, and stop.")
@@ -118,7 +128,7 @@ class _SettingType(click.ParamType["tuple[str, str]"]):
     "--size",
     type=SizeType(),
     metavar="HxW",
-    help="Size of the engine.  [default: the run's; with --weights 240x320]",
+    help="Size of the engine.  [default: the run's]",
 )
 @click.option("--batch", type=_BatchType(), default="1", show_default=True, help="Frames a run, or a dynamic range.")
 @click.option(
@@ -141,24 +151,6 @@ class _SettingType(click.ParamType["tuple[str, str]"]):
 @click.option("--rebuild", is_flag=True, help="Make ONNX file and engine anew, also where nothing has changed.")
 @click.option("--onnx-only", is_flag=True, help="Stop at the ONNX file.")
 @runs_option
-@click.option(
-    "--weights",
-    type=PathType(exists=True, dir_okay=False),
-    help="Safetensors file of a network of your own, which RUN names.",
-)
-@data_option("With --weights: where the frames that travel with the run come from.  [default: scenes]")
-@depth_units_option
-@click.option(
-    "--depth-range",
-    type=NumbersType("LOW,HIGH", 0, 1e4),
-    help="With --weights: metres; the network answers shares of HIGH.  [default: 0.1,10]",
-)
-@click.option(
-    "--mean", type=NumbersType("R,G,B", -1e3, 1e3), help="With --weights: of pixels from 0 to 1.  [default: ImageNet's]"
-)
-@click.option(
-    "--std", type=NumbersType("R,G,B", 1e-6, 1e3), help="With --weights: of pixels from 0 to 1.  [default: ImageNet's]"
-)
 def export(
     run: tuple[Path, ...],
     calibrate: str | None,
@@ -171,19 +163,12 @@ def export(
     rebuild: bool,
     onnx_only: bool,
     runs: Path,
-    weights: Path | None,
-    data: str | None,
-    depth_units: float | None,
-    depth_range: tuple[float, float] | None,
-    mean: tuple[float, float, float] | None,
-    std: tuple[float, float, float] | None,
     **flags: bool,
 ) -> None:
     """Turn runs into ONNX files that passed every check, and these into engines.
 
-    RUN is a run folder, the name of weights that come with depthkit, or an ONNX file of ours, of which only the engine
-    is built; that needs no torch. It may be a network of your own, package.module:Network: its run, or with --weights a
-    run that is made of these first, in RUNS/Network.
+    RUN is a run folder, the name of weights that come with depthkit, a network of your own (package.module:Network,
+    whose run is RUNS/Network), or an ONNX file of ours, of which only the engine is built; that needs no torch.
 
     The ONNX file reads a camera's bytes (uint8, N x H x W x 3, RGB) and answers metres (float32, N x H x W). Beside it
     lies a reference: 8 frames with torch's answers, by which any machine can tell that an engine is still this network.
@@ -198,13 +183,12 @@ def export(
       depthkit export --size 480x640 --batch 1,4,8  another size, dynamic batch
       depthkit export --backend openvino -o inference_precision=bf16
       depthkit export compact-96x128.fp16.onnx      only the engine, on the machine that will run it
-      depthkit export mypackage.module:MyNet --weights w.safetensors --size 96x128
     """
     from ..engines.build import backend, require
     from ..export.recipe import ExportOptions
     from ..pipeline.calibration import PrecisionOptions
     from ..pipeline.export import EngineOptions, build_engines, chosen_backends, export_run
-    from ..pipeline.runs import ForeignWeights, require_exportable, run_folder
+    from ..pipeline.runs import require_exportable, run_folder
     from ..pipeline.targets import find_runs
     from .console import out as console
     from .console import tell
@@ -214,8 +198,6 @@ def export(
     if explain and asked != "int8":
         raise click.UsageError("--explain is for --int8")
     engines = EngineOptions(() if onnx_only or explain else backends, dict(settings), rebuild)
-    foreign = ForeignWeights(weights, data, depth_units, depth_range, mean, std)
-    foreign.check(run)
     for name, _ in chosen_backends(engines.backends):  # before minutes are spent on the ONNX file
         require(name)
         backend(name).parse_options(engines.vendor)
@@ -224,7 +206,7 @@ def export(
         if target.suffix == ".onnx":
             _require_exported_so(target, precision, explain, size, batch, onnx_only)
         else:
-            require_exportable(target, runs, ExportOptions(asked, size, batch, keep=keep), foreign, precision)
+            require_exportable(target, runs, ExportOptions(asked, size, batch, keep=keep), precision)
     for target in targets:
         console.print(str(target), style="bold", markup=False)
         if target.suffix == ".onnx":
@@ -232,7 +214,7 @@ def export(
         else:
             from ..train.document import read_document
 
-            folder = run_folder(target, runs, size, foreign, tell)
+            folder = run_folder(target, runs, tell)
             if explain:
                 _explain_layers(folder, size, precision)
                 continue

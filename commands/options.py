@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -25,6 +25,7 @@ __all__ = [
     "NumbersType",
     "PathType",
     "PercentType",
+    "SectionedCommand",
     "SizeType",
     "command_line",
     "data_option",
@@ -47,6 +48,26 @@ MOST_PIXELS_A_SIDE: Final = 8192
 def command_line() -> str:
     """What was typed, as a shell would take it again."""
     return str(click.get_current_context().find_root().obj)
+
+
+class SectionedCommand(click.Command):
+    """A command with so many options that `--help` shows them under headings.
+
+    Args:
+        sections: by heading the options under it, as they are typed; every option stands under one of them.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        options = {name: each for each in self.get_params(ctx) for name in each.opts}
+        for heading, names in {**self.sections, "Help": ("--help",)}.items():
+            with formatter.section(heading):
+                records = (options[name].get_help_record(ctx) for name in names)
+                formatter.write_dl([record for record in records if record is not None])
 
 
 class PathType(click.Path):

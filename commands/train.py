@@ -18,6 +18,7 @@ from .options import (
     NetworkType,
     NumberType,
     PathType,
+    SectionedCommand,
     data_option,
     depth_units_option,
     size_option,
@@ -31,7 +32,15 @@ _DEFAULT: Final = ParameterSource.DEFAULT
 _NAMES: Final = {"network": "networks"}  # of an option and of its parameter, where they differ
 
 
-@click.command()
+@click.command(
+    cls=SectionedCommand,
+    sections={
+        "What to train": ("--network", "--data", "--depth-units", "--skip-bad", "--size", "--init", "--quantize"),
+        "How long, and how": ("--preset", "--epochs", "--steps", "--batch", "--accumulate", "--lr", "--seed"),
+        "The run": ("--out", "--resume", "--force", "--logger"),
+        "Hardware": ("--devices", "--num-nodes", "--precision", "--compile", "--workers"),
+    },
+)
 @click.option(
     "--network",
     "networks",

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from ..errors import UserError
+from ..export.recipe import Calibration, Frames
 from ..names import DEPTH_UNITS
+from ..pipeline.pictures import divide_pictures, identify
+from ..train.origin import find_data
 
 if TYPE_CHECKING:
-    from ..export.recipe import Calibration, Frames
     from ..precisions import Precision
     from ..train.document import BundleDocument
 
@@ -45,8 +47,6 @@ class PrecisionOptions:
 
     def require_source(self, document: BundleDocument | None) -> None:
         """Raise UserError where the frames are not here; `document`: the run's, None where it is yet to be made."""
-        from ..train.origin import find_data
-
         if self.precision != "int8" and self.keep is None:
             return
         if self.calibrate is not None:
@@ -57,8 +57,6 @@ class PrecisionOptions:
 
     def calibration(self, document: BundleDocument, size: tuple[int, int] | None) -> Calibration | None:
         """The frames that something is chosen by, read later; None where nothing is. Raises UserError kinds."""
-        from ..train.origin import find_data
-
         if self.precision != "int8" and self.keep is None:
             return None
         size = size or document.model.size
@@ -76,8 +74,6 @@ def read_calibration(source: str, size: tuple[int, int], depth_units: float = DE
         DataError: there is nothing of this kind at `source`. What is wrong inside is raised when it is read.
     """
     from ..export.quantize import LEAST_FRAMES, frames_wanted
-    from ..export.recipe import Calibration, Frames
-    from ..pipeline.pictures import divide_pictures, identify
 
     def load() -> tuple[Frames, Frames]:
         wanted = frames_wanted(size)

@@ -17,10 +17,12 @@ from ..engines.fingerprint import cpu_fingerprint, usable_cores
 from ..engines.manifest import manifest_path, read_manifest
 from ..engines.store import locked
 from ..errors import BackendError, DataError, UserError
+from ..export.recipe import ExportOptions, find_current
 from ..files import atomic_folder, atomic_write, make_folder, sha256_arrays, sha256_text
 from ..names import DEPTH_UNITS
 from ..precisions import PRECISIONS, WIDENED, Precision
 from ..reference import reference_path
+from ..runtime.frames import predict_frames
 from ..runtime.load import load
 from ..sizes import smaller_size
 from .budget import Candidate
@@ -154,7 +156,6 @@ class Workshop:
         """A file for `pipeline.search.Panel`; torch answers in FP32, at the run's own size."""
         import numpy as np
 
-        from ..runtime.frames import predict_frames
         from ..train.torch_session import TorchSession
 
         with TorchSession(self._bundle) as session:
@@ -184,7 +185,6 @@ class Workshop:
 
     def _onnx(self, candidate: Candidate) -> Path:
         from ..export.onnx_file import export_onnx
-        from ..export.recipe import ExportOptions, find_current
 
         document = self._bundle.document
         maker = backend(candidate.backend)

@@ -8,12 +8,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..bench.bisect import first_divergence
+from ..bench.contender import Contender
+from ..engines.build import given_options
+from ..engines.manifest import read_manifest
 from ..errors import EngineError, UserError
 from ..files import sha256
+from ..onnx_graph import describe_onnx
+from ..reference import find_reference, onnx_stem, read_reference
+from ..runtime.load import is_onnx_file, load
+from ..runtime.profile import profile_layers
+from ..runtime.runner import GRAPH_RUNNERS, open_peer
+from ..spec import Dim
+from ..train.document import MODEL, WEIGHTS
 from .targets import locate, open_torch
 
 if TYPE_CHECKING:
-    from ..bench.contender import Contender
     from ..precisions import Precision
     from ..session import Session
     from ..spec import ModelSpec
@@ -96,8 +106,6 @@ def _run_names(runs: list[tuple[Path, str]]) -> dict[tuple[Path, str], str]:
 
 def _can_run_torch(folder: Path, beside: Contender) -> bool:
     """Whether torch is installed, and has the weights that the engine beside it was made of."""
-    from ..train.document import MODEL
-
     weights = _weights(folder)
     here = find_spec("torch") is not None and (folder / MODEL).is_file() and weights.is_file()
     return here and sha256(weights) == beside.reference.weights_sha256
@@ -118,17 +126,11 @@ def _torch_contender(folder: Path, beside: Contender) -> Contender:
 
 
 def _weights(folder: Path) -> Path:
-    from ..train.document import WEIGHTS
-
     return folder / WEIGHTS
 
 
 def _contender(path: Path, batch: int | None, tell: Tell) -> Contender | None:
     """An ONNX file or an engine, with all that is wrong with it as far as hashes tell; None: not of this batch."""
-    from ..bench.contender import Contender
-    from ..reference import read_reference
-    from ..runtime.profile import profile_layers
-
     if locate(path).is_dir():
         raise EngineError(
             f"{path} is a run; build its engines with `depthkit export {path}`, and give these, or no --engine to "
@@ -178,12 +180,6 @@ class _Made:
 
 
 def _look_at(path: Path) -> _Made:
-    from ..engines.build import given_options
-    from ..engines.manifest import read_manifest
-    from ..onnx_graph import describe_onnx
-    from ..reference import find_reference
-    from ..runtime.load import is_onnx_file
-
     if is_onnx_file(path):
         told = describe_onnx(path)
         faults = () if told.intact else (f"{path.name} was changed since its export",)
@@ -204,9 +200,6 @@ def _takes(model: ModelSpec, frames: int) -> bool:
 
 def open_at(path: Path, batch: int) -> Session:
     """An engine or ONNX file that is given `batch` frames a run, where its batch is dynamic."""
-    from ..runtime.load import load
-    from ..spec import Dim
-
     session = load(path)
     dynamic = session.spec.batch
     if isinstance(dynamic, Dim):
@@ -228,8 +221,6 @@ def peers(beside: list[Contender], names: list[str]) -> list[Contender]:
 
 
 def _peer(name: str, folder: Path, beside: Contender) -> Contender:
-    from ..runtime.runner import GRAPH_RUNNERS, open_peer
-
     common = replace(
         beside, backend=f"{name} (vendor)", kind="peer", precision="fp32", faults=(), macs_share=None, profile=None
     )
@@ -261,10 +252,6 @@ def open_torch_peer(folder: Path, size: tuple[int, int], batch: int, compiled: b
 
 def find_divergence(contender: Contender) -> str:
     """Where an engine or ONNX file leaves the FP32 graph, in words, see `bench.bisect`. Raises UserError kinds."""
-    from ..bench.bisect import first_divergence
-    from ..engines.manifest import read_manifest
-    from ..runtime.load import is_onnx_file
-
     path = Path(contender.target)
     if contender.onnx is None:
         raise UserError(f"the ONNX file of {path} is not there; export it again")
@@ -278,17 +265,12 @@ def find_divergence(contender: Contender) -> str:
 
 def _beside(onnx: Path) -> Path:
     """Where the FP32 ONNX file of the same model is, if it is there."""
-    from ..onnx_graph import describe_onnx
-    from ..reference import onnx_stem
-
     is_fp32 = onnx.is_file() and describe_onnx(onnx).precision == "fp32"  # it may have been renamed
     return onnx if is_fp32 else onnx.with_name(f"{onnx_stem(onnx)}.fp32.onnx")
 
 
 def _fp32_onnx(onnx: Path, weights: str) -> Path:
     """The FP32 ONNX file of the model that an ONNX file of any precision stores. Raises UserError."""
-    from ..onnx_graph import describe_onnx
-
     path = _beside(onnx)
     if not path.is_file():
         raise UserError(f"the FP32 ONNX file {path} is not there; write it with `depthkit export`")
@@ -299,6 +281,4 @@ def _fp32_onnx(onnx: Path, weights: str) -> Path:
 
 
 def _open_fp32(onnx: Path, weights: str) -> Session:
-    from ..runtime.load import load
-
     return load(_fp32_onnx(onnx, weights))

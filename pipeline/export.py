@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from ..engines.build import BuildOptions, BuiltEngine, backend, build, fastest, require, runnable
 from ..errors import BackendError, GateError
+from ..export.recipe import find_current
 from ..onnx_graph import describe_onnx
 from ..packages import EXPORTING, require_packages
 from ..precisions import WIDENED
+from ..train.document import read_document
 from .proof import Proof
 
 if TYPE_CHECKING:
@@ -40,9 +42,6 @@ def export_run(folder: Path, options: ExportOptions, engines: EngineOptions, tel
     Raises:
         GateError: a check of the ONNX file failed, or the gate of an engine; see `build_engines`.
     """
-    from ..export.recipe import find_current
-    from ..train.document import read_document
-
     current = None if engines.rebuild else find_current(folder, read_document(folder), options)
     if current is None:
         require_packages(*EXPORTING)

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.dataset import evenly_spaced
+from ..data.images import find_images, read_image, read_resized
+from ..data.sources import open_dataset
+from ..errors import DataError
+from ..files import sha256_text
+from ..metrics import EIGEN_SIZE
 from ..names import DEPTH_UNITS
 
 if TYPE_CHECKING:
@@ -49,12 +55,6 @@ def read_pictures(
     Raises:
         DataError: no such path, nothing in it, or a file that cannot be read.
     """
-    from ..data.dataset import evenly_spaced
-    from ..data.images import find_images
-    from ..data.sources import open_dataset
-    from ..errors import DataError
-    from ..metrics import EIGEN_SIZE
-
     try:
         data = open_dataset(source, split, size=size, depth_units=depth_units)
     except DataError as unknown:
@@ -93,9 +93,6 @@ def divide_pictures(
     Raises:
         DataError: see `read_pictures`.
     """
-    from ..data.dataset import evenly_spaced
-    from ..data.images import find_images
-
     chosen = read_pictures(source, "train", choose[1], size=size, depth_units=depth_units)
     if chosen.depths:
         return chosen, read_pictures(source, "val", prove, size=size, depth_units=depth_units)
@@ -107,8 +104,6 @@ def divide_pictures(
 
 
 def _read_all(paths: Iterable[Path], size: tuple[int, int] | None) -> tuple[np.ndarray, ...]:
-    from ..data.images import read_image, read_resized
-
     return tuple(read_resized(path, size)[0] if size else read_image(path) for path in paths)
 
 
@@ -118,9 +113,6 @@ def identify(source: str) -> str:
     Raises:
         DataError: there is nothing at `source`.
     """
-    from ..errors import DataError
-    from ..files import sha256_text
-
     if source == "scenes":
         return source
     path = Path(source)

@@ -6,12 +6,16 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from ..bench.contender import SampleSet
+from ..data.dataset import evenly_spaced
+from ..data.sources import open_dataset
 from ..errors import DataError, DepthkitError
+from ..metrics import EIGEN_SIZE, LEAST_SIDE, implausible_depth
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..bench.contender import Samples, SampleSet
+    from ..bench.contender import Samples
     from ..data.dataset import RGBDDataset
 
 __all__ = ["doubt", "readable", "sample_set"]
@@ -25,10 +29,6 @@ NAMED: Final = 10
 
 def sample_set(data: str, frames: int | None, depth_units: float) -> SampleSet:
     """The test split of `data`, or evenly spaced `frames` of it. Raises DataError."""
-    from ..bench.contender import SampleSet
-    from ..data.dataset import evenly_spaced
-    from ..data.sources import open_dataset
-
     dataset = open_dataset(data, "test", depth_units=depth_units)
     chosen = evenly_spaced(dataset, frames or len(dataset))
     return SampleSet(data, len(chosen), len(dataset), dataset.crop, _Chosen(dataset, chosen))
@@ -36,9 +36,6 @@ def sample_set(data: str, frames: int | None, depth_units: float) -> SampleSet:
 
 def doubt(samples: SampleSet) -> str | None:
     """A warning where the measured depth of some of the samples is none of a room or street."""
-    from ..data.dataset import evenly_spaced
-    from ..metrics import implausible_depth
-
     depths = []
     for index in evenly_spaced(samples.samples, 8):
         with suppress(DataError):  # what cannot be read is named where it is scored
@@ -102,7 +99,6 @@ class _Chosen:
         if index in self._kept:
             return self._kept[index]
         sample = self._dataset[self._indices[index]]
-        from ..metrics import EIGEN_SIZE, LEAST_SIDE
 
         if min(sample.depth.shape) < LEAST_SIDE:
             raise DataError(

@@ -10,7 +10,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..engines.build import BACKENDS, BuildOptions, backend, build, fastest, require_fit
+from ..engines.manifest import read_manifest
 from ..errors import UserError
+from ..export.recipe import ExportOptions, find_current
+from ..files import atomic_write, sha256
+from ..names import DEPTH_UNITS
+from ..reference import reference_path
+from ..runtime.load import load
+from ..train.document import CHECKPOINT, MODEL, WEIGHTS, read_document
+from ..train.shipped import shipped_names, shipped_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,9 +42,6 @@ __all__ = [
 
 def find_runs(folder: Path) -> list[Path]:
     """Run folders below `folder`, or itself if it is one. Raises UserError when there is none."""
-    from ..train.document import MODEL
-    from ..train.shipped import shipped_names
-
     runs = sorted(path.parent for path in _here_and_below(folder, MODEL))
     if not runs:
         raise UserError(
@@ -47,8 +53,6 @@ def find_runs(folder: Path) -> list[Path]:
 
 def is_run(path: Path) -> bool:
     """Whether `path` is the folder of a run, finished or not."""
-    from ..train.document import CHECKPOINT, MODEL, WEIGHTS
-
     return any((path / name).is_file() for name in (MODEL, WEIGHTS, CHECKPOINT))
 
 
@@ -72,9 +76,6 @@ def resolve_run(target: Path, runs: Path, tell: Tell) -> Path:
 
 def copied_run(target: Path, runs: Path) -> Path | None:
     """Where shipped weights of this name lie in `runs`, as `resolve_run` copies them; None: not yet."""
-    from ..files import sha256
-    from ..train.document import MODEL
-
     found, goal = locate(target), runs / f"{target}-pretrained"
     here = (goal / MODEL).is_file() and sha256(goal / MODEL) == sha256(found / MODEL)
     return goal if here else None
@@ -82,8 +83,6 @@ def copied_run(target: Path, runs: Path) -> Path | None:
 
 def locate(target: Path) -> Path:
     """A path that exists as it is, the name of shipped weights as their folder. Raises UserError for anything else."""
-    from ..train.shipped import shipped_names, shipped_run
-
     if target.exists():
         return target
     names = shipped_names()
@@ -97,9 +96,6 @@ def locate(target: Path) -> Path:
 
 def _copy_run(source: Path, goal: Path) -> None:
     """Copy a run's files, last the one that makes a folder a run. Raises OutputError."""
-    from ..files import atomic_write
-    from ..train.document import MODEL
-
     for path in sorted(source.iterdir(), key=lambda path: path.name == MODEL):
         with atomic_write(goal / path.name) as temporary:
             shutil.copyfile(path, temporary)
@@ -110,9 +106,6 @@ def find_engines(folder: Path, tell: Tell) -> list[Path]:
 
     Raises UserError when there is none.
     """
-    from ..engines.build import require_fit
-    from ..engines.manifest import read_manifest
-
     engines = []
     for path in _engine_files(folder):
         try:
@@ -130,8 +123,6 @@ def find_engines(folder: Path, tell: Tell) -> list[Path]:
 
 def _engine_files(folder: Path) -> list[Path]:
     """What is named as an engine of a backend, or its manifest, in the runs below `folder` and in itself."""
-    from ..engines.build import BACKENDS, backend
-
     kinds = tuple(f".{backend(name).extension}" for name in BACKENDS)
     paths = {path.with_suffix("") if path.suffix == ".json" else path for path in _here_and_below(folder, "*.*")}
     return sorted(path for path in paths if path.name.endswith(kinds) and not path.name.startswith("."))
@@ -153,9 +144,6 @@ def depth_units_of(targets: Iterable[Path], given: float | None) -> float:
     Raises:
         UserError: the runs were trained with different ones.
     """
-    from ..names import DEPTH_UNITS
-    from ..train.document import MODEL, read_document
-
     if given is not None:
         return given
     found: dict[float, Path] = {}
@@ -179,19 +167,12 @@ def open_target(target: Path) -> Session:
     path = locate(target)
     if path.is_dir():
         return open_torch(path, None) if find_spec("torch") is not None else _open_fp32(path)
-    from ..runtime.load import load
 
     return load(path)
 
 
 def _open_fp32(folder: Path) -> Session:
     """An engine of a run's FP32 ONNX file, by the fastest backend here. Raises UserError where there is none."""
-    from ..engines.build import BuildOptions, build, fastest
-    from ..export.recipe import ExportOptions, find_current
-    from ..reference import reference_path
-    from ..runtime.load import load
-    from ..train.document import read_document
-
     onnx = find_current(folder, read_document(folder), ExportOptions())
     if onnx is None:
         raise UserError(

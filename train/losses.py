@@ -15,7 +15,6 @@ __all__ = [
     "edge_weights",
     "gradient_difference",
     "masked_mean",
-    "masked_ssim",
     "scale_invariant",
     "ssim_map",
 ]
@@ -125,13 +124,8 @@ def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1.0)
 
 
-def masked_ssim(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Mean SSIM over valid pixels (data range 1, Gaussian window of 11, sigma 1.5)."""
-    return masked_mean(ssim_map(prediction, target, valid), valid)
-
-
 def ssim_map(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """SSIM at each pixel, N x 1 x H x W; meaningless, but finite, where it is not valid.
+    """SSIM at each pixel (data range 1, Gaussian window of 11, sigma 1.5), N x 1 x H x W; meaningless where not valid.
 
     A window sees its valid pixels only: every local mean is divided by the share of the window's weight that is valid
     (normalised convolution, Knutsson and Westin 1993), so that a hole has no say in the pixels around it.

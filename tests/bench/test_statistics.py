@@ -96,14 +96,8 @@ def test_turns_that_are_not_the_samples_are_refused(samples: list[float], turns:
         bootstrap_medians(samples, turns)
 
 
-def test_intervals_meet_where_they_overlap() -> None:
-    low, middle, high = Interval(1, 1.5, 2), Interval(1.9, 2, 2.5), Interval(2.1, 3, 4)
-    assert low.meets(middle)
-    assert middle.meets(low)
-    assert middle.meets(high)
-    assert not low.meets(high)
-    assert not high.meets(low)
-    assert low.width == pytest.approx(1 / 3)
+def test_width_is_half_the_interval_as_a_share_of_the_figure() -> None:
+    assert Interval(1, 1.5, 2).width == pytest.approx(1 / 3)
 
 
 @given(samples=st.lists(TIMES, min_size=1, max_size=20), factor=st.floats(0.1, 10))

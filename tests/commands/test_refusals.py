@@ -49,8 +49,7 @@ def refuse(line: str, place: Path, capsys: Captured) -> str:
         "export compact --int8 --calibrate nowhere",
         "export compact --fp16 --int8",
         "export compact --backend null -o threads=2",
-        "export compact --mean 0,0,0",
-        "export collections:OrderedDict --weights weights.safetensors --int8 --calibrate nowhere",
+        "adopt collections:OrderedDict --weights weights.safetensors --data nowhere",
         "tune compact --data nowhere",
         "tune compact --size 100x128",
         "tune compact --backend tensorrt",
@@ -78,7 +77,7 @@ def test_a_line_that_is_refused_changes_nothing(line: str, place: Path, capsys: 
 EXPORTED_BY = ("torch", "onnxscript", "polygraphy", "onnx_graphsurgeon")
 NEEDED = {
     "export compact --fp16": EXPORTED_BY,  # its FP32 file comes with depthkit
-    "export collections:OrderedDict --weights weights.safetensors": EXPORTED_BY,
+    "adopt collections:OrderedDict --weights weights.safetensors": ("torch",),
     "tune compact": EXPORTED_BY,
     "train --steps 1": ("torch", "kornia"),
     "demo": (*EXPORTED_BY, "kornia"),

@@ -226,22 +226,21 @@ def test_scale_that_is_none_is_refused(tmp_path: Path, write: Write, scale: dict
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["{}:Net"], ["no run runs/Net", "--weights", "depthkit train --network {}:Net"]),
-        (["{}:Net", "--mean", "0,0,0", "--data", "scenes"], ["--data, --mean", "--weights"]),
-        (["runs/x", "--weights", "w.safetensors"], ["--weights", "package.module:Network"]),
-        (["{}:Net", "{}:Net", "--weights", "w.safetensors"], ["--weights", "one network"]),
-        (["{}:Net", "--weights", "nowhere.safetensors"], ["nowhere.safetensors"]),
-        (["{}:Net", "--weights", "w.safetensors", "--std", "1,1"], ["R,G,B", "1,1"]),
-        (["{}:Net", "--weights", "w.safetensors", "--depth-range", "0,nan"], ["LOW,HIGH", "0,nan"]),
-        (["{}:Net", "--weights", "w.safetensors", "--depth-range", "10,1"], ["10,1", "LOW < HIGH"]),
+        (["export", "{}:Net"], ["no run runs/Net", "depthkit adopt {}:Net", "depthkit train --network {}:Net"]),
+        (["adopt", "{}:Net"], ["--weights"]),
+        (["adopt", "runs/x", "--weights", "w.safetensors"], ["package.module:Network"]),
+        (["adopt", "{}:Net", "--weights", "nowhere.safetensors"], ["nowhere.safetensors"]),
+        (["adopt", "{}:Net", "--weights", "w.safetensors", "--std", "1,1"], ["R,G,B", "1,1"]),
+        (["adopt", "{}:Net", "--weights", "w.safetensors", "--depth-range", "0,nan"], ["LOW,HIGH", "0,nan"]),
+        (["adopt", "{}:Net", "--weights", "w.safetensors", "--depth-range", "10,1"], ["10,1", "LOW < HIGH"]),
     ],
 )
-def test_command_line_refuses_what_would_go_unheard(
+def test_command_line_refuses_what_it_cannot_adopt(
     write: Write, capsys: Captured, arguments: list[str], words: list[str]
 ) -> None:
     module = write(NET)
     _weights(f"{module}:Net", Path("w.safetensors"))
-    assert depthkit(["export", *(word.format(module) for word in arguments)]) == 2
+    assert depthkit([word.format(module) for word in arguments]) == 2
     message = " ".join(capsys.readouterr().err.split())
     assert all(word.format(module) in message for word in words), message
     assert not Path("runs").exists()
@@ -251,15 +250,16 @@ def test_command_line_makes_the_run_keeps_it_and_knows_whose_it_is(write: Write,
     network, other = (f"{write(NET)}:Net" for _ in range(2))
     _weights(network, Path("w.safetensors"))
     export = ["export", network, "--onnx-only"]
-    imported = [*export, "--weights", "w.safetensors", "--size", "30x42", "--depth-range", "1,80"]
-    assert depthkit(imported) == 0
-    assert "wrote" in capsys.readouterr().out
+    adopt = ["adopt", network, "--weights", "w.safetensors", "--size", "30x42", "--depth-range", "1,80"]
+    assert depthkit(adopt) == 0
+    assert "next: depthkit export runs/Net" in capsys.readouterr().out
+    assert depthkit(export) == 0
     assert Path("runs/Net/Net-30x42.fp32.onnx").is_file()
     depths = read_reference(Path("runs/Net/Net-30x42.reference.npz")).depths
     assert 1 <= depths.min() < depths.max() <= 80
-    for again in (imported, export):
-        assert depthkit(again) == 0
-        assert "kept" in capsys.readouterr().out
+    assert "wrote" in capsys.readouterr().out
+    assert depthkit(adopt) == depthkit(export) == 0
+    assert "kept" in capsys.readouterr().out
     assert depthkit(["export", other]) == 2
     assert f"a run of {network}" in " ".join(capsys.readouterr().err.split())
 

@@ -1,0 +1,80 @@
+"""`depthkit adopt`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import (
+    NetworkType,
+    NumbersType,
+    PathType,
+    data_option,
+    depth_units_option,
+    runs_option,
+    size_option,
+)
+
+
+@click.command()
+@click.argument("network", type=NetworkType())
+@click.option(
+    "--weights",
+    required=True,
+    type=PathType(exists=True, dir_okay=False),
+    help="Safetensors file with the network's state dict.",
+)
+@size_option("Size of the run.", default="240x320")
+@click.option(
+    "--depth-range",
+    type=NumbersType("LOW,HIGH", 0, 1e4),
+    default="0.1,10",
+    show_default=True,
+    help="Metres; the network answers shares of HIGH.",
+)
+@click.option("--mean", type=NumbersType("R,G,B", -1e3, 1e3), help="Of pixels from 0 to 1.  [default: ImageNet's]")
+@click.option("--std", type=NumbersType("R,G,B", 1e-6, 1e3), help="Of pixels from 0 to 1.  [default: ImageNet's]")
+@data_option("Where the frames of the reference come from.", default="scenes")
+@depth_units_option
+@runs_option
+def adopt(
+    network: str,
+    weights: Path,
+    size: tuple[int, int],
+    depth_range: tuple[float, float],
+    mean: tuple[float, float, float] | None,
+    std: tuple[float, float, float] | None,
+    data: str,
+    depth_units: float | None,
+    runs: Path,
+) -> None:
+    """Make a run of a network that was trained elsewhere.
+
+    NETWORK is package.module:Network, which must be importable. The run is RUNS/Network; export, bench and tune take
+    it like one that was trained here. The same command brings it up to date with other weights.
+
+    \b
+    Example:
+      depthkit adopt mypackage.module:MyNet --weights w.safetensors --size 96x128
+    """
+    from ..data.sources import open_dataset
+    from ..names import DEPTH_UNITS, file_name
+    from ..spec import Preprocessing
+    from ..train.bundle import import_weights
+    from .console import out as console
+    from .console import tell
+
+    usual = Preprocessing()
+    folder = runs / file_name(network)
+    import_weights(
+        folder,
+        network,
+        weights,
+        size,
+        open_dataset(data, "val", depth_units=depth_units or DEPTH_UNITS),
+        preprocessing=Preprocessing("RGB", mean or usual.mean, std or usual.std),
+        depth_range=depth_range,
+    )
+    tell("wrote", f"{folder}: {network} with {weights}")
+    console.print(f"next: depthkit export {folder}", markup=False)
