@@ -4,13 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Without Material's notice of MkDocs' future: docs/decisions/0010-mkdocs-with-material.md says what we do about it.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 # `make gpu-check` installs into a venv of its own, because onnxruntime-gpu and onnxruntime are the same module.
 # GPU_PYTHON names a Python that has what is to be checked already; then nothing is installed.
 GPU_VENV := .venv-gpu
 GPU_INSTALLED := $(GPU_VENV)/.installed
 
-.PHONY: demo test test-slow check format docs paper perf gpu-check clean
+.PHONY: demo test test-slow check format docs site serve paper perf gpu-check clean
 
 demo: $(INSTALLED)  ## the whole line on the built-in scenes, ending in demo/report.html
 	$(BIN)/depthkit demo --out demo
@@ -28,6 +30,7 @@ check: $(INSTALLED) build/mypy/depthkit
 	$(BIN)/lint-imports
 	$(BIN)/python docs/reference.py --check
 	$(BIN)/python docs/schema.py --check
+	$(MKDOCS) build --strict  # not --quiet, which would let warnings pass
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -36,6 +39,12 @@ format: $(INSTALLED)
 docs: $(INSTALLED)  ## write docs/cli.md from the commands, and the schema of bench.json
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/schema.py
+
+site: $(INSTALLED)  ## build the documentation into build/site; nothing is fetched (its search needs a server: `make serve`)
+	$(MKDOCS) build --strict
+
+serve: $(INSTALLED)  ## show the documentation at http://127.0.0.1:8000 and rebuild it at every change
+	$(MKDOCS) serve
 
 # With RUNS="…" NYU=… the numbers are measured first: accuracy once for all weights, and speed anew.
 paper: $(INSTALLED)  ## write docs/results/paper.md from its committed numbers
@@ -62,7 +71,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "depthkit needs Python 3.10 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,cpu,openvino,tensorrt-rtx,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,cpu,openvino,tensorrt-rtx,test,docs]'
 	touch $@
 
 # Without constraints.txt, which was made without a GPU: torch chooses its own versions of CUDA's packages.

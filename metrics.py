@@ -30,6 +30,7 @@ __all__ = [
     "Scores",
     "aggregate",
     "implausible_depth",
+    "number",
     "pixel_sums",
     "scaled_mse",
     "scaled_ssim",
@@ -155,6 +156,16 @@ METRICS: Final = (
     Metric("delta3", "δ3", ".3f", "higher"),
 )
 """Every metric, in the order of tables."""
+
+
+def number(value: float, form: str) -> str:
+    """`format(value, form)`, without the minus sign of what rounds to zero.
+
+    >>> number(-0.00001, ".4f"), number(-0.0, "+.4f"), number(-0.2, "+.4f")
+    ('0.0000', '+0.0000', '-0.2000')
+    """
+    text = format(value, form)
+    return text if text.strip("+-0.e%") else format(abs(value), form)
 
 
 def valid_pixels(truth: np.ndarray, crop: tuple[slice, slice] | None = None) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from .documents import STRICT
-from .metrics import pixel_sums, scaled_mse, scaled_ssim, valid_pixels
+from .metrics import number, pixel_sums, scaled_mse, scaled_ssim, valid_pixels
 from .precisions import PRECISIONS, Precision
 from .reference import Reference
 
@@ -118,7 +118,7 @@ def describe_parity(parity: Parity, precision: Precision) -> str:
     """Largest error, worst SSIM and what the gate of a precision looks at besides, in words."""
     words = f"max |Δ| {parity.max_abs_mm:.3g} mm, worst SSIM {parity.worst_ssim:.5f}"
     if parity.abs_rel_loss is not None:
-        words += f", AbsRel {parity.abs_rel_loss:+.4f}"
+        words += f", AbsRel {number(parity.abs_rel_loss, '+.4f')}"
     if parity.delta1_loss is not None and PRECISIONS[precision].tolerance.max_delta1_loss is not None:
-        words += f", δ1 {0 - parity.delta1_loss:+.4f}"
+        words += f", δ1 {number(-parity.delta1_loss, '+.4f')}"
     return words

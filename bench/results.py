@@ -250,7 +250,7 @@ class BenchResult:
         return next((other for other in self.rows if other.model == row.model and other.wall_ms), None)
 
     @computed_field  # type: ignore[prop-decorator]
-    @property
+    @cached_property
     def speedups(self) -> dict[str, Interval]:
         """By a row's name: how many times as fast it is as its baseline, round by round, see `speedup`."""
         found = {}

@@ -1,4 +1,4 @@
-"""How sure a figure is: bootstrap intervals of medians and of their ratios.
+"""How sure a figure is: bootstrap intervals of medians and of their ratios; and the Pareto front.
 
 Runs of one turn share what the machine was doing then, so they are no independent samples. Whole turns are therefore
 drawn anew, not single runs (the cluster bootstrap; Davison and Hinkley, Bootstrap Methods and their Application, 1997,
@@ -8,8 +8,8 @@ is so for both, and the ratio of their medians in that round does not know of it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeVar
 
 import numpy as np
 from pydantic.dataclasses import dataclass
@@ -23,8 +23,11 @@ __all__ = [
     "bootstrap_ratios",
     "coefficient_of_variation",
     "interval",
+    "pareto_front",
     "turn_medians",
 ]
+
+T = TypeVar("T")
 
 DRAWS: Final = 1000
 CONFIDENCE: Final = 0.95
@@ -115,3 +118,16 @@ def coefficient_of_variation(samples: Sequence[float]) -> float:
     """
     values = np.asarray(samples, np.float64)
     return float(values.std() / values.mean())
+
+
+def pareto_front(items: Iterable[T], figures: Callable[[T], tuple[float, float]]) -> list[T]:
+    """Items that no other beats in both of two figures, lower being better; sorted by the first; of equals one.
+
+    >>> pareto_front([(3, 1), (1, 5), (2, 6), (4, 1)], lambda point: point)
+    [(1, 5), (3, 1)]
+    """
+    front: list[T] = []
+    for item in sorted(items, key=figures):
+        if not front or figures(item)[1] < figures(front[-1])[1]:
+            front.append(item)
+    return front

@@ -28,6 +28,8 @@ from .options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.axes import Axes
+
     from ..export.recipe import Calibration
     from ..pipeline.budget import Budget, Trial, Tuning
     from ..pipeline.candidates import Scope
@@ -189,7 +191,6 @@ def tune_run(
     from ..pipeline.budget import require_choice
     from ..pipeline.candidates import candidates, workshop
     from ..pipeline.search import Panel, Search
-    from ..report.pareto import draw_pareto
     from .console import err, out, progress
 
     budget = _meant(budget, pictures)
@@ -211,13 +212,37 @@ def tune_run(
                 err.print(f"  {_line(trial, budget)}", markup=False)
 
             tuning = search.run(grid, seconds, tell)
-        draw_pareto(results.with_suffix(".png"), tuning)
+        _draw(results.with_suffix(".png"), tuning)
         _show(tuning)
         chosen = require_choice(tuning)
         goal = shop.deliver(chosen.candidate, bundle.folder / "best")
     out.print(f"[bold green]best[/]  {escape(str(goal))}: {escape(_line(chosen, budget))}")
     out.print(f"[green]wrote[/] {escape(str(results))} and {results.stem}.png")
     return goal
+
+
+def _draw(path: Path, tuning: Tuning) -> None:
+    """Write the Pareto plot of the trials that hold their gate and whose depth was judged. Raises OutputError."""
+    from ..report import charts
+
+    judged = [(trial, trial.quality) for trial in tuning.trials if trial.quality is not None and not trial.faults]
+    points = []
+    for trial, quality in judged:
+        engine = trial.candidate
+        series = f"{engine.backend} {engine.size[0]}x{engine.size[1]}"
+        point = charts.Point(trial.p95_ms, quality.error, engine.name, series, engine.precision, rivals="all")
+        note = "chosen" if engine.name == tuning.chosen else ""
+        points.append(replace(point, filled=trial.state == "measured", note=note))
+    by_truth = any(quality.abs_rel is not None for _, quality in judged)
+    truth = "AbsRel against measured depth" if by_truth else "1 − SSIM to torch FP32"
+
+    def draw(axes: Axes) -> str:
+        return charts.pareto(
+            axes, points, x="p95 latency of a run, ms", y=f"{truth}, at the pictures' resolution",
+            hollow="measured for a short time", limit=tuning.budget.max_latency_ms,
+        )  # fmt: skip
+
+    charts.png(path, draw)
 
 
 def _meant(budget: Budget, pictures: Pictures) -> Budget:

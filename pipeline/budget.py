@@ -9,6 +9,7 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from ..bench.environment import Environment
+from ..bench.statistics import pareto_front
 from ..documents import STRICT
 from ..errors import GateError
 from ..precisions import Precision
@@ -222,13 +223,8 @@ def choose(trials: Sequence[Trial], budget: Budget) -> Trial | None:
 
 def pareto(trials: Sequence[Trial]) -> list[Trial]:
     """The trials that hold their gate and that no other beats in both p95 latency and truth, fastest first."""
-    judged = sorted((t for t in trials if t.quality and not t.faults), key=lambda t: (t.p95_ms, t.quality.error))  # type: ignore[union-attr]
-    front: list[Trial] = []
-    for trial in judged:
-        assert trial.quality is not None
-        if not front or trial.quality.error < front[-1].quality.error:  # type: ignore[union-attr]
-            front.append(trial)
-    return front
+    judged = [(trial, trial.quality.error) for trial in trials if trial.quality and not trial.faults]
+    return [trial for trial, _ in pareto_front(judged, lambda found: (found[0].p95_ms, found[1]))]
 
 
 def require_choice(tuning: Tuning) -> Trial:

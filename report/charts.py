@@ -1,228 +1,310 @@
-"""The report's charts: values in, SVG out.
+"""The report's charts and that of `depthkit tune`, drawn by matplotlib.
 
-Charts of one bar or strip a row have no viewBox and place everything in percent, so that they fit any width and their
-text keeps its size. What is not measured is not passed, and so not drawn: never as zero.
+A chart is a function that draws on axes and returns what it shows in words, for readers who do not see it. In the
+report it is an SVG in an `<img>`: the content security policy allows no inline style, and matplotlib's SVG needs it.
 """
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Mapping, Sequence
-from typing import Final
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from markupsafe import Markup
 
-from ..bench.statistics import Interval
-from .svg import Axis, Curve, Mark, linear_axis, log_axis, mark_shape, scatter, short, tag
+from ..bench.results import PHASES, Row
+from ..bench.statistics import pareto_front
+from ..files import atomic_write
+from ..precisions import PRECISIONS, WIDENED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 __all__ = [
-    "FLOOR",
-    "Mark",
-    "axis_below",
-    "bar",
-    "front",
-    "histogram",
-    "key",
-    "latency_axis",
-    "pareto",
-    "precision_shape",
-    "roofline",
-    "stack",
-    "strip",
-]
+    "Chart", "Point", "chart", "latencies", "milliseconds", "model", "pareto", "phases", "png", "roofline",
+    "short_name",
+]  # fmt: skip
 
-FLOOR: Final = 1e-7
-"""1 - SSIM below which two pictures are the same in float32; a log axis needs an end."""
+_WIDE, _NARROW = 860, 360  # pixels on a desk and on a phone
+_COLOURS: Final = ("#1f57c3", "#c2410c", "#0f766e", "#8b33d6", "#b8246a", "#5c6a10")
+_INK, _SOFT, _GRID = "#171b21", "#545d69", "#e3e7ed"
+_PHASE_COLOURS: Final = dict(zip(PHASES, ("#b07d12", "#0f8f84", "#1f57c3", "#8b5bd6", "#c2410c", _SOFT), strict=True))
+_HALF: Final = 0.25
+"""Half the height of a row's drawing; the rest is for its name."""
+_FEW: Final = 40
+"""With fewer runs each is drawn, instead of a histogram."""
+_STYLE: Final[dict[Any, Any]] = {
+    "axes.axisbelow": True, "axes.edgecolor": _SOFT, "axes.facecolor": "none", "axes.grid": True,
+    "axes.labelcolor": _SOFT, "axes.spines.right": False, "axes.spines.top": False, "figure.facecolor": "none",
+    "font.sans-serif": ["DejaVu Sans"], "font.size": 8.25, "grid.color": _GRID, "legend.frameon": False,
+    "legend.labelcolor": _SOFT, "svg.fonttype": "none", "svg.hashsalt": "depthkit", "text.color": _INK,
+    "text.parse_math": False, "xtick.color": _SOFT, "ytick.color": _SOFT,
+}  # fmt: skip
 
-_SHAPES: Final = {"fp32": "circle", "fp16": "square", "bf16": "diamond", "int8": "triangle"}
-_TICKS: Final = 240
-_LEAST_FOR_BINS: Final = 40
-_SHOWN: Final = 99.0
+Draw = Callable[["Axes"], str]
 
 
-def precision_shape(precision: str) -> str:
-    """A mark's shape; of "fp16→fp32" that of what is stored.
+@dataclass(frozen=True)
+class Chart:
+    """An SVG as data URI in two widths, and what it shows in words."""
 
-    >>> precision_shape("fp16→fp32"), precision_shape("tf32")
-    ('square', 'hexagon')
+    wide: str
+    narrow: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """An engine in a scatter plot.
+
+    Attributes:
+        x, y: values.
+        name: what the legend calls it if it is on a Pareto front.
+        series: gives its colour, and is named in the legend.
+        precision: gives its marker (`PrecisionFacts`); for "fp16→fp32" that of FP16, for unknown ones a hexagon.
+        rivals: points with the same value compete for a Pareto front; None: it does not compete.
+        filled: False: only its outline is drawn.
+        note: written beside it.
     """
-    return _SHAPES.get(precision.partition("→")[0], "hexagon")
+
+    x: float
+    y: float
+    name: str
+    series: str
+    precision: str
+    rivals: object = None
+    filled: bool = True
+    note: str = ""
+
+    @property
+    def marker(self) -> str:
+        """In matplotlib's letters."""
+        stored = "fp16" if self.precision == WIDENED else self.precision
+        return next((facts.marker for name, facts in PRECISIONS.items() if name == stored), "h")
 
 
-def key(shape: str, colour: str = "c0", *, hollow: bool = False) -> Markup:
-    """A mark alone, for a legend."""
-    mark = mark_shape(shape, 8, 8, colour=colour, hollow=hollow)
-    return tag("svg", mark, width=16, height=16, aria_hidden="true")
+def milliseconds(value: float) -> str:
+    """A latency, of which no small one reads as zero.
 
-
-def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those that no other beats in both, both the less the better, by the first.
-
-    >>> front([(3, 1), (1, 5), (2, 6), (4, 1)])
-    [(1, 5), (3, 1)]
+    >>> milliseconds(12.345), milliseconds(0.00012)
+    ('12.35 ms', '0.00012 ms')
     """
-    found: list[tuple[float, float]] = []
-    for point in sorted(points):
-        if not found or point[1] < found[-1][1]:
-            found.append(point)
-    return found
+    return f"{value:.2f} ms" if value >= 1 else f"{value:.3g} ms"
 
 
-def pareto(marks: Sequence[Mark], fronts: Sequence[Curve], *, y_title: str, log_y: bool, width: int) -> Markup:
-    """Latency against error, both the less the better, with the fronts that were found.
+def model(row: Row) -> str:
+    """What a row's model is called in the report."""
+    return row.model or "model not told"
+
+
+def short_name(row: Row) -> str:
+    """A row's name among those of its model."""
+    return ", ".join(filter(None, (row.backend, row.precision)))
+
+
+def chart(draw: Draw, *, height: int) -> Chart:
+    """A chart for the report, `height` pixels high without its legend."""
+    wide, alt = _svg(draw, _WIDE, height)
+    return Chart(wide, _svg(draw, _NARROW, height)[0], alt)
+
+
+def png(path: Path, draw: Draw) -> None:
+    """Write a chart as PNG. Raises OutputError."""
+    with atomic_write(path) as temporary:
+        _save(temporary, draw, _WIDE, 480, format="png", dpi=192, facecolor="white")
+
+
+def _svg(draw: Draw, width: int, height: int) -> tuple[str, str]:
+    stream = BytesIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # so that the same result gives the same file
+    told = _save(stream, draw, width, height, format="svg", metadata=nothing)
+    # Hundredths of a point are exact enough for a path, and no one reads the space between elements.
+    text = re.sub(r">\s+<", "><", stream.getvalue().decode())
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+|\s*\n", r"\1", path[0]), text)
+    return f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}", told
+
+
+def _save(file: Path | BytesIO, draw: Draw, width: int, height: int, **how: Any) -> str:
+    """Draw a figure of so many CSS pixels (1/96 inch), with a legend above in as many columns as fit."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE), warnings.catch_warnings():
+        # A name may have letters that matplotlib's font lacks; the reader's browser has them.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure = Figure(layout="constrained")
+        axes = figure.subplots()
+        told = draw(axes)
+        labels = axes.get_legend_handles_labels()[1]
+        columns = max(width // (7 * max(map(len, labels), default=1) + 45), 1)
+        if labels:
+            figure.legend(loc="outside upper left", ncols=columns, columnspacing=1.4, handletextpad=0.4)
+        figure.set_size_inches(width / 96, (height + 16 * math.ceil(len(labels) / columns)) / 96)
+        figure.savefig(file, **how)
+    return told
+
+
+def pareto(
+    axes: Axes, points: Sequence[Point], *, x: str, y: str, hollow: str, log_y: bool = False, limit: float | None = None
+) -> str:
+    """Latency against error, lower being better in both.
 
     Args:
-        marks: x in ms; y the error.
-        fronts: each of marks that may be compared.
-        y_title: what the error is.
-        log_y: the errors differ by powers of ten; they are at least `FLOOR` then.
-        width: see `chart_svg.scatter`.
+        axes: to draw on.
+        points: x in ms; y the error.
+        x, y: titles of the axes.
+        hollow: what the legend says of points that are not filled.
+        log_y: whether the errors, all positive then, differ by powers of ten.
+        limit: the latency that is allowed, if any.
     """
-    x = log_axis([mark.x for mark in marks])
-    errors = [mark.y for mark in marks]
-    if log_y:
-        y = log_axis(errors)
-    else:
-        room = max(max(errors) - min(errors), 0.05 * max(errors), 1e-6) * 0.15
-        y = linear_axis([max(min(errors) - room, 0.0), max(errors) + room], zero=False)
-    best = ", ".join(mark.label for mark in sorted(marks, key=lambda mark: mark.x) if _on(mark, fronts))
-    alt = f"Median latency against {y_title}. On the Pareto front, the fastest first: {best or 'nothing'}."
-    return scatter(marks, fronts, x, y, titles=("p50 latency of a run, ms", y_title), alt=alt, width=width)
+    beside: dict[str, Any] = {"textcoords": "offset points", "fontweight": "bold"}
+    colours = _marks(axes, points, hollow)
+    best: list[Point] = []
+    for rivals in dict.fromkeys(point.rivals for point in points if point.rivals is not None):
+        front = pareto_front((point for point in points if point.rivals == rivals), lambda point: (point.x, point.y))
+        steps = [point.x for point in front], [point.y for point in front]
+        axes.step(*steps, color=_SOFT, linestyle="--", linewidth=1, where="post", zorder=1)
+        best += front
+    # Names would cover each other: a point has a number, and the legend its name.
+    for number, point in enumerate(best, 1):
+        axes.annotate(f"{number}", (point.x, point.y), (-4, -4), ha="right", va="top", **beside)
+        axes.plot([], [], point.marker, color=colours[point.series], label=f"{number}: {point.name}")
+    for point in points:
+        if point.note:
+            axes.annotate(point.note, (point.x, point.y), (4, 4), **beside)
+    if limit is not None:
+        axes.axvline(limit, color=_COLOURS[1], linewidth=1, label="latency allowed")
+    axes.set(xlabel=x, ylabel=y)
+    axes.margins(x=0.1, y=0.15)
+    _log(axes, "xy" if log_y else "x")
+    return f"{x}, against {y}. On the Pareto front: {', '.join(point.name for point in best) or 'nothing'}."
 
 
-def _on(mark: Mark, fronts: Sequence[Curve]) -> bool:
-    return any((mark.x, mark.y) in curve.points for curve in fronts)
+def roofline(axes: Axes, rows: Sequence[Row]) -> str:
+    """Rows under the roofs of their precisions: what the machine can compute, and what it can move."""
+    points, shares, roofs = [], [], {}
+    for row in rows:
+        roof, ms = row.roofline, row.percentile(50)
+        assert roof is not None
+        points.append(Point(roof.intensity, roof.macs / ms / 1e6, "", model(row), row.precision))
+        shares.append(f"{row.name}: {roof.floor_ms / ms:.0%} of its roof")
+        roofs[f"{roof.peaks.precision} by {roof.peaks.by}: {roof.peaks.gmacs:.4g} GMAC/s"] = roof.peaks
+    _marks(axes, points, "")
+    ridges = sorted(peaks.gmacs / peaks.gbytes for peaks in roofs.values())
+    spots = [*ridges, *(point.x for point in points)]
+    x = np.array([min(spots) / 2, *ridges, 2 * max(spots)])
+    for index, (name, peaks) in enumerate(roofs.items()):
+        line = (0, (2 + 4 * index, 1.5)) if index else "solid"
+        y = np.minimum(peaks.gmacs, x * peaks.gbytes)
+        axes.plot(x, y, color=_SOFT, linestyle=line, linewidth=1, label=name, zorder=1)
+    axes.set(xlabel="multiply-accumulates (MAC) a byte", ylabel="10⁹ MAC a second")
+    _log(axes, "xy")
+    return f"Work a byte against work a second. {'; '.join(shares)}."
 
 
-def roofline(marks: Sequence[Mark], roofs: Mapping[str, tuple[float, float]], *, width: int) -> Markup:
-    """Engines under the machine's limits.
+def _marks(axes: Axes, points: Sequence[Point], hollow: str) -> Mapping[str, str]:
+    """Draw points; say in the legend what colours, markers and hollow points mean; each series' colour."""
+    series = dict.fromkeys(point.series for point in points)
+    colours = {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(series)}
+    markers = {point.precision: point.marker for point in points}
+    marks = [(point.x, point.y, point.marker, colours[point.series], point.filled, "") for point in points]
+    marks += [(np.nan, np.nan, "o", colour, True, name) for name, colour in colours.items()]
+    marks += [(np.nan, np.nan, marker, _INK, True, precision) for precision, marker in markers.items()]
+    marks += [] if all(point.filled for point in points) else [(np.nan, np.nan, "o", _INK, False, hollow)]
+    for x, y, marker, colour, filled, label in marks:
+        fill, edge, width = (colour, "white", 0.5) if filled else ("none", colour, 1)
+        axes.plot([x], [y], marker, ms=7, mfc=fill, mec=edge, mew=width, label=label)
+    return colours
 
-    Args:
-        marks: x in multiply-accumulates a byte; y in 10⁹ of them a second.
-        roofs: by what they hold for: 10⁹ multiply-accumulates a second, 10⁹ bytes a second.
-        width: see `chart_svg.scatter`.
+
+def latencies(axes: Axes, rows: Sequence[Row]) -> str:
+    """How the runs of each row are spread.
+
+    The axis ends where 99 % of each row's runs have ended, so that one stray run does not flatten the rest; how many
+    lie beyond is written there.
     """
-    ridges = [gmacs / gbytes for gmacs, gbytes in roofs.values()]
-    x = log_axis([mark.x for mark in marks] + [0.5 * ridge for ridge in ridges] + [2 * ridge for ridge in ridges])
-    tops = [gmacs for gmacs, _ in roofs.values()]
-    feet = [min(gmacs, x.low * gbytes) for gmacs, gbytes in roofs.values()]
-    y = log_axis([mark.y for mark in marks] + tops + feet, margin=0.05)
-    curves = []
-    for index, (name, (gmacs, gbytes)) in enumerate(roofs.items()):
-        ridge = min(max(gmacs / gbytes, x.low), x.high)
-        points = [(x.low, min(gmacs, x.low * gbytes)), (ridge, min(gmacs, ridge * gbytes))]
-        end = (x.high, min(gmacs, x.high * gbytes))
-        curves.append(Curve([*points, end], f"c{index % 6} roof", f"{name}: {short(gmacs)} GMAC/s"))
-    alt = "Work a byte against work a second. " + "; ".join(mark.title for mark in marks)
-    return scatter(marks, curves, x, y, titles=("MAC a byte", "10⁹ MAC a second"), alt=alt, width=width)
+    low = max(min(min(row.wall_ms) for row in rows) / 1.02, 1e-6)
+    high = 1.04 * max(row.percentile(99) for row in rows)
+    medians = [milliseconds(row.percentile(50)) for row in rows]
+    beyond = [sum(ms > high for ms in row.wall_ms) for row in rows]
+    places = _rows(axes, rows, [f"{p50}, {n} beyond" if n else p50 for p50, n in zip(medians, beyond, strict=True)])
+    edges = np.geomspace(low, high, 70)
+    for y, row in zip(places, rows, strict=True):
+        if len(row.wall_ms) < _FEW:
+            axes.plot(row.wall_ms, [y] * len(row.wall_ms), "|", color=_COLOURS[0], markersize=9)
+            continue
+        counts, _ = np.histogram(row.wall_ms, edges)
+        first, last = np.flatnonzero(counts)[[0, -1]]
+        tops = y + _HALF * (2 * counts[first : last + 1] / counts.max() - 1)
+        axes.stairs(tops, edges[first : last + 2], baseline=y - _HALF, fill=True, facecolor=_COLOURS[0] + "73")
+    for percent, least, name, line in ((50, 1, "median", "-"), (95, 20, "95th percentile", ":")):
+        some = [index for index, row in enumerate(rows) if len(row.wall_ms) >= least]
+        spots = [rows[index].percentile(percent) for index in some]
+        if some:
+            axes.plot([spots] * 2, [places[some] - _HALF, places[some] + _HALF], line, color=_INK)
+            axes.plot([], [], line, color=_INK, label=name)
+    sure = [(y, row.p50_interval) for y, row in zip(places, rows, strict=True) if row.p50_interval]
+    if sure:
+        axes.barh(
+            [y for y, _ in sure], [found.high - found.low for _, found in sure], 2 * _HALF,
+            [found.low for _, found in sure], facecolor=_COLOURS[1] + "38", edgecolor=_COLOURS[1],
+            label="95 % interval of the median",
+        )  # fmt: skip
+    axes.set(xlabel="latency of a run, ms", xlim=(low, high))
+    _log(axes, "x")
+    told = (f"{short_name(row)} median {p50}" for row, p50 in zip(rows, medians, strict=True))
+    return f"How the latencies of {model(rows[0])} are spread: {'; '.join(told)}."
 
 
-def latency_axis(rows: Sequence[Sequence[float]]) -> Axis:
-    """From zero to what nearly all runs of all rows stay below, so that one stray run does not flatten the rest."""
-    return linear_axis([1.04 * float(np.percentile(samples, _SHOWN)) for samples in rows])
+def phases(axes: Axes, rows: Sequence[Row]) -> str:
+    """Medians of the phases that follow each other, stacked; enqueue, which overlaps them, as a thin bar below."""
+    found = [{name: median(row.phases[name]) for name in PHASES if name in row.phases} for row in rows]
+    serial = [sum(ms for name, ms in each.items() if name != "enqueue") for each in found]
+    places = _rows(axes, rows, [milliseconds(ms) if ms else "" for ms in serial])
+    left = np.zeros(len(rows))
+    for name, colour in _PHASE_COLOURS.items():
+        some = [index for index, each in enumerate(found) if name in each]
+        values = [found[index][name] for index in some]
+        if some and name == "enqueue":
+            axes.barh(places[some] - _HALF, values, 0.08, color=colour, label=name)
+        elif some:
+            axes.barh(places[some], values, 1.6 * _HALF, left[some], color=colour, label=name)
+            left[some] += values
+    axes.set(xlabel="ms")
+    told = [", ".join(f"{name} {ms:.3g} ms" for name, ms in each.items()) for each in found]
+    return "; ".join(f"{short_name(row)}: {words}" for row, words in zip(rows, told, strict=True))
 
 
-def strip(samples: Sequence[float], middle: Interval | None, axis: Axis, *, alt: str) -> Markup:
-    """A row's runs as ticks over a bar to their median, with the interval of the median as a box."""
-    values = np.sort(np.asarray(samples, np.float64))
-    p50, beyond = float(np.median(values)), int((values > axis.high).sum())
-    if len(values) > _TICKS:
-        values = values[np.linspace(0, len(values) - 1, _TICKS).round().astype(int)]
-    ticks = "".join(f"M{1000 * axis.at(value):.0f} 0V1" for value in values if value <= axis.high)
-    parts = [
-        *_grid(axis),
-        tag("rect", x=0, y=9, width=_percent(axis.at(p50)), height=14, rx=2, class_="median"),
-    ]
-    if middle is not None:
-        parts.append(_sure(middle, axis, 3, 26))
-    look = "runs" if len(values) > _LEAST_FOR_BINS else "runs few"
-    parts.append(_stretched(tag("path", d=ticks, class_=look), 1000, y=5, height=22))
-    parts.append(_line(axis.at(p50), 3, 29, "p50"))
-    told = f"{alt}; {beyond} runs lie beyond the axis" if beyond else alt
-    return tag("svg", tag("title", told), *parts, height=32, role="img", aria_label=told, class_="strip")
+def _rows(axes: Axes, rows: Sequence[Row], figures: Sequence[str]) -> np.ndarray:
+    """Where rows stand on the y axis, the first at the top, with their name and figure above them."""
+    places = np.arange(len(rows))[::-1]
+    for y, row, figure in zip(places, rows, figures, strict=True):
+        for x, text, side in ((0, short_name(row), "left"), (1, figure, "right")):
+            axes.annotate(text, (x, y + _HALF + 0.03), xycoords=("axes fraction", "data"), ha=side, va="bottom")
+    axes.set_yticks(places - _HALF - 0.08, [""] * len(rows))
+    axes.set_ylim(-_HALF - 0.08, len(rows) - _HALF - 0.08)
+    axes.tick_params(axis="y", length=0)
+    axes.spines.left.set_visible(False)
+    return places
 
 
-def histogram(samples: Sequence[float], middle: Interval | None, *, alt: str) -> Markup:
-    """How often a run took how long, on an axis of its own; of few runs every one."""
-    values = np.asarray(samples, np.float64)
-    last = float(np.percentile(values, _SHOWN)) if len(values) >= _LEAST_FOR_BINS else float(values.max())
-    axis = linear_axis([float(values.min()), last], zero=False, ticks=4)
-    shown = values[values <= axis.high]
-    parts = []
-    if middle is not None:
-        parts.append(_sure(middle, axis, 4, 84))
-    if len(values) >= _LEAST_FOR_BINS:
-        bins = min(max(int(math.sqrt(len(values))), 12), 40)
-        counts, _ = np.histogram(shown, bins, (axis.low, axis.high))
-        outline = "M0 1" + "".join(f"V{1 - count / counts.max():.3f}h1" for count in counts) + "V1Z"
-        parts.append(_stretched(tag("path", d=outline, class_="area"), bins, y=8, height=80))
-    else:
-        runs = "".join(f"M{1000 * axis.at(value):.0f} 0V1" for value in shown)
-        parts.append(_stretched(tag("path", d=runs, class_="runs few"), 1000, y=48, height=40))
-    for percent, least in ((50, 1), (95, 20)):
-        if len(values) >= least:
-            parts.append(_line(axis.at(float(np.percentile(values, percent))), 4, 88, f"p{percent}"))
-    parts.append(tag("line", x1="0", x2="100%", y1=88.5, y2=88.5, class_="axis"))
-    parts += _numbers(axis, 104)
-    return tag("svg", tag("title", alt), *parts, height=110, role="img", aria_label=alt, class_="histogram")
+def _log(axes: Axes, names: str) -> None:
+    """A log scale on "x", "y" or "xy", with ticks written in full, also where it spans less than a power of ten."""
+    from matplotlib.ticker import AutoLocator, LogLocator, NullLocator, StrMethodFormatter
 
-
-def stack(parts: Mapping[str, float], apart: float | None, axis: Axis, *, alt: str) -> Markup:
-    """Milliseconds one after the other as a bar; `apart` runs beside them, as a thin bar below."""
-    drawn, start = [*_grid(axis)], 0.0
-    for name, milliseconds in parts.items():
-        place = {"x": _percent(axis.at(start)), "width": _percent(axis.at(start + milliseconds) - axis.at(start))}
-        title = tag("title", f"{name} {milliseconds:.3g} ms")
-        drawn.append(tag("rect", title, y=3, height=18, class_=f"phase {name}", **place))
-        start += milliseconds
-    if apart is not None:
-        title = tag("title", f"enqueue {apart:.3g} ms")
-        drawn.append(tag("rect", title, x=0, y=24, width=_percent(axis.at(apart)), height=5, class_="phase enqueue"))
-    return tag("svg", *drawn, height=32, role="img", aria_label=alt, class_="strip")
-
-
-def bar(share: float, *, colour: str = "c0") -> Markup:
-    """A bar of `share` of the width on its whole length, beside figures that say the same."""
-    track = tag("rect", width="100%", height=8, rx=2, class_="track")
-    filled = tag("rect", width=_percent(min(share, 1.0)), height=8, rx=2, class_=f"fill {colour}")
-    return tag("svg", track, filled, height=8, aria_hidden="true", class_="bar")
-
-
-def axis_below(axis: Axis, unit: str) -> Markup:
-    """The figures of an axis, for under its strips."""
-    return tag("svg", *_numbers(axis, 14, unit), height=18, aria_hidden="true", class_="strip")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}%"
-
-
-def _line(at: float, top: float, bottom: float, kind: str) -> Markup:
-    return tag("line", x1=_percent(at), x2=_percent(at), y1=top, y2=bottom, class_=kind)
-
-
-def _sure(found: Interval, axis: Axis, y: int, height: int) -> Markup:
-    """An interval as a box, which is seen however narrow it is."""
-    low, width = axis.at(found.low), max(axis.at(found.high) - axis.at(found.low), 0.003)
-    return tag("rect", x=_percent(low), y=y, width=_percent(width), height=height, class_="sure")
-
-
-def _grid(axis: Axis) -> list[Markup]:
-    return [_line(axis.at(tick), 0, 32, "grid") for tick in axis.ticks]
-
-
-def _numbers(axis: Axis, y: float, unit: str = "") -> list[Markup]:
-    texts = []
-    for tick, words in axis.labelled:
-        at = axis.at(tick)
-        anchor = "start" if at < 0.04 else "end" if at > 0.96 else "middle"
-        text = f"{words} {unit}" if unit and tick == axis.ticks[-1] else words
-        texts.append(tag("text", text, x=_percent(at), y=y, text_anchor=anchor, class_="tick"))
-    return texts
-
-
-def _stretched(drawing: Markup, units: int, *, y: int, height: int) -> Markup:
-    """A drawing of `units` x 1 that fills the width, whatever that is."""
-    look = {"viewBox": f"0 0 {units} 1", "preserveAspectRatio": "none", "width": "100%"}
-    return tag("svg", drawing, y=y, height=height, **look)
+    for name in names:
+        axes.set(**{f"{name}scale": "log"})
+        axis: Axis = getattr(axes, f"{name}axis")
+        low, high = sorted(axis.get_view_interval())
+        steps = (1, 2, 5) if high / low < 500 else (1,)
+        axis.set_major_locator(AutoLocator() if high / low < 10 else LogLocator(subs=steps))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))

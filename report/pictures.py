@@ -15,7 +15,6 @@ from PIL import Image
 from ..bench.results import Row
 from ..metrics import VALID_DEPTH, valid_pixels
 from ..reference import Reference
-from .svg import short
 
 __all__ = ["ErrorMap", "Frame", "Picture", "Scene", "error_maps", "scenes"]
 
@@ -170,11 +169,11 @@ def _error_map(row: Row, frame: int, why: str, reference: Reference, depths: np.
     finite = error[np.isfinite(error)]
     most = float(finite.max()) if finite.size else 0.0
     high = float(np.percentile(finite, _BRIGHT)) or most if most else 0.0
-    told = f"{short(most, 2)}\u00a0m"
+    told = f"{most:.2g}\u00a0m"
     alt = f"distance of {row.name} from torch FP32 in frame {frame + 1}, at most {told}"
     picture = _map("error", error, (0.0, high), _ERROR, alt)
     ramp = _ramp(_ERROR) if most else ""
-    return ErrorMap(row.name, frame + 1, why, picture, ramp, f"{short(high, 2)}\u00a0m", told)
+    return ErrorMap(row.name, frame + 1, why, picture, ramp, f"{high:.2g}\u00a0m", told)
 
 
 def _span(measured: np.ndarray, otherwise: np.ndarray) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Final
 
 from ..bench.results import PHASES, BenchResult, MemoryUse, Phase, Roofline, Row, Throughput
-from ..metrics import METRICS, Metric
+from ..metrics import METRICS, Metric, number
 from ..parity import Parity
 
 __all__ = ["PAPER", "TABLES", "Column", "Table", "csv_text", "headline", "markdown", "verdict"]
@@ -82,7 +82,7 @@ def _figure(find: Callable[[Row], float | None], form: str) -> Callable[[Row], s
 
     def cell(row: Row) -> str:
         value = find(row)
-        return "" if value is None else format(value, form)
+        return "" if value is None else number(value, form)
 
     return cell
 
@@ -213,7 +213,7 @@ TABLES: Final = (
             Column("MSE", _parity(lambda parity: parity.mse, ".1e")),
             Column("SSIM", _parity(lambda parity: parity.worst_ssim, ".5f")),
             Column("AbsRel", _parity(lambda parity: parity.abs_rel_loss, "+.4f")),
-            Column("δ1", _parity(lambda parity: parity.delta1_loss and 0 - parity.delta1_loss, "+.4f")),
+            Column("δ1", _parity(lambda parity: None if parity.delta1_loss is None else -parity.delta1_loss, "+.4f")),
             Column("gate", verdict, number=False),
         ),
     ),

@@ -1,4 +1,4 @@
-"""The README's main line, typed as it stands, line by line, in one folder."""
+"""The README's minute of use, typed as it stands, line by line, in one folder."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SMALLER = {
 
 
 def main_line() -> list[str]:
-    """The commands of the console block under "The main line"."""
-    section = README.read_text(encoding="utf-8").partition("## The main line")[2]
+    """The commands of the console block under "A minute of use"."""
+    section = README.read_text(encoding="utf-8").partition("## A minute of use")[2]
     block = re.search(r"```console\n(.*?)```", section, re.DOTALL)
     assert block
     return [line.removeprefix("$ ") for line in block[1].splitlines()]
@@ -48,7 +48,7 @@ def make_nyu(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_readmes_main_line_works_as_it_is_typed(
+def test_the_readmes_minute_of_use_works_as_it_is_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_nyu(tmp_path / "path" / "to" / "nyu")

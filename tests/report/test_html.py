@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from io import BytesIO, StringIO
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in {"meta", "link", "img", "br", "input"}:
+        if tag not in {"meta", "link", "img", "br", "input", "source"}:
             self.open.append(tag)
             self.inner.append([])
             self.texts.append((tag, dict(attrs), self.inner[-1]))
@@ -74,18 +75,17 @@ class _Page(HTMLParser):
         """The text directly or deeper in each element of that kind."""
         return ["".join(words) for name, _, words in self.texts if name == tag]
 
-    def ticks(self, kind: str) -> list[list[str]]:
-        """Of each drawing of that class the figures below it."""
-        found: list[list[str]] = []
-        current = ""
-        for tag, attributes, words in self.texts:
-            if tag == "svg" and "class" in attributes:
-                current = attributes["class"] or ""
-                found += [[]] if current == kind else []
-            beside = kind == "scatter" and attributes.get("text-anchor") == "end"
-            if current == kind and attributes.get("class") == "tick" and not beside:
-                found[-1].append("".join(words))
-        return found
+    @property
+    def charts(self) -> list[ET.Element]:
+        """The charts, each for a desk and for a phone."""
+        sources = [tag.get("srcset") or tag.get("src") or "" for name, tag in self.tags if name in {"img", "source"}]
+        texts = [source.partition("data:image/svg+xml;base64,")[2] for source in sources]
+        return [ET.fromstring(base64.b64decode(text, validate=True)) for text in texts if text]
+
+    @property
+    def told(self) -> list[str]:
+        """What the charts show, in words."""
+        return [tag["alt"] or "" for tag in self.of("img") if tag.get("class") == "chart"]
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -169,7 +169,8 @@ def test_headings_follow_each_other(page: _Page) -> None:
 
 
 def test_every_picture_is_described_and_decodes(page: _Page) -> None:
-    pictures = page.of("img")
+    assert all(told.strip() for told in page.told)
+    pictures = [picture for picture in page.of("img") if picture.get("class") != "chart"]
     assert pictures
     for picture in pictures:
         assert (picture["alt"] or "").strip()
@@ -198,14 +199,21 @@ def test_pictures_are_there_without_the_script(page: _Page) -> None:
     assert all("open" in folded for folded in page.of("details"))
 
 
-def test_drawings_tell_what_they_show(rich_page: _Page) -> None:
-    drawings = rich_page.of("svg")
-    told = [tag for tag in drawings if tag.get("role") == "img"]
-    assert told
-    assert all((tag["aria-label"] or "").strip() for tag in told)
-    for tag in drawings:
-        nested = tag.get("preserveaspectratio") == "none"
-        assert nested or tag.get("aria-hidden") == "true" or tag in told
+def test_charts_are_drawn_twice_and_told(rich_page: _Page, rich: BenchResult) -> None:
+    ran = [row for row in rich.rows if row.wall_ms]
+    models = {row.model for row in ran}
+    assert len(rich_page.told) == 1 + len(models) + 1 + 1, "Pareto, latencies of each model, phases, roofline"
+    assert all(rich_page.told)
+    assert len(rich_page.charts) == 2 * len(rich_page.told), "for a desk and for a phone"
+    assert {chart.attrib["width"] for chart in rich_page.charts} == {"645pt", "270pt"}
+    assert all(tag.get("aria-hidden") == "true" for tag in rich_page.of("meter")), "the figure stands beside it"
+    assert not rich_page.of("svg")
+
+
+def test_same_result_gives_the_same_file(rich: BenchResult, contenders: list[Contender], tmp_path: Path) -> None:
+    for name in ("a.html", "b.html"):
+        write_report(tmp_path / name, rich, [contender.reference for contender in contenders], [None] * 4)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
 def test_page_tells_what_failed_and_shows_every_row(page: _Page, benched: Benched) -> None:
@@ -217,7 +225,7 @@ def test_page_tells_what_failed_and_shows_every_row(page: _Page, benched: Benche
     assert benched[0].environment.cpu.name in text
     tables = sum(table.wanted(benched[0]) for table in TABLES)
     assert tables
-    assert len(page.of("tr")) == tables * (1 + len(benched[0].rows))
+    assert len(page.of("tr")) == (tables + 1) * (1 + len(benched[0].rows)), "one more: latencies and speedups"
     assert "interrupted" not in text
 
 
@@ -245,8 +253,8 @@ def test_summary_names_verdicts_fastest_and_doubts(rich_page: _Page, rich: Bench
 
 def test_row_that_did_not_run_is_nowhere_a_zero(rich_page: _Page, rich: BenchResult) -> None:
     broken = rich.rows[2]
-    told = [tag["aria-label"] or "" for tag in rich_page.of("svg") if "aria-label" in tag]
-    assert not [label for label in told if broken.name in label]
+    drawn = [text for chart in rich_page.charts for text in chart.itertext()]
+    assert not [told for told in (*rich_page.told, *drawn) if f"{broken.backend}, {broken.precision}" in told]
     assert f"not here: {broken.name}" in " ".join(rich_page.text.split())
     first = next(table for table in TABLES if table.wanted(rich))
     cells = {column.heading: column.cell(broken) for column in first.columns if column.number}
@@ -254,15 +262,12 @@ def test_row_that_did_not_run_is_nowhere_a_zero(rich_page: _Page, rich: BenchRes
 
 
 def test_phases_that_were_not_measured_are_not_drawn(rich_page: _Page, rich: BenchResult) -> None:
-    stacks = [tag["aria-label"] or "" for tag in rich_page.of("svg") if " device " in (tag.get("aria-label") or "")]
-    assert stacks == [
-        f"{rich.rows[0].name}: preprocess 1.25 ms, h2d 0.25 ms, device 7 ms, d2h 0.125 ms, postprocess 0.5 ms, "
-        "enqueue 0.75 ms",
-        f"{rich.rows[1].name}: device 9 ms",
-    ]
-    classes = [tag.get("class") or "" for tag in rich_page.of("rect")]
-    drawn = [found for found in classes if found.startswith("phase")]
-    assert sorted(drawn) == sorted([*(f"phase {phase}" for phase in FULL), "phase device"])
+    (stacks,) = [told for told in rich_page.told if " device " in told]
+    full, other = (f"{row.backend}, {row.precision}" for row in rich.rows[:2])
+    assert stacks == (
+        f"{full}: preprocess 1.25 ms, h2d 0.25 ms, device 7 ms, d2h 0.125 ms, postprocess 0.5 ms, enqueue 0.75 ms; "
+        f"{other}: device 9 ms"
+    )
 
 
 def test_intervals_speedups_roofline_and_layers_are_told(rich_page: _Page, rich: BenchResult) -> None:
@@ -282,23 +287,22 @@ def test_intervals_speedups_roofline_and_layers_are_told(rich_page: _Page, rich:
 def test_rows_are_held_against_truth_where_it_was_measured(
     rich_page: _Page, page: _Page, rich: BenchResult, benched: Benched
 ) -> None:
-    def told(of: _Page) -> str:
-        return next(tag["aria-label"] or "" for tag in of.of("svg") if tag.get("class") == "scatter")
-
-    assert "AbsRel" in told(rich_page)
-    assert rich.rows[0].backend in told(rich_page).partition("front, the fastest first: ")[2]
-    assert rich.rows[1].precision + "." not in told(rich_page).partition("first: ")[2], "what fails is on no front"
-    assert "SSIM" in told(page)
+    assert "AbsRel" in rich_page.told[0]
+    assert rich.rows[0].backend in rich_page.told[0].partition("front: ")[2]
+    assert rich.rows[1].precision + "." not in rich_page.told[0].partition("front: ")[2], "what fails is on no front"
+    assert "SSIM" in page.told[0]
 
 
 def test_small_figures_do_not_read_as_zero(rich: BenchResult, contenders: list[Contender], tmp_path: Path) -> None:
     row = replace(timed(rich.rows[0], 0.0017), phases={"device": (0.0012,)}, roofline=None)
     write_report(tmp_path / "b.html", replace(rich, rows=(row,)), [contenders[0].reference], [None])
     page = _Page((tmp_path / "b.html").read_text())
-    charts = page.text.partition("All figures")[0]
-    assert "0.0017 ms" in charts
-    assert "0.0012 ms" in charts
-    assert not re.search(r"\b0\.0+ ms", charts)
+    said = page.text.partition("All figures")[0] + "".join(page.told)
+    drawn = " ".join(text for chart in page.charts for text in chart.itertext())
+    for text in (said, drawn):
+        assert "0.0017 ms" in text
+        assert "0.0012 ms" in text
+        assert not re.search(r"\b0\.0+ ms", text)
 
 
 def test_rows_without_a_run_still_get_a_report(rich: BenchResult, contenders: list[Contender], tmp_path: Path) -> None:
@@ -325,6 +329,30 @@ def test_csv_has_a_line_for_each_row_and_nothing_where_nothing_was_measured(rich
     assert (unknown["height"], unknown["parameters"], unknown["network"]) == ("", "", "")
 
 
+def test_runs_beyond_the_axis_are_counted(rich: BenchResult, contenders: list[Contender], tmp_path: Path) -> None:
+    row = timed(rich.rows[0], 3.0)
+    row = replace(row, wall_ms=(*row.wall_ms[:-1], 300.0))
+    write_report(tmp_path / "b.html", replace(rich, rows=(row,)), [contenders[0].reference], [None])
+    drawn = [text for chart in _Page((tmp_path / "b.html").read_text()).charts for text in chart.itertext()]
+    assert drawn.count("3.00 ms, 1 beyond") == 2, "for a desk and for a phone"
+
+
+def test_nothing_is_less_than_zero_by_rounding(benched: Benched) -> None:
+    row = benched[0].rows[0]
+    assert row.parity is not None
+    row = replace(row, parity=replace(row.parity, abs_rel_loss=-1e-9, delta1_loss=0.0))
+    cells = [column.cell(row) for table in TABLES for column in table.columns if table.wanted(benched[0])]
+    assert cells.count("+0.0000") == 2
+    assert not [cell for cell in cells if cell.startswith("-0")]
+
+
+def figures_below(chart: ET.Element) -> list[str]:
+    """Of a chart's x axis."""
+    (axis,) = chart.findall(".//*[@id='matplotlib.axis_1']")
+    texts = ["".join(group.itertext()).strip() for group in axis if (group.get("id") or "").startswith("xtick")]
+    return [text for text in texts if text]
+
+
 @pytest.mark.parametrize("middle", [1e-3, 0.3, 0.5, 1.0, 3.0, 9.99, 4444.0])
 def test_every_plot_has_figures_on_its_axes(
     benched: Benched, contenders: list[Contender], tmp_path: Path, middle: float
@@ -333,9 +361,9 @@ def test_every_plot_has_figures_on_its_axes(
     result = replace(benched[0], rows=rows)
     write_report(tmp_path / "b.html", result, [contender.reference for contender in contenders[:2]], benched[1][:2])
     page = _Page((tmp_path / "b.html").read_text())
-    plots = page.ticks("scatter") + page.ticks("histogram")
-    assert len(plots) == 2 + 2, "one for a desk and one for a phone, and a histogram of each row"
-    for ticks in plots:
+    assert len(page.charts) == 2 * len(page.told)
+    for chart in page.charts:
+        ticks = figures_below(chart)
         assert len(ticks) >= 2
         assert len(set(ticks)) == len(ticks), "two ticks that read the same"
 
@@ -357,7 +385,7 @@ def test_engine_that_answers_no_numbers_still_gets_its_report(
 
 
 def test_names_are_escaped(benched: Benched, contenders: list[Contender], tmp_path: Path) -> None:
-    hostile = '<script>alert("x")</script>'
+    hostile = '<script>alert("x")</script> $\\frac$ 深'  # and what matplotlib could take for mathematics
     row = replace(
         timed(benched[0].rows[0], 3.0),
         network=hostile,
@@ -378,6 +406,7 @@ def test_names_are_escaped(benched: Benched, contenders: list[Contender], tmp_pa
     assert "alert" not in page.inside("script")[0]
     assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
     assert page.text.count(hostile) > 5
+    assert any(hostile in text for chart in page.charts for text in chart.itertext())
 
 
 def test_report_that_cannot_be_written_is_an_output_error(

@@ -264,6 +264,16 @@ def test_version_2_of_the_interface_names_no_stream(array: DeviceArray, stream: 
     assert not view.writeable
 
 
+def test_a_pycuda_array_is_used_in_place(array: DeviceArray, stream: Stream) -> None:
+    """By what `pycuda.gpuarray.GPUArray` offers: strides always, and no stream. docs/run.md shows one bound."""
+    array.overrides = {"strides": array.values.strides, "stream": None, "version": 3}
+    view = device_view(array, stream)
+    assert (view.pointer, view.shape, view.dtype) == (array.pointer, (2, 3, 4), np.dtype(np.float32))
+    assert view.c_contiguous
+    assert view.writeable
+    assert view.stream == real.cudaStreamLegacy
+
+
 @given(data=st.data())
 def test_contiguity_is_what_numpy_says(data: st.DataObject) -> None:
     shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
