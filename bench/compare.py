@@ -21,6 +21,7 @@ from typing import Final, Literal
 import numpy as np
 
 from ..errors import UserError
+from ..metrics import number
 from ..precisions import PRECISIONS
 from .environment import Environment
 from .results import Accuracy, BenchResult, Row
@@ -295,7 +296,7 @@ def _percent(ratio: float) -> str:
     >>> _percent(1.1), _percent(0.9)
     ('+10.0 %', '-10.0 %')
     """
-    return f"{100 * (ratio - 1):+.1f} %"
+    return f"{number(100 * (ratio - 1), '+.1f')} %"
 
 
 def _gate_faults(change: Change) -> Iterator[str]:

@@ -6,8 +6,10 @@ anew when it is read: a file whose figures were changed says the same as before.
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import cached_property
@@ -57,6 +59,7 @@ MAY_BE_NAN: Final = {
     for kind in (Parity, DepthScores, Scores)
 }
 """By type, the figures that a broken engine makes NaN, which JSON writes as null."""
+_GZIP: Final = b"\x1f\x8b"  # how such a file begins (RFC 1952)
 _NAMELESS: Final = 4
 """The schema version before rows had a run and weights."""
 _NAN: Final = frozenset[str]().union(*MAY_BE_NAN.values())
@@ -269,7 +272,7 @@ def speedup(row: Row, base: Row) -> Interval | None:
 
 
 def read_result(path: Path) -> BenchResult:
-    """Read `bench.json`.
+    """Read `bench.json`, also one that gzip compressed.
 
     Raises:
         DataError: missing, or not such a file.
@@ -277,8 +280,10 @@ def read_result(path: Path) -> BenchResult:
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; write one with `depthkit bench --json FILE`") from error
+        content = gzip.decompress(content) if content.startswith(_GZIP) else content
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"cannot read {path}: {reason}; write one with `depthkit bench --json FILE`") from error
     return from_json(BenchResult, _without_figures(content), source=str(path))
 
 

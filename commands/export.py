@@ -254,6 +254,7 @@ def _require_exported_so(
 def _explain_layers(folder: Path, size: tuple[int, int] | None, options: PrecisionOptions) -> None:
     """Print what each convolution costs when it alone is quantised, the most sensitive first."""
     from ..export.onnx_file import rank_run
+    from ..metrics import number
     from ..train.bundle import read_bundle
     from .console import out as console
     from .console import table
@@ -265,7 +266,7 @@ def _explain_layers(folder: Path, size: tuple[int, int] | None, options: Precisi
     shown = table(*columns, text={"convolution", "module"})
     for row in rank_run(bundle, size, calibration):
         parity = row.parity
-        worse = "" if parity.abs_rel_loss is None else f"{parity.abs_rel_loss:+.4f}"
+        worse = "" if parity.abs_rel_loss is None else number(parity.abs_rel_loss, "+.4f")
         figures = (f"{parity.ssim:.5f}", f"{parity.worst_ssim:.5f}", worse, f"{parity.max_abs_mm:.0f}")
         shown.add_row(row.layer, row.module, f"{row.share:.1%}", *figures)
     console.print(shown)

@@ -3,7 +3,7 @@
     depthkit export --int8 --calibrate path/to/nyu --backend openvino compact
     python docs/readme_picture.py --data path/to/nyu runs/compact-pretrained/compact-96x128.int8.ov.blob
 
-Depth is computed here. Latency and AbsRel at the top are those of docs/results/bench.json, as in the README's table;
+Depth is computed here. Latency and AbsRel at the top are those of docs/results/bench.json.gz, as in the README's table;
 AbsRel below a tile is that of the frame. The frames are the first, middle and last of NYU's test split, not chosen.
 They are shown at the size that the network reads, as a citation: NYU Depth v2, Silberman et al., ECCV 2012.
 """
@@ -53,7 +53,7 @@ def caption(row: Row, result: BenchResult) -> str:
 @click.option("--out", type=click.Path(path_type=Path), default=HERE / "images" / "depth.png", show_default=True)
 def main(engine: Path, data: str, out: Path) -> None:
     """Draw the picture."""
-    manifest, result = read_manifest(engine), read_result(HERE / "results" / "bench.json")
+    manifest, result = read_manifest(engine), read_result(HERE / "results" / "bench.json.gz")
     network, size = manifest.model.network, manifest.model.size
 
     def benched(backend: str, precision: str) -> Row:

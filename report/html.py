@@ -21,7 +21,7 @@ from ..files import write_text
 from ..reference import Reference
 from . import charts
 from .charts import milliseconds, model, short_name
-from .pictures import error_maps, scenes
+from .depth_maps import error_maps, scenes
 from .tables import TABLES, headline, verdict
 
 if TYPE_CHECKING:

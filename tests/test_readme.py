@@ -7,7 +7,7 @@ from pathlib import Path
 from depthkit.bench.results import BenchResult, Row, read_result
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "docs" / "results" / "bench.json"
+RESULT = ROOT / "docs" / "results" / "bench.json.gz"
 SHOWN = (
     ("torch", "fp32"),
     ("openvino", "fp32"),

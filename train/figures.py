@@ -14,7 +14,7 @@ from torch import nn
 
 from ..data.dataset import RGBDDataset, evenly_spaced
 from ..files import atomic_write
-from ..metrics import VALID_DEPTH, valid_pixels
+from ..metrics import METRICS, VALID_DEPTH, valid_pixels
 from ..spec import ModelSpec
 from .camera_ready import CameraReady
 from .history import EpochRecord
@@ -34,8 +34,10 @@ def plot_curve(path: Path, history: Sequence[EpochRecord]) -> None:
     left.plot(epochs, [record.val_loss for record in history], marker=".", label="validation")
     left.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     left.legend()
-    right.plot(epochs, [record.val_delta1 for record in history], marker=".", label="δ1 (higher is better)")
-    right.plot(epochs, [record.val_abs_rel for record in history], marker=".", label="AbsRel (lower is better)")
+    for metric in METRICS:
+        if (name := f"val_{metric.name}") in EpochRecord.__dataclass_fields__:
+            figures = [getattr(record, name) for record in history]
+            right.plot(epochs, figures, marker=".", label=f"{metric.heading} ({metric.better} is better)")
     right.set(xlabel="epoch", ylabel="validation", ylim=(0, 1))
     right.legend()
     begins = [record for before, record in pairwise(history) if record.stage != before.stage]

@@ -42,10 +42,10 @@ from .figures import plot_curve, plot_samples
 from .fit_options import LoggerName, TrainOptions
 from .history import write_history
 from .loading import Feed
-from .memory import is_out_of_memory, out_of_memory
 from .module import DepthModule
 from .networks import build_network, check_network, describe_network
 from .origin import depth_units_of, fingerprint, place_of
+from .out_of_memory import is_out_of_memory, out_of_memory
 from .workplace import checkpoint_in, claimed, discard, replace_run, require_free, workplace
 
 __all__ = ["fit"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import subprocess
 import sys
@@ -189,6 +190,16 @@ def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bench.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SpecError, match=str(path)):
+        read_result(path)
+
+
+def test_a_compressed_file_is_read(document: Any, tmp_path: Path) -> None:
+    text = _write(tmp_path, document).read_bytes()
+    path = tmp_path / "bench.json.gz"
+    path.write_bytes(gzip.compress(text))
+    assert json.loads(to_json(read_result(path))) == document
+    path.write_bytes(gzip.compress(text)[:-20])
+    with pytest.raises(DataError, match=r"bench\.json\.gz"):
         read_result(path)
 
 

@@ -38,14 +38,14 @@ LINES = _lines()
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_every_command_line_is_one_that_depthkit_takes(line: str) -> None:
+def test_every_command_line_is_valid(line: str) -> None:
     group = cli.make_context("depthkit", shlex.split(line)[1:])
     name, command, arguments = cli.resolve_command(group, [*group._protected_args, *group.args])
     assert command is not None
     command.make_context(name, arguments, parent=group)
 
 
-def test_the_main_line_is_there() -> None:
+def test_main_commands_are_there() -> None:
     assert len(LINES) == 6
     for part in ("export", "bench --until 1% --json new.json", "bench --compare old.json new.json"):
         assert any(part in line for line in LINES)
@@ -64,7 +64,7 @@ def test_workflow_runs_on_pull_requests_and_makes_the_base_on_the_default_branch
     assert "push" in saved["if"]
 
 
-def test_regression_is_told_and_still_fails() -> None:
+def test_regression_is_reported_and_fails() -> None:
     """The comparison's exit code is not swallowed, and the comment comes all the same."""
     compared, commented = (
         next(step for step in _steps() if step.get("name") == name) for name in ("Compare", "Comment")
@@ -74,9 +74,3 @@ def test_regression_is_told_and_still_fails() -> None:
     assert "!cancelled()" in commented["if"], "without a status function a step is left out after one that failed"
     assert "comment.md" in compared["run"]
     assert "--body-file comment.md" in commented["run"]
-
-
-def test_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", TEXT)
-    assert links
-    assert [link for link in links if not (Path(__file__).parents[2] / "docs" / link).exists()] == []

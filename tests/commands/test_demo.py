@@ -1,4 +1,4 @@
-"""`depthkit demo`: the whole line on built-in scenes, in a file of its own, since it takes longest."""
+"""`depthkit demo` on built-in scenes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from depthkit.cli import run as depthkit
 from depthkit.commands import demo
+
+from ..support import Cli
 
 
 @pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_demo_ends_with_a_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, everything: bool
-) -> None:
+def test_demo_writes_a_report(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, *, everything: bool) -> None:
     """At the smallest size, by one backend, for the shortest time; or one network in FP32, and no search."""
     if not everything:
         monkeypatch.setattr(demo, "PRECISIONS", ("fp32",))
@@ -27,8 +26,7 @@ def test_the_demo_ends_with_a_report(
     monkeypatch.setattr(demo, "FRAMES", 8)
     monkeypatch.setattr(demo, "SEARCHING_S", 1.0 if everything else 0.0)
     out = tmp_path / "demo"
-    assert depthkit(["demo", "--out", str(out), "--size", "32x48", "--steps", "6", "--seconds", "0.05"]) == 0
-    said = capsys.readouterr().out
+    said = cli("demo", "--out", out, "--size", "32x48", "--steps", "6", "--seconds", "0.05").out
     assert "report.html" in said
     rows = json.loads((out / "bench.json").read_text())["rows"]
     found = [(Path(r["target"]).parent.name, r["precision_asked"]) for r in rows if r["backend"] == "onnxruntime"]

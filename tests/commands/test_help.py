@@ -1,4 +1,4 @@
-"""Every command explains itself, is documented, and costs nothing until it is used."""
+"""Every command has help, documentation and a test; help imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,28 +10,17 @@ from pathlib import Path
 import pytest
 
 from depthkit.cli import COMMANDS
-from depthkit.cli import run as depthkit
+
+from ..support import Cli, run_cli_alone
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "lightning",
-    "kornia",
-    "matplotlib",
-    "skimage",
-    "scipy",
-    "numpy",
-    "pydantic",
-    "rich",
-}
+LEARNING = {"torch", "onnx", "onnxruntime", "lightning", "kornia"}
+HEAVY = LEARNING | {"matplotlib", "skimage", "scipy", "numpy", "pydantic", "rich"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert depthkit([command, "--help"]) == 0
-    text = capsys.readouterr().out
+def test_every_command_has_help_with_an_example(command: str, cli: Cli) -> None:
+    text = cli(command, "--help").out
     assert "Example" in text
     assert f"depthkit {command}" in text
 
@@ -43,7 +32,7 @@ def test_every_command_is_in_the_readme_and_has_a_test(command: str) -> None:
     assert f'["{command}"' in tests or f'"{command}",' in tests
 
 
-def test_the_command_line_reference_is_up_to_date() -> None:
+def test_command_line_reference_is_up_to_date() -> None:
     subprocess.run([sys.executable, ROOT / "docs" / "reference.py", "--check"], check=True)
 
 
@@ -52,19 +41,15 @@ def test_the_command_line_reference_is_up_to_date() -> None:
     [["--help"], ["train", "--help"], ["export", "--help"], ["bench", "--help"], ["engines", "list", "--help"]],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    program = (
-        "import sys; from depthkit.cli import run; code = run(sys.argv[1:]);"
-        "print('LOADED', *{name.partition('.')[0] for name in sys.modules}); sys.exit(code)"
-    )
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.rpartition("LOADED")[2].split())
+    _, loaded = run_cli_alone(*arguments)
     assert loaded
     assert not loaded & HEAVY
 
 
-def test_the_readme_is_finished_and_its_links_lead_somewhere() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("document", ["README.md", "docs/ci.md"])
+def test_document_is_finished_and_its_links_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
     assert "@@" not in text
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not ((ROOT / document).parent / link).exists()] == []

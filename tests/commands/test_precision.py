@@ -1,4 +1,4 @@
-"""`depthkit export --fp16|--bf16|--int8`: what the options mean, and what is said when they cannot be met."""
+"""`depthkit export --fp16|--bf16|--int8`: options, calibration data, what each backend supports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depthkit.cli import run as depthkit
 from depthkit.data.scenes.render import render_scenes, scene_seed
 from depthkit.engines.build import backend
 from depthkit.engines.manifest import read_manifest
@@ -18,7 +17,7 @@ from depthkit.engines.store import Store
 from depthkit.onnx_graph import describe_onnx
 from depthkit.train.shipped import shipped_run
 
-Captured = pytest.CaptureFixture[str]
+from ..support import Cli, edit_json
 
 
 @pytest.fixture(scope="module")
@@ -37,85 +36,51 @@ def trained(tmp_path: Path) -> Path:
     return Path(shutil.copytree(shipped_run("compact"), tmp_path / "compact"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--fp16", "--int8"], "one precision: choose one of --fp16, --int8"),
-        (["--calibrate", "scenes"], "--calibrate has no effect without --int8"),
-        (["--bf16", "--keep", "auto"], "--keep is for --int8"),
-        (["--fp16", "--keep", "3"], "--keep is for --int8"),
-        (["--int8", "--keep", "few"], "neither a number of layers nor auto"),
-        (["--explain"], "--explain is for --int8"),
-        (["--int8", "--calibrate", "nowhere"], "--calibrate nowhere: there is no such data set"),
-        (["--bf16", "--backend", "onnxruntime"], "no BF16 kernels"),
-    ],
-)
-def test_options_that_cannot_be_met_are_refused(run: Path, arguments: list[str], words: str, capsys: Captured) -> None:
-    assert depthkit(["export", str(run), *arguments]) == 2
-    message = " ".join(capsys.readouterr().err.split())
-    assert words in message
-    assert "Traceback" not in message
+def test_bf16_is_refused_by_onnx_runtime(run: Path, cli: Cli) -> None:
+    assert "no BF16 kernels" in cli("export", run, "--bf16", "--backend", "onnxruntime", code=2).message
 
 
-def test_frames_to_calibrate_on_are_those_of_the_training(
-    run: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
+def test_default_calibration_frames(run: Path, store: Store, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     monkeypatch.setattr("depthkit.export.quantize.MOST_FRAMES", 8)
-    assert depthkit(["export", str(run), "--int8", "--onnx-only", "--keep", "auto"]) == 0
-    assert "frames of scenes" in capsys.readouterr().out
+    assert "frames of scenes" in cli("export", run, "--int8", "--onnx-only", "--keep", "auto").out
 
 
-def test_a_run_whose_data_are_gone_asks_for_frames(run: Path, capsys: Captured) -> None:
-    document = json.loads((run / "model.json").read_text())
-    document["training"]["place"] = "/data/that/was/moved"
-    (run / "model.json").write_text(json.dumps(document))
-    assert depthkit(["export", str(run), "--int8"]) == 2
-    message = capsys.readouterr().err
+def test_missing_training_data_are_named(run: Path, cli: Cli) -> None:
+    training = json.loads((run / "model.json").read_text())["training"]
+    edit_json(run / "model.json", training=training | {"place": "/data/that/was/moved"})
+    message = cli("export", run, "--int8", code=2).err
     assert "/data/that/was/moved" in message
     assert "--calibrate" in message
 
 
 @pytest.mark.filterwarnings("always::depthkit.data.images.DataWarning")
-def test_too_few_frames_are_refused(run: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_too_few_frames_are_refused(run: Path, tmp_path: Path, cli: Cli) -> None:
     Image.fromarray(np.eye(48, dtype=np.uint8) * 255).convert("RGB").save(tmp_path / "one.png")
-    assert depthkit(["export", str(run), "--int8", "--calibrate", str(tmp_path)]) == 2
-    assert "at least 8 frames, and there are 1" in capsys.readouterr().err
-
-
-def test_a_folder_without_pictures_says_what_data_look_like(run: Path, tmp_path: Path, capsys: Captured) -> None:
-    (tmp_path / "empty").mkdir()
-    assert depthkit(["export", str(run), "--int8", "--calibrate", str(tmp_path / "empty")]) == 2
-    assert "none of the known layouts" in capsys.readouterr().err
+    message = cli("export", run, "--int8", "--calibrate", tmp_path, code=2).err
+    assert "at least 8 frames, and there are 1" in message
 
 
 @pytest.mark.filterwarnings("always::depthkit.data.images.DataWarning")
 @pytest.mark.slow
-def test_int8_of_a_folder_of_pictures_is_kept_while_nothing_changes(
-    trained: Path, pictures: Path, store: Store, capsys: Captured
-) -> None:
-    export = ["export", str(trained), "--int8", "--size", "48x64", "--calibrate", str(pictures), "--onnx-only"]
-    assert depthkit(export) == 0
-    said = capsys.readouterr().out
-    assert "changes depth least (minmax" in said
-    assert "on 9 frames of" in said
-    assert depthkit(export) == 0
-    assert "kept" in capsys.readouterr().out
+def test_int8_file_is_kept_for_the_same_pictures(trained: Path, pictures: Path, store: Store, cli: Cli) -> None:
+    export = ["export", trained, "--int8", "--size", "48x64", "--calibrate", pictures, "--onnx-only"]
+    printed = cli(*export).out
+    assert "changes depth least (minmax" in printed
+    assert "on 9 frames of" in printed
+    assert "kept" in cli(*export).out
     file = trained / "compact-48x64.int8.onnx"
     before = file.stat().st_mtime_ns
     (pictures / "9.png").rename(pictures / "9.txt")
     try:
-        assert depthkit(export) == 0
-        assert f"skipped 1 of 10 in {pictures}: 9.txt" in capsys.readouterr().err
+        assert f"skipped 1 of 10 in {pictures}: 9.txt" in cli(*export).err
     finally:
         (pictures / "9.txt").rename(pictures / "9.png")
     assert file.stat().st_mtime_ns != before, "other frames, another file"
 
 
-def test_explain_ranks_every_convolution(trained: Path, pictures: Path, capsys: Captured) -> None:
-    explain = ["export", str(trained), "--int8", "--explain", "--size", "48x64", "--calibrate", str(pictures)]
-    assert depthkit(explain) == 0
-    said = capsys.readouterr().out
-    rows = [line.split() for line in said.splitlines() if "node_conv2d" in line]
+def test_explain_ranks_every_convolution(trained: Path, pictures: Path, cli: Cli) -> None:
+    printed = cli("export", trained, "--int8", "--explain", "--size", "48x64", "--calibrate", pictures).out
+    rows = [line.split() for line in printed.splitlines() if "node_conv2d" in line]
     assert len(rows) == 19
     assert {row[1].strip() for row in rows} >= {"stem.0", "decoder.3.2"}
     ssim = [float(row[3]) for row in rows]
@@ -123,7 +88,7 @@ def test_explain_ranks_every_convolution(trained: Path, pictures: Path, capsys: 
     assert not list(trained.glob("*.int8.onnx"))
 
 
-def test_bf16_is_exported_for_whom_it_serves(run: Path, store: Store, capsys: Captured) -> None:
+def test_bf16_is_built_by_the_backends_that_support_it(run: Path, store: Store, cli: Cli) -> None:
     available = backend("openvino").availability()
     if not available.runnable:
         pytest.skip(available.reason)
@@ -131,12 +96,10 @@ def test_bf16_is_exported_for_whom_it_serves(run: Path, store: Store, capsys: Ca
 
     if "BF16" not in capabilities():
         pytest.skip("this CPU has no BF16")
-    assert depthkit(["export", str(run), "--bf16", "--backend", "all"]) == 0
-    said = capsys.readouterr().out
-    assert "skipped onnxruntime: ONNX Runtime has no BF16 kernels" in said
-    assert "torch BF16 vs FP32" in said
+    printed = cli("export", run, "--bf16", "--backend", "all")
+    assert "skipped onnxruntime: ONNX Runtime has no BF16 kernels" in printed.err
+    assert "torch BF16 vs FP32" in printed.out
     assert describe_onnx(run / "compact-32x48.bf16.onnx").precision == "bf16"
     manifest = read_manifest(run / "compact-32x48.bf16.ov.blob")
     assert manifest.precision_found == "bf16"
-    assert manifest.share is not None
-    assert manifest.share > 0.95
+    assert manifest.share is not None and manifest.share > 0.95

@@ -1,4 +1,4 @@
-"""`depthkit tune`: the winner can be used, a budget that nothing meets exits 3, a search that was killed goes on."""
+"""`depthkit tune`: the winner, impossible budgets, resuming."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 
 from depthkit.bench.timing import Steady
-from depthkit.cli import run as depthkit
 from depthkit.documents import from_json
 from depthkit.engines.build import backend
 from depthkit.engines.fingerprint import Fingerprint
@@ -30,7 +29,8 @@ from depthkit.pipeline.pictures import read_pictures
 from depthkit.precisions import Precision
 from depthkit.train.bundle import read_bundle
 
-Captured = pytest.CaptureFixture[str]
+from ..support import STEM, Cli, save_noise
+
 QUICK = ["--size", "32x48", "--backend", "onnxruntime", "--precision", "fp32"]
 
 
@@ -44,47 +44,38 @@ def _tuning(run: Path) -> Tuning:
     return from_json(Tuning, (run / "tune.json").read_text(), source="tune.json")
 
 
-def test_the_winner_is_delivered_whole_and_passes_the_bench(run: Path, store: Store, capsys: Captured) -> None:
-    assert depthkit(["tune", str(run), *QUICK]) == 0
-    said = capsys.readouterr()
-    assert "AbsRel may be 0.005 worse" in said.out
-    assert "chosen" in said.out
-    assert "onnxruntime fp32 32x48: p50" in said.err
+def test_winner_is_exported_and_passes_the_bench(run: Path, store: Store, cli: Cli) -> None:
+    printed = cli("tune", run, *QUICK)
+    assert "AbsRel may be 0.005 worse" in printed.out
+    assert "chosen" in printed.out
+    assert "onnxruntime fp32 32x48: p50" in printed.err
     tuning = _tuning(run)
     assert tuning.chosen.startswith("onnxruntime fp32 32x48")
     assert tuning.environment.command.startswith("depthkit tune")
     with Image.open(run / "tune.png") as picture:
         assert min(picture.size) > 400
     options = tuning.chosen.removeprefix("onnxruntime fp32 32x48").strip()
-    engine = f"compact-32x48.fp32.{options}.ort.onnx".replace("..", ".")
-    assert {path.name for path in (run / "best").iterdir()} == {
-        "compact-32x48.fp32.onnx",
-        engine,
-        f"{engine}.json",
-        "compact-32x48.reference.npz",
-    }
+    engine = f"{STEM}.fp32.{options}.ort.onnx".replace("..", ".")
+    names = {f"{STEM}.fp32.onnx", engine, f"{engine}.json", f"{STEM}.reference.npz"}
+    assert {path.name for path in (run / "best").iterdir()} == names
     assert not (run / ".tune").exists()
-    assert depthkit(["bench", "--engine", str(run / "best" / engine), "--seconds", "0", "--no-memory"]) == 0
+    cli("bench", "--engine", run / "best" / engine, "--seconds", "0", "--no-memory")
 
 
-def test_the_earlier_winner_stays_until_the_new_one_is_whole(
-    run: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
+def test_full_disk_keeps_the_old_winner(run: Path, store: Store, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     (run / "best").mkdir()
-    (run / "best" / "engine").write_text("the winner of yesterday")
+    (run / "best" / "engine").write_text("the previous winner")
 
     def full(source: Path, goal: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(goal))
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    assert depthkit(["tune", str(run), *QUICK]) == 2
+    assert "No space left" in cli("tune", run, *QUICK, code=2).err
     assert [path.name for path in (run / "best").iterdir()] == ["engine"]
-    assert "No space left" in capsys.readouterr().err
 
 
-def test_a_smaller_size_is_judged_at_the_pictures_resolution(run: Path, store: Store, capsys: Captured) -> None:
-    sizes = ["--size", "32x48", "--size", "16x32", "--min-ssim", "0.5"]
-    assert depthkit(["tune", str(run), "--backend", "onnxruntime", "--precision", "fp32", *sizes]) == 0
+def test_smaller_size_is_judged_at_the_resolution_of_the_pictures(run: Path, store: Store, cli: Cli) -> None:
+    cli("tune", run, *QUICK, "--size", "16x32", "--min-ssim", "0.5")
     trials = {trial.candidate.name: trial for trial in _tuning(run).trials}
     own, small = trials["onnxruntime fp32 32x48"].quality, trials["onnxruntime fp32 16x32"].quality
     assert own is not None
@@ -92,9 +83,8 @@ def test_a_smaller_size_is_judged_at_the_pictures_resolution(run: Path, store: S
     assert own.ssim > 0.9999 > small.ssim
 
 
-def test_a_budget_that_nothing_meets_exits_3_and_names_the_nearest(run: Path, store: Store, capsys: Captured) -> None:
-    assert depthkit(["tune", str(run), *QUICK, "--max-latency", "0.001ms", "--min-fps", "1e6"]) == 3
-    message = capsys.readouterr().err
+def test_impossible_budget_exits_with_3_and_names_the_nearest_candidate(run: Path, store: Store, cli: Cli) -> None:
+    message = cli("tune", run, *QUICK, "--max-latency", "0.001ms", "--min-fps", "1e6", code=3).err
     assert "no candidate is within the budget; the nearest: onnxruntime fp32 32x48" in message
     assert "ms too slow" in message
     assert "too few" in message
@@ -102,59 +92,37 @@ def test_a_budget_that_nothing_meets_exits_3_and_names_the_nearest(run: Path, st
     assert not _tuning(run).chosen
 
 
-def test_fp16_that_this_cpu_computes_in_fp32_is_no_candidate(run: Path, store: Store, capsys: Captured) -> None:
+def test_fp16_computed_in_fp32_is_not_a_candidate(run: Path, store: Store, cli: Cli) -> None:
     if backend("onnxruntime").here().computes_half:
         pytest.skip("this CPU computes in FP16")
-    arguments = ["tune", str(run), "--size", "32x48", "--backend", "onnxruntime", "--precision", "fp16"]
-    assert depthkit(arguments) == 3
+    printed = cli("tune", run, *QUICK[:-1], "fp16", code=3)
     assert {trial.state for trial in _tuning(run).trials} == {"skipped"}
-    said = capsys.readouterr()
-    assert "cannot be built here: fp16 is computed as fp16→fp32" in said.err
-    assert f"{len(_tuning(run).trials)} cannot be built here, 0 failed" in said.out
+    assert "cannot be built here: fp16 is computed as fp16→fp32" in printed.err
+    assert f"{len(_tuning(run).trials)} cannot be built here, 0 failed" in printed.out
     assert "no candidate for speed" in _tuning(run).trials[0].reason
 
 
-def test_truth_that_was_not_measured_cannot_be_limited(run: Path, tmp_path: Path, capsys: Captured) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for index in range(2):
-        Image.fromarray(np.full((48, 64, 3), 60 * index, np.uint8)).save(pictures / f"{index}.png")
-    arguments = ["tune", str(run), *QUICK, "--data", str(pictures)]
-    assert depthkit([*arguments, "--max-absrel-loss", "0.01"]) == 2
-    message = capsys.readouterr().err
-    assert "needs measured depth" in message
-    assert "--data" in message
-    assert "--min-ssim" in message
-
-
-def test_pictures_without_truth_are_judged_by_ssim(run: Path, store: Store, tmp_path: Path, capsys: Captured) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    Image.fromarray(noise).save(pictures / "a.png")
-    assert depthkit(["tune", str(run), *QUICK, "--data", str(pictures)]) == 0
-    assert "SSIM must be at least 0.98" in capsys.readouterr().out
+def test_pictures_without_depth_are_judged_by_ssim(run: Path, store: Store, tmp_path: Path, cli: Cli) -> None:
+    save_noise(tmp_path / "pictures" / "a.png", 48, 64)
+    printed = cli("tune", run, *QUICK, "--data", tmp_path / "pictures")
+    assert "SSIM must be at least 0.98" in printed.out
     assert all(trial.quality and trial.quality.abs_rel is None for trial in _tuning(run).trials)
 
 
 @pytest.mark.filterwarnings("always::depthkit.data.images.DataWarning")
-def test_pictures_of_several_sizes_are_no_camera(run: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_pictures_of_different_sizes_are_refused(run: Path, tmp_path: Path, cli: Cli) -> None:
     for index in (1, 2):
-        Image.fromarray(np.zeros((48 * index, 64, 3), np.uint8)).save(tmp_path / f"{index}.png")
-    assert depthkit(["tune", str(run), *QUICK, "--data", str(tmp_path)]) == 2
-    assert "differ in size" in capsys.readouterr().err
+        save_noise(tmp_path / "pictures" / f"{index}.png", 48 * index, 64)
+    assert "differ in size" in cli("tune", run, *QUICK, "--data", tmp_path / "pictures", code=2).err
 
 
 def _pictures(folder: Path, seed: int) -> str:
-    folder.mkdir()
-    for index, image in enumerate(np.random.default_rng(seed).integers(0, 256, (2, 48, 64, 3), np.uint8)):
-        Image.fromarray(image).save(folder / f"{index}.png")
+    for index in range(2):
+        save_noise(folder / f"{index}.png", 48, 64, seed=2 * seed + index)
     return str(folder)
 
 
-def test_key_of_a_search_tells_the_gpu_and_what_is_in_the_calibration(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_key_depends_on_gpu_and_calibration(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = read_bundle(run)
     panel = read_panel(bundle)
     one, same, other = (_pictures(tmp_path / str(index), seed) for index, seed in enumerate((1, 1, 2)))
@@ -173,9 +141,7 @@ def test_key_of_a_search_tells_the_gpu_and_what_is_in_the_calibration(
 
 
 @pytest.mark.parametrize(("size", "crop"), [((480, 640), EIGEN_CROP), ((48, 64), None)])
-def test_frames_are_cropped_only_at_the_size_that_the_crop_is_made_for(
-    tmp_path: Path, size: tuple[int, int], crop: tuple[slice, slice] | None
-) -> None:
+def test_eigen_crop_needs_its_size(tmp_path: Path, size: tuple[int, int], crop: tuple[slice, slice] | None) -> None:
     rows = [f"data/{scene}/{scene}.png,data/{scene}/{scene}_d.png" for scene in range(10)]
     for row in rows:
         picture, depth = (tmp_path / each for each in row.split(","))
@@ -187,33 +153,8 @@ def test_frames_are_cropped_only_at_the_size_that_the_crop_is_made_for(
     assert read_pictures(str(tmp_path), "val", 4).crop == crop
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--max-latency", "soon"], "'soon' is no quantity above 0"),
-        (["--max-latency", "0ms"], "no quantity above 0"),
-        (["--max-latency", "3 parsecs"], "ms, s"),
-        (["--max-memory", "-5"], "no quantity above 0"),
-        (["--min-ssim", "1"], "0<=x<1"),
-        (["--min-fps", "0"], "0<x<="),
-        (["--max-absrel-loss", "-0.1"], "0<=x<=100"),
-        (["--size", "33x48"], "not divisible by 16"),
-        (["--backend", "tensorrt"], "tensorrt cannot run here"),
-        (["--data", "nowhere"], "there is no data at nowhere"),
-        (["--calibrate", "nowhere"], "--calibrate nowhere: there is no such data set"),
-    ],
-)
-def test_what_cannot_be_meant_is_refused(run: Path, arguments: list[str], words: str, capsys: Captured) -> None:
-    if "tensorrt" in arguments and backend("tensorrt").availability().runnable:
-        pytest.skip("tensorrt runs here")
-    assert depthkit(["tune", str(run), *arguments]) == 2
-    message = " ".join(capsys.readouterr().err.split())
-    assert words in message
-    assert "Traceback" not in message
-
-
 @pytest.mark.slow
-def test_a_search_that_was_killed_goes_on(run: Path, store: Store, capsys: Captured) -> None:
+def test_killed_search_is_resumed(run: Path, store: Store, cli: Cli) -> None:
     command = ["tune", str(run), *QUICK, "--batch", "1", "--batch", "2"]
     program = "import sys; from depthkit.cli import main; main(sys.argv[1:])"
     killed = subprocess.Popen([sys.executable, "-c", program, *command], stderr=subprocess.DEVNULL)
@@ -225,7 +166,5 @@ def test_a_search_that_was_killed_goes_on(run: Path, store: Store, capsys: Captu
     known = len(json.loads((run / "tune.json").read_text())["trials"])
     assert known > 0
     assert (run / ".tune").is_dir()
-    capsys.readouterr()
-    assert depthkit(command) == 0
-    assert f"candidates, {known} of them known" in capsys.readouterr().out
+    assert f"candidates, {known} of them known" in cli(*command).out
     assert not (run / ".tune").exists()

@@ -1,4 +1,4 @@
-"""INT8 on a CPU: what becomes of signed activations."""
+"""INT8 on a CPU: activations and weights are adapted to its arithmetic."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _error(model: onnx.ModelProto, exact: np.ndarray, x: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("before", "after"), [("Relu", None), (None, "Relu"), ("Relu", "MaxPool")])
-def test_what_is_never_negative_gets_finer_steps_of_the_same_range(before: str | None, after: str | None) -> None:
+def test_non_negative_activations_get_finer_steps(before: str | None, after: str | None) -> None:
     x = np.linspace(-1, 1, 512, dtype=np.float32).reshape(1, 1, 1, 512)
     model = _rounded(before, after)
     if after == "MaxPool":
@@ -49,14 +49,14 @@ def test_what_is_never_negative_gets_finer_steps_of_the_same_range(before: str |
 
 
 @pytest.mark.parametrize("before", [None, "Tanh"])
-def test_what_may_be_negative_keeps_its_steps(before: str | None) -> None:
+def test_signed_activations_keep_their_steps(before: str | None) -> None:
     x = np.linspace(-0.9, 0.9, 512, dtype=np.float32).reshape(1, 1, 1, 512)
     model = _rounded(before)
     (signed,), (found,) = (ReferenceEvaluator(each).run(None, {"x": x}) for each in (model, unsigned(model)))
     np.testing.assert_array_equal(found, signed)
 
 
-def test_the_model_itself_is_not_changed() -> None:
+def test_input_model_is_not_changed() -> None:
     model = _rounded("Relu")
     before = model.SerializeToString()
     unsigned(model)
@@ -84,7 +84,7 @@ KERNELS = hnp.arrays(np.int8, st.tuples(*[st.integers(1, 4)] * 4), elements=st.i
 
 
 @given(weights=KERNELS)
-def test_narrow_weights_cannot_saturate_and_keep_every_kernels_sum(weights: np.ndarray) -> None:
+def test_narrow_weights_cannot_saturate_and_keep_the_sums(weights: np.ndarray) -> None:
     """VPMADDUBSW adds two products of an unsigned byte in 16 bits."""
     model = narrow_weights(_weighted(weights))
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -95,7 +95,7 @@ def test_narrow_weights_cannot_saturate_and_keep_every_kernels_sum(weights: np.n
     assert np.abs(sums).max() <= 1
 
 
-def test_narrow_weights_answer_almost_the_same() -> None:
+def test_narrow_weights_give_almost_the_same_result() -> None:
     rng = np.random.default_rng(0)
     weights = rng.integers(-127, 128, (4, 16, 3, 3)).astype(np.int8)
     x = np.broadcast_to(rng.uniform(0, 1, (1, 16, 1, 1)).astype(np.float32), (1, 16, 8, 8))

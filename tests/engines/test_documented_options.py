@@ -10,7 +10,7 @@ from depthkit.engines.build import BACKENDS, backend
 DOCUMENT = Path(__file__).parents[2] / "docs" / "engines.md"
 
 
-def test_the_table_of_options_is_what_the_backends_take() -> None:
+def test_table_of_options_is_complete() -> None:
     documented: dict[tuple[str, str], str] = {}
     name = ""
     for line in DOCUMENT.read_text(encoding="utf-8").partition("## Options")[2].splitlines():
@@ -22,7 +22,7 @@ def test_the_table_of_options_is_what_the_backends_take() -> None:
     assert documented == real
 
 
-def test_every_backend_that_computes_is_in_the_table_of_backends() -> None:
+def test_table_of_backends_is_complete() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     for name in BACKENDS:
         if name != "null":

@@ -1,4 +1,4 @@
-"""The fingerprint: what this CPU says of itself, and which engines it lets in."""
+"""The fingerprint: CPU detection, and which engines a device accepts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from depthkit.engines.fingerprint import Arithmetic, Fingerprint, cpu_fingerprin
 ISAS = st.lists(st.sampled_from(["avx", "avx2", "f16c", "avx512f"]), unique=True).map(lambda isa: tuple(sorted(isa)))
 
 
-def test_cpu_is_what_the_kernel_says() -> None:
+def test_cpu_fingerprint_equals_proc_cpuinfo() -> None:
     here = cpu_fingerprint()
     assert here.kind == "cpu"
     assert here.name
@@ -27,7 +27,7 @@ def test_cpu_is_what_the_kernel_says() -> None:
     assert {"avx2", "avx512f", "asimd"} & flags == {"avx2", "avx512f", "asimd"} & set(here.isa)
 
 
-def test_cpu_is_the_same_cpu_when_asked_again() -> None:
+def test_cpu_fingerprint_is_stable() -> None:
     first = cpu_fingerprint()
     cpu_fingerprint.cache_clear()
     assert cpu_fingerprint() == first
@@ -35,9 +35,7 @@ def test_cpu_is_the_same_cpu_when_asked_again() -> None:
 
 
 @given(a=ISAS, b=ISAS, name=st.text())
-def test_engine_is_accepted_for_the_same_instructions_whatever_the_name(
-    a: tuple[str, ...], b: tuple[str, ...], name: str
-) -> None:
+def test_cpu_engine_needs_the_same_instruction_sets(a: tuple[str, ...], b: tuple[str, ...], name: str) -> None:
     one, other = Fingerprint("cpu", "one", "x86_64", a), Fingerprint("cpu", name, "x86_64", b)
     assert one.accepts(other) == other.accepts(one) == (a == b)
 
@@ -61,9 +59,7 @@ def test_engine_is_accepted_for_the_same_instructions_whatever_the_name(
         ("", "", False),
     ],
 )
-def test_gpu_engine_is_accepted_for_its_gpu_or_for_all_of_its_architectures(
-    name: str, architecture: str, runs: bool
-) -> None:
+def test_gpu_engine_needs_its_gpu_or_one_of_its_architectures(name: str, architecture: str, runs: bool) -> None:
     assert Fingerprint("gpu", "NVIDIA L4", "sm_89").accepts(Fingerprint("gpu", name, architecture)) is runs
 
 
@@ -75,13 +71,13 @@ def test_architectures_are_compared_as_numbers(built: int, here: int) -> None:
     assert gpu.accepts(Fingerprint("gpu", "", f"sm_{built}")) is (here == built)
 
 
-def test_cpu_and_gpu_never_take_each_others_engines() -> None:
+def test_cpu_and_gpu_refuse_each_others_engines() -> None:
     cpu, gpu = Fingerprint("cpu", "x", "sm_89"), Fingerprint("gpu", "x", "sm_89")
     assert not cpu.accepts(gpu)
     assert not gpu.accepts(cpu)
 
 
-def test_words_name_every_part() -> None:
+def test_description_names_every_part() -> None:
     assert Fingerprint("gpu", "", "sm_80+").describe() == "any GPU (sm_80+)"
     assert Fingerprint("cpu", "Imaginary 9000", "x86_64", ("avx", "f16c")).describe() == (
         "Imaginary 9000 (x86_64: avx f16c)"
@@ -100,7 +96,7 @@ def test_words_name_every_part() -> None:
         ((), False),
     ],
 )
-def test_converting_to_half_is_not_computing_in_it(isa: tuple[str, ...], half: bool) -> None:
+def test_fp16_conversion_is_not_fp16_arithmetic(isa: tuple[str, ...], half: bool) -> None:
     assert Fingerprint("cpu", "c", "m", isa).computes_half is half
 
 
@@ -129,11 +125,11 @@ def test_int8_arithmetic_follows_from_the_instruction_sets(isa: tuple[str, ...],
     assert describe_arithmetic(arithmetic)
 
 
-def test_a_gpu_has_no_cpu_arithmetic() -> None:
+def test_gpu_has_no_cpu_arithmetic() -> None:
     assert Fingerprint("gpu", "NVIDIA L4", "sm_89").int8 is None
 
 
-def test_an_engine_for_one_arithmetic_is_not_taken_on_another() -> None:
+def test_engine_is_refused_on_another_arithmetic() -> None:
     machines = [Fingerprint("cpu", "", "x86_64", isa) for isa in (EPYC_7763, SKYLAKE, ZEN_4, SAPPHIRE_RAPIDS)]
     for here in machines:
         assert [here.accepts(built) for built in machines] == [here is built for built in machines]
@@ -150,6 +146,6 @@ def test_an_engine_for_one_arithmetic_is_not_taken_on_another() -> None:
         ("AVX512_CORE_BF16", ZEN_4),
     ],
 )
-def test_onednn_may_be_told_to_use_less(limit: str, left: tuple[str, ...]) -> None:
+def test_onednn_variable_limits_the_instruction_sets(limit: str, left: tuple[str, ...]) -> None:
     assert limit_isa(SAPPHIRE_RAPIDS, limit) == left
     assert limit_isa(("asimd", "asimddp"), limit) == ("asimd", "asimddp")

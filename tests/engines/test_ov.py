@@ -1,4 +1,4 @@
-"""OpenVINO engines: computed in what was asked for or refused, read back from what runs, and nobody is told."""
+"""OpenVINO engines: their precision is the requested one, or the build fails; no telemetry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +26,8 @@ from depthkit.engines.ov import (
 from depthkit.errors import BackendError
 from depthkit.precisions import Precision
 
-STEM = "compact-32x48"
+from ..support import STEM, invent_operator
+
 OPTIONS = st.builds(
     OpenVinoOptions,
     threads=st.integers(0, 256),
@@ -40,7 +40,7 @@ lacks_fp16 = pytest.mark.skipif("FP16" in capabilities(), reason="this CPU has F
 
 
 def _run(code: str, **environment: str) -> str:
-    """What a fresh process prints, which CI's name for itself does not keep from telling others."""
+    """What a new process prints; without CI's variables, which switch telemetry off."""
     inherited = {name: value for name, value in os.environ.items() if name not in {"CI", "TF_BUILD", "JENKINS_URL"}}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=True).stdout
@@ -55,7 +55,7 @@ def _run(code: str, **environment: str) -> str:
         pytest.param("fp16", {"inference_precision": "bf16"}, "bf16", {"bf16"}, marks=needs_bf16),
     ],
 )
-def test_precision_is_that_of_the_file_unless_another_is_asked_for(
+def test_precision_is_the_files_unless_an_option_changes_it(
     pristine_exports: Path, tmp_path: Path, stored: Precision, options: dict[str, str], asked: str, found: set[str]
 ) -> None:
     parsed = OPENVINO.parse_options(options)
@@ -67,7 +67,7 @@ def test_precision_is_that_of_the_file_unless_another_is_asked_for(
     assert (tmp_path / "engine").stat().st_size > 1_000_000
 
 
-def test_every_layer_that_computes_is_read_back_with_its_kernel(pristine_exports: Path, tmp_path: Path) -> None:
+def test_layers_are_read_back_with_their_kernels(pristine_exports: Path, tmp_path: Path) -> None:
     built = OPENVINO.build(pristine_exports / f"{STEM}.fp32.onnx", tmp_path / "engine", "fp32", OpenVinoOptions())
     convolutions = [layer for layer in built.layers if layer.operator == "Convolution"]
     assert len(convolutions) == 19
@@ -78,7 +78,7 @@ def test_every_layer_that_computes_is_read_back_with_its_kernel(pristine_exports
     assert operators.isdisjoint({"Input", "Output", "Const"})
 
 
-def test_what_runs_is_believed_and_not_what_it_was_told(pristine_exports: Path) -> None:
+def test_precision_is_read_from_the_compiled_model(pristine_exports: Path) -> None:
     """Asked for FP16, OpenVINO takes BF16 without a word where the CPU has that and no FP16."""
     if bf16_without_kernels():
         pytest.skip("under ONEDNN_MAX_CPU_ISA OpenVINO takes BF16 for FP16, which it has no kernels for there")
@@ -93,15 +93,13 @@ def test_what_runs_is_believed_and_not_what_it_was_told(pristine_exports: Path) 
         assert OPENVINO.found_precision(layers, "fp16") == "fp16→fp32"
 
 
-def test_weights_of_fp16_do_not_pass_for_an_fp32_engine() -> None:
+def test_fp16_file_cannot_become_an_fp32_engine() -> None:
     with pytest.raises(BackendError, match="stores FP16; build the FP32 file"):
         OPENVINO.asked("fp16", OPENVINO.parse_options({"inference_precision": "f32"}))
 
 
 @lacks_fp16
-def test_half_precision_that_the_cpu_lacks_is_refused_where_it_was_asked_for_by_name(
-    pristine_exports: Path, tmp_path: Path
-) -> None:
+def test_explicit_fp16_is_refused_on_a_cpu_without_it(pristine_exports: Path, tmp_path: Path) -> None:
     options = OPENVINO.parse_options({"inference_precision": "f16"})
     with pytest.raises(BackendError, match=r"fp16 was asked for.*computes in .*FP32.*leave inference_precision out"):
         OPENVINO.build(pristine_exports / f"{STEM}.fp16.onnx", tmp_path / "engine", "fp16", options)
@@ -109,7 +107,7 @@ def test_half_precision_that_the_cpu_lacks_is_refused_where_it_was_asked_for_by_
 
 
 @pytest.mark.parametrize(("stored", "hint"), [("fp32", ""), ("bf16", ""), ("fp32", "bf16"), ("fp16", "bf16")])
-def test_bfloat_is_refused_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch, stored: Precision, hint: str) -> None:
+def test_bf16_is_refused_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch, stored: Precision, hint: str) -> None:
     monkeypatch.setattr(ov, "capabilities", lambda: frozenset({"FP32", "INT8"}))
     options = OPENVINO.parse_options({"inference_precision": hint})
     asked = OPENVINO.asked(stored, options)
@@ -121,14 +119,12 @@ def test_bfloat_is_refused_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize(("has", "hint"), [({"FP32"}, "f32"), ({"FP32", "BF16"}, "f32"), ({"FP32", "FP16"}, "f16")])
-def test_half_precision_of_the_file_is_computed_in_full_where_the_cpu_has_none(
-    monkeypatch: pytest.MonkeyPatch, has: set[str], hint: str
-) -> None:
+def test_fp16_file_on_a_cpu_without_fp16(monkeypatch: pytest.MonkeyPatch, has: set[str], hint: str) -> None:
     monkeypatch.setattr(ov, "capabilities", lambda: frozenset(has))
     assert settings("fp16", OpenVinoOptions())["INFERENCE_PRECISION_HINT"] == hint
 
 
-def test_no_choice_is_left_to_openvino() -> None:
+def test_settings_are_explicit() -> None:
     """Its own would be BF16 where the CPU has it, whatever the file stores."""
     assert settings("fp32", OpenVinoOptions()) == {
         "INFERENCE_PRECISION_HINT": "f32",
@@ -139,7 +135,7 @@ def test_no_choice_is_left_to_openvino() -> None:
 
 
 @given(options=OPTIONS)
-def test_options_come_back_from_a_manifest_and_from_the_command_line(options: OpenVinoOptions) -> None:
+def test_options_round_trip(options: OpenVinoOptions) -> None:
     recorded = OPENVINO.record(options)
     assert OPENVINO.parse_options(recorded) == options
     assert OPENVINO.parse_options({name: str(value) for name, value in recorded.items()}) == options
@@ -149,16 +145,14 @@ def test_options_come_back_from_a_manifest_and_from_the_command_line(options: Op
     "given_options",
     [{"threads": "-1"}, {"threads": "many"}, {"hint": "speed"}, {"inference_precision": "int8"}, {"threds": "1"}],
 )
-def test_option_that_means_nothing_is_refused(given_options: dict[str, str]) -> None:
+def test_invalid_option_is_refused(given_options: dict[str, str]) -> None:
     with pytest.raises(BackendError, match=r"threads=0, hint=latency"):
         OPENVINO.parse_options(given_options)
 
 
-def test_operator_that_openvino_lacks_is_named(exports: Path, tmp_path: Path) -> None:
+def test_unknown_operator_is_named(exports: Path, tmp_path: Path) -> None:
     path = exports / f"{STEM}.fp32.onnx"
-    model = onnx.load(path)
-    model.graph.node[5].op_type = "Teleport"
-    path.write_bytes(model.SerializeToString())
+    invent_operator(path)
     with pytest.raises(BackendError, match=rf"{STEM}\.fp32\.onnx: OpenVINO says: .*Teleport") as caught:
         OPENVINO.build(path, tmp_path / "engine", "fp32", OpenVinoOptions())
     assert caught.value.__cause__ is not None
@@ -167,42 +161,42 @@ def test_operator_that_openvino_lacks_is_named(exports: Path, tmp_path: Path) ->
     assert not (tmp_path / "engine").exists()
 
 
-def test_version_is_the_distributions_and_is_told_without_loading_it() -> None:
+def test_version_is_known_without_importing_openvino() -> None:
     found = OPENVINO.availability()
     assert found.runnable
     assert found.version == version("openvino")
     assert found.version in core().get_versions("CPU")["CPU"].build_number, "what a blob is checked against"
-    told = _run(
+    printed = _run(
         "import sys; from depthkit.engines.ov import OPENVINO\n"
         "assert OPENVINO.availability().usable; print('openvino' in sys.modules)"
     )
-    assert told.split() == ["False"]
+    assert printed.split() == ["False"]
 
 
-def test_missing_openvino_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_openvino_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     found = OPENVINO.availability()
     assert not found.usable
     assert found.remedy == "pip install 'depthkit[openvino]'"
 
 
-def test_nobody_is_told_that_openvino_is_used(tmp_path: Path) -> None:
+def test_openvino_starts_no_telemetry(tmp_path: Path) -> None:
     """`import openvino` alone starts a process that reports, and leaves an identity in the home folder."""
-    told = _run(
+    printed = _run(
         "import sys, psutil; from depthkit.engines.ov import core, import_openvino\n"
         "core()\n"
         "print(len(psutil.Process().children()), 'openvino_telemetry' in sys.modules)\n"
         "print(callable(import_openvino().convert_model))",
         HOME=str(tmp_path),
     )
-    assert told.split() == ["0", "False", "True"]
+    assert printed.split() == ["0", "False", "True"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_telemetry_that_others_imported_stays_theirs() -> None:
-    told = _run(
+def test_telemetry_module_of_another_library_is_kept() -> None:
+    printed = _run(
         "import sys, types; sys.modules['openvino_telemetry'] = theirs = types.ModuleType('openvino_telemetry')\n"
         "from depthkit.engines.ov import import_openvino; import_openvino()\n"
         "print(sys.modules['openvino_telemetry'] is theirs)"
     )
-    assert told.split() == ["True"]
+    assert printed.split() == ["True"]

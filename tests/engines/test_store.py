@@ -1,4 +1,4 @@
-"""The store: an engine is found again by all that it was made of, and by nothing less."""
+"""The store: an engine is found by everything that it was built from."""
 
 from __future__ import annotations
 
@@ -18,31 +18,20 @@ from pydantic.dataclasses import dataclass
 
 from depthkit.documents import STRICT
 from depthkit.engines.backend import Availability
-from depthkit.engines.build import BuildOptions, BuiltEngine, build
 from depthkit.engines.fingerprint import Fingerprint
 from depthkit.engines.manifest import read_manifest
 from depthkit.engines.null import NULL
-from depthkit.engines.store import Entry, Store, store_root, timing_cache_path
+from depthkit.engines.store import Store, store_root, timing_cache_path
 from depthkit.errors import EngineError, UserError
 from depthkit.files import sha256
 from depthkit.onnx_graph import METADATA, graph_sha256
 
-STEM = "compact-32x48"
+from ..support import STEM, build_null, contents, only_entry
+
 DAY = 86_400
 
 
-def _build(path: Path, **options: Any) -> BuiltEngine:
-    return build(path, BuildOptions("null", **options))
-
-
-def _only(store: Store) -> Entry:
-    (entry,) = store.entries()
-    return entry
-
-
-def test_store_is_where_the_variable_says_or_in_the_users_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_location(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEPTHKIT_STORE", str(tmp_path / "s"))
     assert store_root() == Store().root == tmp_path / "s"
     assert tmp_path / "s" in timing_cache_path("a.cache").parents
@@ -54,50 +43,52 @@ def test_store_is_where_the_variable_says_or_in_the_users_cache(
     assert store_root() == tmp_path / ".cache" / "depthkit"
 
 
-def test_store_that_was_never_used_is_empty_and_is_not_made_by_looking(store: Store) -> None:
+def test_unused_store_is_empty_and_not_created_by_reading(store: Store) -> None:
     assert store.entries() == []
     assert store.find("a" * 24) is None
     assert store.remove_broken() == 0
     assert not store.root.exists()
 
 
-def test_second_build_is_found_also_for_an_onnx_file_of_another_name(
-    store: Store, onnx_file: Path, tmp_path: Path
-) -> None:
-    first = _build(onnx_file)
+def test_renamed_onnx_file_reuses_the_engine(store: Store, onnx_file: Path, tmp_path: Path) -> None:
+    first = build_null(onnx_file)
     elsewhere = tmp_path / "elsewhere" / "other.fp32.onnx"
     elsewhere.parent.mkdir()
     shutil.copyfile(onnx_file, elsewhere)
-    second = _build(elsewhere)
+    second = build_null(elsewhere)
     assert (first.reused, second.reused) == (False, True)
     assert second.path == elsewhere.with_name("other.fp32.null")
-    assert second.path.read_bytes() == first.path.read_bytes() == _only(store).engine.read_bytes()
+    assert second.path.read_bytes() == first.path.read_bytes() == only_entry(store).engine.read_bytes()
     assert read_manifest(second.path) == second.manifest
     renamed = replace(first.manifest, onnx="other.fp32.onnx", reference="other.reference.npz")
     assert second.manifest == renamed.sealed()
 
 
-def test_engine_in_the_store_is_the_one_that_was_built(store: Store, onnx_file: Path) -> None:
-    made = _build(onnx_file)
-    entry = _only(store)
+def test_entry_is_the_engine_that_was_built(store: Store, onnx_file: Path) -> None:
+    made = build_null(onnx_file)
+    entry = only_entry(store)
     assert entry.manifest == made.manifest
     assert sha256(entry.engine) == sha256(made.path) == entry.manifest.engine_sha256
     assert entry.file_bytes == made.path.stat().st_size
     assert store.find(entry.key) == entry
 
 
-def test_engine_that_stands_beside_the_onnx_file_is_not_written_again(store: Store, onnx_file: Path) -> None:
-    engine = _build(onnx_file).path
+def test_existing_copy_is_not_rewritten(store: Store, onnx_file: Path) -> None:
+    engine = build_null(onnx_file).path
     before = engine.stat().st_ino, engine.stat().st_mtime_ns
-    assert _build(onnx_file).reused
+    assert build_null(onnx_file).reused
     assert (engine.stat().st_ino, engine.stat().st_mtime_ns) == before
 
 
-def test_rebuild_builds_though_the_store_has_it(store: Store, onnx_file: Path) -> None:
-    _build(onnx_file)
-    key = _only(store).key
-    assert not _build(onnx_file, rebuild=True).reused
-    assert _only(store).key == key
+def test_rebuild_replaces_engine_and_manifest(store: Store, onnx_file: Path) -> None:
+    build_null(onnx_file)
+    key, names = only_entry(store).key, contents(onnx_file.parent).keys()
+    made = build_null(onnx_file, rebuild=True)
+    assert not made.reused
+    assert only_entry(store).key == key
+    assert contents(onnx_file.parent).keys() == names
+    assert read_manifest(made.path) == made.manifest
+    assert made.manifest.engine_sha256 == sha256(made.path)
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +135,12 @@ def _is_found(tiny: dict[str, Path], made_of: dict[str, Any]) -> bool:
         patch.setattr(NULL, "availability", lambda: Availability(made_of["version"], "is here"))
         patch.setattr(NULL, "target", lambda _: made_of["device"])
         patch.setattr(NULL, "options", _Options, raising=False)
-        return _build(tiny[made_of["onnx"]], vendor=NULL.record(made_of["options"])).reused
+        return build_null(tiny[made_of["onnx"]], vendor=NULL.record(made_of["options"])).reused
 
 
 @given(made_of=st.fixed_dictionaries(INGREDIENTS), data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_engine_is_found_only_by_all_that_it_was_made_of(
+def test_engine_is_found_only_with_every_ingredient(
     tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, made_of: dict[str, Any], data: st.DataObject
 ) -> None:
     ingredient = data.draw(st.sampled_from(sorted(INGREDIENTS)))
@@ -162,47 +153,52 @@ def test_engine_is_found_only_by_all_that_it_was_made_of(
         assert len(Store().entries()) == 2
 
 
-def test_changed_onnx_file_is_not_looked_up(store: Store, onnx_file: Path) -> None:
-    _build(onnx_file)
+@pytest.mark.parametrize("change", ["name", "weight"])
+def test_changed_onnx_file_is_refused(store: Store, onnx_file: Path, change: str) -> None:
+    build_null(onnx_file)
     model = onnx.load(onnx_file)
-    model.graph.node[0].name = "edited"
+    if change == "name":
+        model.graph.node[0].name = "edited"
+    else:
+        tensor = model.graph.initializer[0]
+        tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]
     onnx.save(model, onnx_file)
     with pytest.raises(EngineError, match="changed since its export"):
-        _build(onnx_file)
+        build_null(onnx_file)
     assert len(store.entries()) == 1
 
 
-def test_use_is_noted_and_entries_come_last_used_first(store: Store, onnx_file: Path) -> None:
+def test_entries_are_sorted_by_last_use(store: Store, onnx_file: Path) -> None:
     half = onnx_file.with_name(f"{STEM}.fp16.onnx")
     for path in (onnx_file, half):
-        _build(path)
+        build_null(path)
     for entry in store.entries():
         os.utime(entry.engine.parent, (time.time() - 10 * DAY,) * 2)
     assert all(entry.unused_for(9.9) and not entry.unused_for(10.1) for entry in store.entries())
     for path, asked in ((onnx_file, "fp32"), (half, "fp16")):
-        assert _build(path).reused
+        assert build_null(path).reused
         latest, _ = store.entries()
         assert latest.manifest.precision_asked == asked
         assert not latest.unused_for(0.01)
         os.utime(latest.engine.parent, (time.time() - DAY,) * 2)
 
 
-def test_engine_is_named_by_how_its_key_begins(store: Store, onnx_file: Path) -> None:
+def test_engine_is_found_by_the_first_digits_of_its_key(store: Store, onnx_file: Path) -> None:
     with pytest.raises(UserError, match=r"no engines in .*store.*engines list"):
         store.named("a")
-    _build(onnx_file)
-    key = _only(store).key
-    assert all(store.named(key[:digits]) == _only(store) for digits in (1, 8, len(key)))
+    build_null(onnx_file)
+    key = only_entry(store).key
+    assert all(store.named(key[:digits]) == only_entry(store) for digits in (1, 8, len(key)))
     with pytest.raises(UserError, match="no engines"):
         store.named(key + "0")
-    _build(onnx_file.with_name(f"{STEM}.fp16.onnx"))
-    with pytest.raises(UserError, match=r"2 engines.*begins with ''"):
+    build_null(onnx_file.with_name(f"{STEM}.fp16.onnx"))
+    with pytest.raises(UserError, match=r"2 engines.*begins with ''.*engines list"):
         store.named("")
 
 
-def test_removed_engine_stays_beside_the_onnx_file(store: Store, onnx_file: Path) -> None:
-    engine = _build(onnx_file).path
-    store.remove(_only(store))
+def test_removing_an_entry_keeps_the_copy(store: Store, onnx_file: Path) -> None:
+    engine = build_null(onnx_file).path
+    store.remove(only_entry(store))
     assert store.entries() == []
     assert read_manifest(engine).engine_sha256 == sha256(engine)
-    assert not _build(onnx_file).reused
+    assert not build_null(onnx_file).reused

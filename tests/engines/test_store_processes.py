@@ -1,4 +1,4 @@
-"""Several processes at one store: an engine is built once, and what a killed one leaves is never found."""
+"""Several processes and one store: an engine is built once, and the remains of a killed build are never used."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from depthkit.engines.build import BuildOptions, BuiltEngine, build
 from depthkit.engines.manifest import manifest_path
-from depthkit.engines.store import Entry, Store, locked
+from depthkit.engines.store import Store, locked
 from depthkit.errors import UserError
 from depthkit.files import sha256
+
+from ..support import build_null, contents, only_entry
 
 BUILDER = """
 import sys
@@ -28,17 +29,17 @@ from depthkit.engines.null import NULL
 
 original = NULL.build
 
-def stopped_in_the_middle(onnx, engine, *rest):
+def paused(onnx, engine, *rest):
     engine.write_text('{"dep')
     print("building", flush=True)
     sys.stdin.readline()
     return original(onnx, engine, *rest)
 
-NULL.build = stopped_in_the_middle
+NULL.build = paused
 made = build(Path(sys.argv[1]), BuildOptions("null"), lambda: print("waiting", flush=True))
 print("found" if made.reused else "built", flush=True)
 """
-"""Builds a null engine; says how far it is, and stops in the middle until it is told a line."""
+"""Builds a null engine: prints its progress, and waits for a line on standard input in the middle."""
 
 Process = subprocess.Popen[str]
 Begin = Callable[[Path], Process]
@@ -46,7 +47,7 @@ Begin = Callable[[Path], Process]
 
 @pytest.fixture
 def begin() -> Iterator[Begin]:
-    """Starts a process that builds a null engine, see BUILDER."""
+    """Start a process that runs BUILDER."""
     with ExitStack() as stack:
 
         def start(path: Path) -> Process:
@@ -55,7 +56,7 @@ def begin() -> Iterator[Begin]:
                 subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             )
             stack.callback(process.kill)
-            watchdog = threading.Timer(60, process.kill)  # else a process that says nothing would be waited for
+            watchdog = threading.Timer(60, process.kill)  # for a process that prints nothing
             watchdog.daemon = True
             watchdog.start()
             stack.callback(watchdog.cancel)
@@ -75,29 +76,16 @@ def _go_on(process: Process) -> None:
     process.stdin.flush()
 
 
-def _build(path: Path) -> BuiltEngine:
-    return build(path, BuildOptions("null"))
-
-
 def _half(path: Path) -> Path:
     """The FP16 file beside an FP32 one."""
     return path.with_name(path.name.replace("fp32", "fp16"))
-
-
-def _only(store: Store) -> Entry:
-    (entry,) = store.entries()
-    return entry
-
-
-def _contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def _folders(store: Store) -> set[str]:
     return {path.name for path in store.engines.iterdir()}
 
 
-def test_one_builds_and_the_other_waits_and_uses_it(store: Store, onnx_file: Path, begin: Begin) -> None:
+def test_second_process_waits_and_reuses_the_engine(store: Store, onnx_file: Path, begin: Begin) -> None:
     first = begin(onnx_file)
     assert _says(first) == "building"
     second = begin(onnx_file)
@@ -107,7 +95,7 @@ def test_one_builds_and_the_other_waits_and_uses_it(store: Store, onnx_file: Pat
     assert _says(first) == "built"
     assert _says(second) == "found", "it never said that it is building"
     assert (first.wait(), second.wait()) == (0, 0)
-    assert sha256(onnx_file.with_suffix(".null")) == _only(store).manifest.engine_sha256
+    assert sha256(onnx_file.with_suffix(".null")) == only_entry(store).manifest.engine_sha256
 
 
 def test_builders_of_different_engines_do_not_wait(store: Store, onnx_file: Path, begin: Begin) -> None:
@@ -119,27 +107,25 @@ def test_builders_of_different_engines_do_not_wait(store: Store, onnx_file: Path
     assert len(store.entries()) == 2
 
 
-def test_killed_build_leaves_nothing_that_is_found_and_the_next_one_succeeds(
-    store: Store, onnx_file: Path, begin: Begin
-) -> None:
-    beside = _contents(onnx_file.parent)
+def test_remains_of_a_killed_build_are_not_used(store: Store, onnx_file: Path, begin: Begin) -> None:
+    beside = contents(onnx_file.parent)
     process = begin(onnx_file)
     assert _says(process) == "building"
     process.kill()
     assert process.wait() == -signal.SIGKILL
     (left,) = _folders(store)
-    assert _contents(store.engines) == {f"{left}/engine.null": b'{"dep'}
+    assert contents(store.engines) == {f"{left}/engine.null": b'{"dep'}
     assert store.entries() == []
     with pytest.raises(UserError, match="no engines"):
         store.named("")
-    assert _contents(onnx_file.parent) == beside
-    assert not _build(onnx_file).reused
-    assert _folders(store) == {_only(store).key}
-    assert sha256(_only(store).engine) == _only(store).manifest.engine_sha256
-    assert _build(onnx_file).reused
+    assert contents(onnx_file.parent) == beside
+    assert not build_null(onnx_file).reused
+    assert _folders(store) == {only_entry(store).key}
+    assert sha256(only_entry(store).engine) == only_entry(store).manifest.engine_sha256
+    assert build_null(onnx_file).reused
 
 
-def test_whoever_waits_for_a_build_that_is_killed_builds(store: Store, onnx_file: Path, begin: Begin) -> None:
+def test_waiting_process_builds_when_the_other_is_killed(store: Store, onnx_file: Path, begin: Begin) -> None:
     first = begin(onnx_file)
     assert _says(first) == "building"
     second = begin(onnx_file)
@@ -148,12 +134,10 @@ def test_whoever_waits_for_a_build_that_is_killed_builds(store: Store, onnx_file
     assert _says(second) == "building"
     _go_on(second)
     assert _says(second) == "built"
-    assert _folders(store) == {_only(store).key}
+    assert _folders(store) == {only_entry(store).key}
 
 
-def test_what_a_killed_build_left_is_removed_and_what_is_being_built_is_not(
-    store: Store, onnx_file: Path, begin: Begin
-) -> None:
+def test_remove_broken_keeps_builds_in_progress(store: Store, onnx_file: Path, begin: Begin) -> None:
     assert store.remove_broken() == 0
     killed, alive = begin(onnx_file), begin(_half(onnx_file))
     assert _says(killed) == _says(alive) == "building"
@@ -165,28 +149,26 @@ def test_what_a_killed_build_left_is_removed_and_what_is_being_built_is_not(
     assert store.remove_broken() == 0
     _go_on(alive)
     assert _says(alive) == "built"
-    assert _only(store).manifest.precision_asked == "fp16"
+    assert only_entry(store).manifest.precision_asked == "fp16"
     assert store.remove_broken() == 0
 
 
-def test_engine_that_was_mended_meanwhile_is_not_removed_as_broken(
-    store: Store, onnx_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_repaired_entry_is_not_removed(store: Store, onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process builds it again between the look at the store and the lock."""
-    _build(onnx_file)
-    manifest_path(_only(store).engine).unlink()
+    build_null(onnx_file)
+    manifest_path(only_entry(store).engine).unlink()
     acquire = FileLock.acquire
 
     def late(lock: FileLock, *arguments: Any, **options: Any) -> Any:
         with monkeypatch.context() as patch:
             patch.setattr(FileLock, "acquire", acquire)
-            _build(onnx_file)
+            build_null(onnx_file)
         return acquire(lock, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(FileLock, "acquire", late)
         assert store.remove_broken() == 0
-    assert _build(onnx_file).reused
+    assert build_null(onnx_file).reused
 
 
 def test_threads_of_one_process_wait_for_each_other(tmp_path: Path) -> None:
@@ -197,7 +179,7 @@ def test_threads_of_one_process_wait_for_each_other(tmp_path: Path) -> None:
             entered.set()
 
     thread = threading.Thread(target=second)
-    with locked(tmp_path / "a", lambda: pytest.fail("nobody is to be waited for")):
+    with locked(tmp_path / "a", lambda: pytest.fail("the lock is free")):
         thread.start()
         assert waits.wait(30)
         assert not entered.is_set()

@@ -1,10 +1,9 @@
-"""TensorRT-RTX builds real engines, without a GPU, of both networks; what TensorRT's parser refuses is refused here."""
+"""TensorRT-RTX builds real engines of both networks without a GPU; its parser's errors are reported."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,30 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from depthkit.engines import gpu, trt
+from depthkit.engines import trt
 from depthkit.engines.build import BuildOptions, build
 from depthkit.engines.fingerprint import Fingerprint
 from depthkit.engines.gpu import Gpu
+from depthkit.engines.gpu import find_gpu as find_real_gpu
 from depthkit.engines.manifest import Layer, read_manifest
 from depthkit.engines.trt import TENSORRT, TENSORRT_RTX, TensorRT
 from depthkit.errors import BackendError
-from depthkit.onnx_graph import METADATA, graph_sha256
 from depthkit.precisions import Precision
-from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
+from depthkit.spec import Dim
 
-rtx = pytest.mark.skipif(
-    find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed: pip install 'depthkit[tensorrt-rtx]'"
-)
+from ..support import L4, FindGpu, needs_rtx, seal_graph
+
+pytestmark = pytest.mark.usefixtures("find_gpu")
+
 SIZE = (32, 48)
 DYNAMIC = Dim("batch", 1, 2, 4)
 CONVOLUTIONS = {"compact": 19, "unet": 19}
-HERE = gpu.find_gpu()
-NO_GPU = "there is none in this test"
-L4 = Gpu("NVIDIA L4", (8, 9), integrated=False, driver="13.0")
-
 Export = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """ONNX files of both networks with random weights, exported when they are first asked for. Read only."""
+    """ONNX files of both networks with random weights, each exported once. Read only."""
     folder = tmp_path_factory.mktemp("onnx")
 
     def exported(network: str = "compact", precision: Precision = "fp16", batch: int | Dim = 1) -> Path:
@@ -48,29 +44,15 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
             import torch
 
             from depthkit.export.graph import Origin, build_graph
-            from depthkit.train.networks import build_network, count_macs, count_parameters, widths_of
+            from depthkit.train.networks import build_network, describe_network
 
             torch.manual_seed(0)
             net = build_network(network).eval()
-            ends, macs = camera_ready(*SIZE, batch), count_macs(net, SIZE)
-            spec = ModelSpec(network, widths_of(net), *ends, Preprocessing(), (0.0, 10.0), count_parameters(net), macs)
+            spec = describe_network(network, net, SIZE).with_batch(batch)
             onnx.save(build_graph(net, spec, precision, Origin("0" * 64, "random weights")), path)
         return path
 
     return exported
-
-
-@pytest.fixture(autouse=True)
-def find_gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[Gpu | str], None]:
-    """Say which GPU is here; at first there is none, so that a machine with one does not make a difference."""
-
-    def finds(found: Gpu | str) -> None:
-        for module in (trt, gpu):
-            monkeypatch.setattr(module, "find_gpu", lambda: found)
-
-    if request.node.get_closest_marker("gpu") is None:
-        finds(NO_GPU)
-    return finds
 
 
 def _convolutions(layers: tuple[Layer, ...]) -> list[Layer]:
@@ -90,7 +72,7 @@ def _plan(path: Path, tmp_path: Path, precision: Precision = "fp16", **options: 
     return plan
 
 
-@rtx
+@needs_rtx
 @pytest.mark.parametrize("batch", [1, DYNAMIC], ids=["static", "dynamic"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(
@@ -115,11 +97,11 @@ def test_engines_of_both_networks(
         assert found == ([1, 2, 4] if isinstance(batch, Dim) else [1])
         plans.add(plan)
         engine.unlink()
-    assert len(plans) == len(targets)  # each is another's
+    assert len(plans) == len(targets)  # all differ
 
 
-@rtx
-def test_layers_are_those_of_the_onnx_file(export: Export, tmp_path: Path) -> None:
+@needs_rtx
+def test_layers_match_the_onnx_file(export: Export, tmp_path: Path) -> None:
     path = export("compact", "fp16")
     built = TENSORRT_RTX.build(path, tmp_path / "engine", "fp16", TENSORRT_RTX.parse_options({}))
     nodes = {node.name: node.op_type for node in onnx.load(path).graph.node}
@@ -133,7 +115,7 @@ def _plant(path: Path, to: Path, change: Callable[[onnx.GraphProto], str]) -> st
     """A changed copy of an ONNX file that looks like an exported one; the name of the node that is wrong now."""
     model = onnx.load(path)
     node = change(model.graph)
-    next(entry for entry in model.metadata_props if entry.key == METADATA.graph_sha256).value = graph_sha256(model)
+    seal_graph(model)
     onnx.save(model, to)
     return node
 
@@ -171,7 +153,7 @@ def _unknown_operator(graph: onnx.GraphProto) -> str:
     return str(graph.node[5].name)
 
 
-@rtx
+@needs_rtx
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -181,7 +163,7 @@ def _unknown_operator(graph: onnx.GraphProto) -> str:
         (_unknown_operator, "Frobnicate"),
     ],
 )
-def test_what_tensorrt_refuses_fails_with_the_node(
+def test_parser_errors_name_the_node(
     export: Export, tmp_path: Path, change: Any, says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "compact-32x48.fp16.onnx"
@@ -195,8 +177,8 @@ def test_what_tensorrt_refuses_fails_with_the_node(
     assert capfd.readouterr() == ("", "")
 
 
-@rtx
-def test_an_engine_is_built_stored_and_described(export: Export, tmp_path: Path) -> None:
+@needs_rtx
+def test_manifest_describes_the_engine(export: Export, tmp_path: Path) -> None:
     path = tmp_path / "compact-32x48.fp16.onnx"
     path.write_bytes(export().read_bytes())
     made = build(path, BuildOptions("tensorrt-rtx", {"compute_capability": "86,89"}))
@@ -208,14 +190,14 @@ def test_an_engine_is_built_stored_and_described(export: Export, tmp_path: Path)
     assert manifest.backend_version == TENSORRT_RTX.availability().version
 
 
-@rtx
-def test_another_precision_than_the_files_is_refused_before_it_is_built(export: Export, tmp_path: Path) -> None:
+@needs_rtx
+def test_precision_other_than_the_files_is_refused(export: Export, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"fp16 was asked for, and 0% of the convolutions.*\(fp32\)"):
         _plan(export("compact", "fp32"), tmp_path, "fp16")
     assert list(tmp_path.iterdir()) == []
 
 
-@rtx
+@needs_rtx
 def test_options_reach_the_builder(export: Export, tmp_path: Path) -> None:
     path = export("compact", "fp32")
     plain = _plan(path, tmp_path, "fp32")
@@ -225,20 +207,16 @@ def test_options_reach_the_builder(export: Export, tmp_path: Path) -> None:
         _plan(path, tmp_path, "fp32", workspace_mib="1")
 
 
-@rtx
-def test_a_dynamic_batch_that_is_not_in_a_profile_cannot_be_built(
-    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@needs_rtx
+def test_dynamic_batch_needs_a_profile(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt, "_add_profile", lambda *_: None)
     with pytest.raises(BackendError, match="no optimization profile"):
         _plan(export(batch=DYNAMIC), tmp_path)
 
 
-@rtx
-def test_an_engine_that_cannot_be_read_back_is_not_left_behind(
-    export: Export, tmp_path: Path, find_gpu: Callable[[Gpu | str], None]
-) -> None:
-    if isinstance(HERE, Gpu):
+@needs_rtx
+def test_unreadable_engine_is_removed(export: Export, tmp_path: Path, find_gpu: FindGpu) -> None:
+    if isinstance(find_real_gpu(), Gpu):
         pytest.skip("there is a GPU here, which can read it")
     find_gpu(L4)
     engine = tmp_path / "engine"

@@ -1,9 +1,8 @@
-"""Types are read from what TensorRT 10 and 11 tell of an engine, and from a network where no GPU can open one."""
+"""Types are read from the engine inspector of TensorRT 10 and 11, or from the network where no GPU opens engines."""
 
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +14,8 @@ from depthkit.engines.manifest import Layer
 from depthkit.engines.trt import TENSORRT_RTX
 from depthkit.engines.trt_inspect import inspect_engine, network_layers, read_layers
 from depthkit.errors import BackendError
+
+from ..support import needs_rtx
 
 NETWORK = (
     Layer("node__to_copy", "CAST", "fp16"),
@@ -37,14 +38,14 @@ def _tensor(words: str, dimensions: list[int] | None = None, *, key: str) -> dic
 
 
 def _row10(name: str, kind: str, read: str, made: str, nodes: str = "", **more: Any) -> dict[str, Any]:
-    """A layer as TensorRT 10 tells it."""
+    """A layer in TensorRT 10's format."""
     tensors = {"Inputs": [_tensor(read, key="Format/Datatype")], "Outputs": [_tensor(made, key="Format/Datatype")]}
     metadata = "\x1e".join(f"[ONNX Layer: {node}]" for node in nodes.split())
     return {"Name": name, "LayerType": kind, **tensors, "StreamId": 0, "Metadata": metadata, **more}
 
 
 def _row11(name: str, kind: str, read: str, made: str, nodes: str = "", **more: Any) -> dict[str, Any]:
-    """A layer as TensorRT 11 tells it; its constants hold the kernel, and numbers that scale the result."""
+    """A layer in TensorRT 11's format; its constants are the kernel and scales."""
     layout = {"Format": "(NHWC) Channel major format", "Strides": [1], "StrideOrder": [0]}
     tensors = {
         "Inputs": [_tensor(read, key="Datatype") | layout],
@@ -79,7 +80,7 @@ FIRST = _row10(
 SECOND = _row10("node_conv2d_1", "CaskGemmConvolution", "Row major linear FP16 format", "Half", "node_conv2d_1")
 
 
-def test_an_engine_of_tensorrt_10() -> None:
+def test_tensorrt_10_engine() -> None:
     built = _read(MOVES, FIRST, SECOND | {"TacticValue": "0x0000000000020318"})
     assert built.layers_from == "engine"
     assert _convolutions(built) == [
@@ -90,7 +91,7 @@ def test_an_engine_of_tensorrt_10() -> None:
     assert TENSORRT_RTX.found_precision(built.layers, "fp16") == "fp16"
 
 
-def test_an_engine_of_tensorrt_11() -> None:
+def test_tensorrt_11_engine() -> None:
     built = _read(
         _row11("__myl_CastMulAddTran_myl0_1", "kgen", "UInt8", "Half", "node__to_copy"),
         _row11("__myl_Move_myl0_2", "kgen", "Half", "Half", "node_conv2d"),
@@ -107,13 +108,13 @@ def test_an_engine_of_tensorrt_11() -> None:
     assert built.layers[2].tactic == "correlation_kernel"
 
 
-def test_a_convolution_may_be_computed_in_a_layer_of_any_type() -> None:
+def test_convolution_in_a_layer_of_another_type() -> None:
     built = _read(FIRST, _row11("node_conv2d_1_myl0_4", "gemm", "Half", "Half", "node_conv2d_1"))
     assert built.layers_from == "engine"
     assert _convolutions(built)[1] == ("node_conv2d_1_myl0_4", "gemm (conv)", "fp16")
 
 
-def test_scalars_are_not_what_a_convolution_computes_in() -> None:
+def test_type_of_scalars_is_ignored() -> None:
     scaled = _row11("scaled", "correlation", "Half", "Half", "node_conv2d_1 val_8")
     scaled["Inputs"] = [_tensor("Float", [1], key="Datatype"), _tensor("Float", [], key="Datatype"), *scaled["Inputs"]]
     built = _read(FIRST, scaled)
@@ -132,7 +133,7 @@ def test_scalars_are_not_what_a_convolution_computes_in() -> None:
     ],
     ids=["whole network", "bytes", "another type before", "another type after"],
 )  # fmt: skip
-def test_a_row_of_several_types_does_not_tell_its_convolutions(rows: list[Any]) -> None:
+def test_layer_of_several_types_falls_back_to_the_network(rows: list[Any]) -> None:
     built = _read(*rows)
     assert built.layers_from == "network"
     assert [precision for _, _, precision in _convolutions(built)] == ["fp16", "fp16"]
@@ -149,7 +150,7 @@ def test_keys_may_be_absent(absent: str) -> None:
     assert TENSORRT_RTX.found_precision(_read(without(FIRST), without(SECOND)).layers, "fp16") == "fp16"
 
 
-def test_an_inspector_that_tells_no_layers_leaves_the_networks() -> None:
+def test_empty_inspection_falls_back_to_the_network() -> None:
     assert read_layers("{}", NETWORK).layers_from == "network"
 
 
@@ -163,12 +164,12 @@ def test_an_inspector_that_tells_no_layers_leaves_the_networks() -> None:
     ],
     ids=["TensorRT 10", "kernel", "TensorRT 11", "gemm"],
 )
-def test_a_wrong_type_in_the_engine_is_found(wrong: dict[str, Any]) -> None:
+def test_wrong_type_in_the_engine_is_found(wrong: dict[str, Any]) -> None:
     with pytest.raises(BackendError, match="fp16 was asked for"):
         TENSORRT_RTX.found_precision(_read(FIRST, wrong).layers, "fp16")
 
 
-def test_the_kernel_tells_where_dynamic_shapes_hide_the_tensors_types() -> None:
+def test_kernel_gives_the_type_where_dynamic_shapes_hide_the_tensors() -> None:
     hidden = "N/A due to dynamic shapes"
     first = _row10("node_conv2d", "CaskConvolution", hidden, hidden, "node_conv2d", Weights={"Type": "Half"})
     built = _read(first, SECOND)
@@ -185,7 +186,7 @@ def test_the_kernel_tells_where_dynamic_shapes_hide_the_tensors_types() -> None:
     ],
     ids=["nothing", "convolution missing", "type hidden", "name only"],
 )
-def test_what_an_engine_does_not_tell_is_the_networks_and_said_to_be(rows: list[Any]) -> None:
+def test_missing_information_falls_back_to_the_network(rows: list[Any]) -> None:
     built = _read(*rows)
     assert built.layers_from == "network"
     assert ("node_conv2d", "CONVOLUTION", "fp16") in _convolutions(built)
@@ -193,7 +194,7 @@ def test_what_an_engine_does_not_tell_is_the_networks_and_said_to_be(rows: list[
 
 
 class Engine:
-    """As much of an `ICudaEngine` and of what it makes as the inspector needs, which without a GPU there is none of."""
+    """A stand-in for an `ICudaEngine`, its inspector and its execution context."""
 
     def __init__(self, batch: int) -> None:
         self.shapes = {"image": (batch, 32, 48, 3), "depth": (batch, 32, 48)}
@@ -252,9 +253,9 @@ def test_an_engine_without_a_context_is_not_inspected() -> None:
         inspect_engine(TRT, engine)
 
 
-@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
-def test_a_wrong_type_that_no_parser_sees_is_found() -> None:
-    """A network made by hand: TensorRT does not look at types before it is asked for shapes, and we look first."""
+@needs_rtx
+def test_wrong_type_in_a_hand_made_network_is_found() -> None:
+    """TensorRT checks types when it infers shapes, which is later."""
     vendor = TENSORRT_RTX.vendor()
     with TENSORRT_RTX.listening("cannot"):
         builder = vendor.Builder(TENSORRT_RTX.logger())

@@ -1,46 +1,29 @@
-"""What TensorRT and TensorRT-RTX are told, which devices and versions their engines are for, and where they are."""
+"""TensorRT and TensorRT-RTX: options, target devices, versions, availability, timing caches."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from depthkit.engines import gpu, trt, trt_vendor
+from depthkit.engines import trt, trt_vendor
 from depthkit.engines.fingerprint import Fingerprint
 from depthkit.engines.gpu import Gpu
 from depthkit.engines.trt import TENSORRT, TENSORRT_RTX, TensorRT, TensorRTOptions
 from depthkit.errors import BackendError
 
-rtx = pytest.mark.skipif(
-    find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed: pip install 'depthkit[tensorrt-rtx]'"
-)
-NO_GPU = "there is none in this test"
-L4 = Gpu("NVIDIA L4", (8, 9), integrated=False, driver="13.0")
+from ..support import L4, NO_GPU, FindGpu, needs_rtx, run_python
 
-FindGpu = Callable[[Gpu | str], None]
+pytestmark = pytest.mark.usefixtures("find_gpu")
+
+VERSION = "10.13.3.9"
 
 
-@pytest.fixture(autouse=True)
-def find_gpu(monkeypatch: pytest.MonkeyPatch) -> FindGpu:
-    """Say which GPU is here; at first there is none, so that a machine with one does not make a difference."""
-
-    def finds(found: Gpu | str) -> None:
-        for module in (trt, gpu):
-            monkeypatch.setattr(module, "find_gpu", lambda: found)
-
-    finds(NO_GPU)
-    return finds
-
-
-@rtx
+@needs_rtx
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
@@ -55,7 +38,7 @@ def find_gpu(monkeypatch: pytest.MonkeyPatch) -> FindGpu:
         ({"optimization_level": "3"}, "optimization_level"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(asked: dict[str, str], says: str) -> None:
+def test_invalid_options_are_refused(asked: dict[str, str], says: str) -> None:
     with pytest.raises(BackendError, match=says):
         TENSORRT_RTX.target(TENSORRT_RTX.parse_options(asked))
 
@@ -63,13 +46,13 @@ def test_options_that_make_no_sense_are_refused(asked: dict[str, str], says: str
 @pytest.mark.parametrize(
     "asked", [{"optimization_level": "6"}, {"hardware_compatibility": "volta+"}, {"compute_capability": "89"}]
 )
-def test_options_that_tensorrt_does_not_have_are_refused(asked: dict[str, str]) -> None:
+def test_invalid_options_of_tensorrt_are_refused(asked: dict[str, str]) -> None:
     with pytest.raises(BackendError, match=next(iter(asked))):
         TENSORRT.parse_options(asked)
 
 
-@rtx
-def test_the_device_that_rtx_builds_for(find_gpu: FindGpu) -> None:
+@needs_rtx
+def test_target_of_tensorrt_rtx(find_gpu: FindGpu) -> None:
     def target(**options: str) -> Fingerprint:
         return TENSORRT_RTX.target(TENSORRT_RTX.parse_options(options))
 
@@ -85,7 +68,7 @@ def test_the_device_that_rtx_builds_for(find_gpu: FindGpu) -> None:
         target()
 
 
-def test_the_device_that_tensorrt_builds_for(find_gpu: FindGpu) -> None:
+def test_target_of_tensorrt(find_gpu: FindGpu) -> None:
     def target(compatibility: str) -> Fingerprint:
         return TENSORRT.target(TENSORRT.parse_options({"hardware_compatibility": compatibility}))
 
@@ -110,15 +93,15 @@ def test_the_device_that_tensorrt_builds_for(find_gpu: FindGpu) -> None:
         ("10.9.0.1", "10.13.0.1", True, True, True),
     ],
 )
-def test_versions_that_read_each_others_plans(
+def test_version_compatibility(
     monkeypatch: pytest.MonkeyPatch, built: str, here: str, compatible: bool, lean: bool, accepts: bool
 ) -> None:
     monkeypatch.setattr(trt, "lean_runtime", lambda _: Path("libnvinfer_lean.so") if lean else None)
     assert TENSORRT.accepts_version(built, here, TensorRTOptions(version_compatible=compatible)) is accepts
 
 
-@rtx
-def test_where_rtx_is_available(find_gpu: FindGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_rtx
+def test_availability_of_tensorrt_rtx(find_gpu: FindGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     here = TENSORRT_RTX.availability()
     assert here.usable
     assert not here.runnable
@@ -157,7 +140,7 @@ Install = Callable[[str, str], TensorRT[TensorRTOptions]]
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Install]:
-    """Let `import tensorrt` run this source, of that version; the backend, which knows nothing of it yet."""
+    """Let `import tensorrt` run this source, of that version; a new backend."""
 
     def installed(source: str, version: str) -> TensorRT[TensorRTOptions]:
         (tmp_path / "tensorrt.py").write_text(source)
@@ -181,17 +164,15 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Install
     ],
     ids=["libraries", "import", "driver"],
 )
-def test_a_library_that_does_not_start_on_the_gpu_is_not_available(
-    install: Install, find_gpu: FindGpu, source: str, says: str
-) -> None:
+def test_library_that_cannot_start_is_missing(install: Install, find_gpu: FindGpu, source: str, says: str) -> None:
     find_gpu(L4)
-    here = install(source, "10.13.3.9").availability()
+    here = install(source, VERSION).availability()
     assert not here.usable
     assert re.search(says, here.reason)
 
 
-def test_whether_a_library_starts_is_found_out_once(install: Install, find_gpu: FindGpu) -> None:
-    backend = install(STARTS, "10.13.3.9")
+def test_library_is_started_once(install: Install, find_gpu: FindGpu) -> None:
+    backend = install(STARTS, VERSION)
     assert not backend.availability().usable
     assert "tensorrt" not in sys.modules  # without a GPU
     find_gpu(L4)
@@ -210,7 +191,7 @@ def test_whether_a_library_starts_is_found_out_once(install: Install, find_gpu: 
         ("11.4.0.106", NO_GPU, False, NO_GPU),
     ],
 )
-def test_where_tensorrt_is_available(
+def test_availability_of_tensorrt(
     install: Install,
     find_gpu: FindGpu,
     monkeypatch: pytest.MonkeyPatch,
@@ -229,22 +210,20 @@ def test_where_tensorrt_is_available(
     assert usable or "pip install" in here.remedy
 
 
-def test_looking_for_the_library_does_not_import_it() -> None:
+def test_availability_does_not_import_the_library() -> None:
     code = (
         "import sys\n"
         "from depthkit.engines.trt import TENSORRT, TENSORRT_RTX\n"
         "print(TENSORRT.availability(), TENSORRT_RTX.availability())\n"
         "print([name for name in sys.modules if name.startswith('tensorrt')])\n"
     )
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert run_python(code, CUDA_VISIBLE_DEVICES="").splitlines()[-1] == "[]"
 
 
-@rtx
+@needs_rtx
 @pytest.mark.parametrize("tf32", [False, True])
-def test_what_tensorrt_is_told(tf32: bool) -> None:
-    """With TensorRT-RTX in TensorRT's place, whose options it takes; it leaves hardware compatibility out."""
+def test_options_configure_the_builder(tf32: bool) -> None:
+    """TensorRT-RTX takes TensorRT's options, except hardware compatibility."""
     vendor = TENSORRT_RTX.vendor()
     with TENSORRT_RTX.listening("cannot"):
         builder = vendor.Builder(TENSORRT_RTX.logger())
@@ -265,7 +244,7 @@ def test_what_tensorrt_is_told(tf32: bool) -> None:
 
 
 class Timings:
-    """A timing cache of what was timed, one letter each; "?" is damage, and "w" was timed on another GPU."""
+    """A timing cache: a letter for each kernel; "?" is damage, "w" is from another GPU."""
 
     def __init__(self, stored: bytes) -> None:
         self.timed = set(stored.decode())
@@ -280,7 +259,7 @@ class Timings:
 
 
 class Config:
-    """As much of an `IBuilderConfig` as timing caches need: TensorRT-RTX has none, and TensorRT is not here."""
+    """The part of an `IBuilderConfig` that timing caches need; TensorRT-RTX has none."""
 
     cache: Timings
 
@@ -293,66 +272,56 @@ class Config:
         return "w" not in cache.timed
 
 
-@pytest.mark.parametrize(("stored", "known"), [(None, ""), (b"", ""), (b"ab", "ab"), (b"?ab", ""), (b"w", "")], ids=str)
-def test_timings_are_kept_for_the_next_build(
-    find_gpu: FindGpu,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    stored: bytes | None,
-    known: str,
-) -> None:
+@pytest.fixture
+def timing_cache(find_gpu: FindGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where timings of an L4 are kept, in an empty store."""
     monkeypatch.setenv("DEPTHKIT_STORE", str(tmp_path))
     find_gpu(L4)
-    path, config = tmp_path / "timing" / "tensorrt-10.13.3.9-NVIDIA-L4.cache", Config()
+    path = tmp_path / "timing" / f"tensorrt-{VERSION}-NVIDIA-L4.cache"
     path.parent.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(("stored", "known"), [(None, ""), (b"", ""), (b"ab", "ab"), (b"?ab", ""), (b"w", "")], ids=str)
+def test_timings_are_kept_for_the_next_build(timing_cache: Path, stored: bytes | None, known: str) -> None:
+    config = Config()
     if stored is not None:
-        path.write_bytes(stored)
-    with TensorRTOptions().timings(config, "10.13.3.9"):
+        timing_cache.write_bytes(stored)
+    with TensorRTOptions().timings(config, VERSION):
         assert config.cache.timed == set(known)
         config.cache.timed.add("n")  # by this build
-        path.write_bytes(b"o")  # by another one, meanwhile
-    assert path.read_bytes().decode() == "".join(sorted({*known, "n", "o"}))
+        timing_cache.write_bytes(b"o")  # by another one, meanwhile
+    assert timing_cache.read_bytes().decode() == "".join(sorted({*known, "n", "o"}))
 
 
 @pytest.mark.parametrize("in_the_way", ["timing", "timing/{}.lock/folder", "timing/{}/folder"])
-def test_a_build_whose_timings_cannot_be_kept_is_kept(
-    find_gpu: FindGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_the_way: str
-) -> None:
-    monkeypatch.setenv("DEPTHKIT_STORE", str(tmp_path))
-    find_gpu(L4)
-    blocked = tmp_path / in_the_way.format("tensorrt-10.13.3.9-NVIDIA-L4.cache")
+def test_unwritable_timings_are_a_warning(timing_cache: Path, tmp_path: Path, in_the_way: str) -> None:
+    timing_cache.parent.rmdir()
+    blocked = tmp_path / in_the_way.format(timing_cache.name)
     blocked.parent.mkdir(parents=True, exist_ok=True)
     blocked.touch()
     config = Config()
     with (
         pytest.warns(UserWarning, match=r"time its kernels again: cannot write .*"),
-        TensorRTOptions().timings(config, "10.13.3.9"),
+        TensorRTOptions().timings(config, VERSION),
     ):
         config.cache.timed.add("n")
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == [blocked]
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that can be opened and not read")
-def test_timings_that_cannot_be_read_are_begun_anew(
-    find_gpu: FindGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("DEPTHKIT_STORE", str(tmp_path))
-    find_gpu(L4)
-    path, config = tmp_path / "timing" / "tensorrt-10.13.3.9-NVIDIA-L4.cache", Config()
-    path.parent.mkdir()
-    path.symlink_to("/proc/self/mem")
-    with TensorRTOptions().timings(config, "10.13.3.9"):
+def test_unreadable_timings_are_replaced(timing_cache: Path) -> None:
+    config = Config()
+    timing_cache.symlink_to("/proc/self/mem")
+    with TensorRTOptions().timings(config, VERSION):
         config.cache.timed.add("n")
-    assert path.read_bytes() == b"n"
+    assert timing_cache.read_bytes() == b"n"
 
 
-def test_timings_of_a_build_that_fails_or_keeps_none_are_not_kept(
-    find_gpu: FindGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("DEPTHKIT_STORE", str(tmp_path))
-    find_gpu(L4)
-    with TensorRTOptions(timing_cache=False).timings(Config(), "10.13.3.9"):
+@pytest.mark.usefixtures("timing_cache")
+def test_timings_are_not_kept_when_the_build_fails_or_the_cache_is_off(tmp_path: Path) -> None:
+    with TensorRTOptions(timing_cache=False).timings(Config(), VERSION):
         pass
-    with pytest.raises(BackendError), TensorRTOptions().timings(Config(), "10.13.3.9"):
+    with pytest.raises(BackendError), TensorRTOptions().timings(Config(), VERSION):
         raise BackendError("no")
     assert list(tmp_path.rglob("*.cache")) == []

@@ -1,8 +1,7 @@
-"""NVIDIA's libraries: what they say is heard, and their errors are ours."""
+"""NVIDIA's libraries: their log messages and errors become BackendErrors."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,10 @@ from depthkit.engines import trt_vendor
 from depthkit.engines.trt import TENSORRT_RTX
 from depthkit.errors import BackendError
 
-rtx = pytest.mark.skipif(
-    find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed: pip install 'depthkit[tensorrt-rtx]'"
-)
+from ..support import needs_rtx
 
 
-def test_a_lean_runtime_is_that_of_one_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_lean_runtime_must_match_the_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert trt_vendor.lean_runtime("10.13.3.9") is None
     package = tmp_path / "tensorrt_lean_libs"
     package.mkdir()
@@ -29,21 +26,21 @@ def test_a_lean_runtime_is_that_of_one_version(monkeypatch: pytest.MonkeyPatch, 
     assert trt_vendor.lean_runtime("10.14.0.1") is None
 
 
-def test_a_library_that_is_not_there_says_what_to_install() -> None:
+def test_missing_library_has_a_remedy() -> None:
     with pytest.raises(BackendError, match=r"pip install --upgrade 'depthkit\[imaginary\]'"):
         trt_vendor.Vendor("imaginary").vendor()
 
 
-@rtx
-def test_a_plan_that_cannot_be_read_says_why() -> None:
+@needs_rtx
+def test_unreadable_plan_has_a_reason() -> None:
     with pytest.raises(BackendError, match=r"cannot read the engine: \S"):
         TENSORRT_RTX.inspect_plan(b"no plan")
     with pytest.raises(BackendError, match=r"lean runtime 1\.0\.0\.1; pip install tensorrt-lean==1\.0\.0\.1"):
         TENSORRT_RTX.deserialize(b"no plan", built="1.0.0.1")
 
 
-@rtx
-def test_what_is_logged_is_heard_by_who_listens() -> None:
+@needs_rtx
+def test_log_messages_reach_every_listener() -> None:
     logger = TENSORRT_RTX.logger()
     severity = TENSORRT_RTX.vendor().ILogger
     with TENSORRT_RTX.listening("cannot") as first, TENSORRT_RTX.listening("cannot") as second:
@@ -63,7 +60,7 @@ def test_what_is_logged_is_heard_by_who_listens() -> None:
 
 
 class Runtime:
-    """A runtime that would let plans run host code, if it were not told otherwise."""
+    """A runtime that allows host code by default."""
 
     loaded: str | None = None
 
@@ -80,7 +77,7 @@ class Runtime:
         return plan, self.engine_host_code_allowed, self.loaded
 
 
-@rtx
+@needs_rtx
 def test_no_plan_may_run_host_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TENSORRT_RTX.vendor(), "Runtime", Runtime)
     monkeypatch.setattr(trt_vendor, "lean_runtime", lambda built: Path(f"lean-{built}"))

@@ -136,10 +136,6 @@ class FakeCudart:
         while queue:
             queue.popleft()()
 
-    def drain_all(self) -> None:
-        for stream in list(self.streams):
-            self.drain(stream)
-
     # Memory.
 
     def cudaMalloc(self, size: int) -> Any:
@@ -211,12 +207,7 @@ class FakeCudart:
 
     def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> Any:
         marker = self.events[event]
-
-        def wait() -> None:
-            while marker is not None and not marker.passed:
-                self.streams[marker.stream].queue.popleft()()
-
-        self.enqueue(stream, wait)
+        self.enqueue(stream, lambda: self._reach(marker))
         return (OK,)
 
     def cudaEventCreateWithFlags(self, flags: int) -> Any:
@@ -231,9 +222,7 @@ class FakeCudart:
         return (OK,)
 
     def cudaEventSynchronize(self, event: int) -> Any:
-        marker = self.events[event]
-        while marker is not None and not marker.passed:
-            self.streams[marker.stream].queue.popleft()()
+        self._reach(self.events[event])
         return (OK,)
 
     def cudaEventElapsedTime(self, start: int, end: int) -> Any:
@@ -329,6 +318,11 @@ class FakeCudart:
         call.__name__ = name
         return call
 
+    def _reach(self, marker: Marker | None) -> None:
+        """Do what is on a stream before a marker."""
+        while marker is not None and not marker.passed:
+            self.streams[marker.stream].queue.popleft()()
+
     def _error(self, error: Any) -> tuple[Any, None]:
         self._last = error
         return error, None
@@ -347,7 +341,8 @@ class FakeCudart:
     def _free(self, address: int, kinds: set[str]) -> Any:
         if failed := self._unsafe():
             return failed
-        self.drain_all()
+        for stream in list(self.streams):
+            self.drain(stream)
         (memory,) = [memory for memory in self.memories if memory.address == address and memory.kind in kinds]
         assert not memory.freed, f"{memory.kind} memory was freed twice"
         memory.freed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,3 +47,7 @@ class DeviceArray:
 
     def free(self) -> None:
         self.cudart.cudaFree(self.pointer)
+
+
+OnGpu = Callable[..., DeviceArray]
+"""The fixture that puts arrays on the GPU."""

@@ -9,8 +9,9 @@ import enum
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from pathlib import Path
@@ -23,12 +24,17 @@ from depthkit.engines import trt_vendor
 from depthkit.engines.fingerprint import Fingerprint
 from depthkit.engines.manifest import Layer, Manifest
 from depthkit.files import sha256
-from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
+from depthkit.runtime.trt import TensorRTSession
+from depthkit.spec import Dim, ModelSpec
 
+from ..support import model_spec, sample_manifest
 from .cudart import FakeCudart
 
 VERSION = "10.13.3"
 HEIGHT, WIDTH = 16, 32
+MODES = ("pinned", "mapped", "device")
+Open = Callable[..., TensorRTSession]
+"""The fixture that opens a session."""
 
 
 def answer(image: np.ndarray) -> np.ndarray:
@@ -38,8 +44,7 @@ def answer(image: np.ndarray) -> np.ndarray:
 
 
 def spec(batch: int | Dim = 1) -> ModelSpec:
-    image, depth = camera_ready(HEIGHT, WIDTH, batch)
-    return ModelSpec("compact", (1,), image, depth, Preprocessing(), (0.0, 10.0), parameters=1, macs=1)
+    return model_spec(HEIGHT, WIDTH, batch)
 
 
 def image_of(seed: int, batch: int = 1) -> np.ndarray:
@@ -66,23 +71,16 @@ def plan(spec: ModelSpec) -> bytes:
 
 
 def manifest(path: Path, model: ModelSpec, backend: str = "tensorrt") -> Manifest:
-    return Manifest(
+    return replace(
+        sample_manifest(),
         model=model,
         backend=backend,
         backend_version=VERSION,
         device=Fingerprint("gpu", "Stand-in", "sm_89"),
-        precision_asked="fp16",
         precision_found="fp16",
         layers=(Layer("conv", "CONVOLUTION", "fp16"),),
-        layers_from="engine",
         engine_sha256=sha256(path),
-        onnx_sha256="0" * 64,
-        weights_sha256="0" * 64,
-        onnx="compact.fp16.onnx",
-        reference="compact.reference.npz",
         options={},
-        build_seconds=1.0,
-        created="2026-01-01T00:00:00+00:00",
     )
 
 

@@ -28,12 +28,7 @@ from depthkit.runtime.cuda import (
 )
 
 from .cudart import DeviceArray, FakeCudart, installed, real
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeCudart]:
-    with installed() as cudart:
-        yield cudart
+from .device_array import OnGpu
 
 
 @pytest.fixture
@@ -52,7 +47,7 @@ OWNERS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", OWNERS)
-def test_each_object_owns_one_thing_and_frees_it_once(fake: FakeCudart, kind: str) -> None:
+def test_owner_frees_its_object_once(fake: FakeCudart, kind: str) -> None:
     with OWNERS[kind]() as made:
         assert fake.live() == {kind: 1}
         assert isinstance(made.handle, int)
@@ -64,7 +59,7 @@ def test_each_object_owns_one_thing_and_frees_it_once(fake: FakeCudart, kind: st
 
 
 @pytest.mark.parametrize("kind", OWNERS)
-def test_what_was_forgotten_is_told_and_freed(fake: FakeCudart, kind: str) -> None:
+def test_owner_that_was_not_closed_warns_and_frees(fake: FakeCudart, kind: str) -> None:
     made = OWNERS[kind]()
     with pytest.warns(ResourceWarning, match=f"a {type(made).__name__} was never closed"):
         del made
@@ -72,14 +67,14 @@ def test_what_was_forgotten_is_told_and_freed(fake: FakeCudart, kind: str) -> No
 
 
 @pytest.mark.parametrize("use", [lambda made: made.array, lambda made: made.device_pointer])
-def test_a_closed_buffer_gives_nothing_out(fake: FakeCudart, use: Callable[[MappedBuffer], object]) -> None:
+def test_closed_buffer_refuses_every_use(fake: FakeCudart, use: Callable[[MappedBuffer], object]) -> None:
     made = MappedBuffer((2,), "uint8")
     made.close()
     with pytest.raises(EngineError, match="closed"):
         use(made)
 
 
-def test_an_array_of_page_locked_memory_outlives_its_buffer(fake: FakeCudart) -> None:
+def test_array_of_page_locked_memory_outlives_its_buffer(fake: FakeCudart) -> None:
     with PinnedBuffer((3, 4), "float32") as buffer:
         row = buffer.array[1]
         assert row.ctypes.data == buffer.handle + row.nbytes
@@ -90,13 +85,13 @@ def test_an_array_of_page_locked_memory_outlives_its_buffer(fake: FakeCudart) ->
     assert not fake.live()
 
 
-def test_mapped_memory_is_the_same_on_both_sides(fake: FakeCudart) -> None:
+def test_mapped_memory_is_visible_on_both_sides(fake: FakeCudart) -> None:
     with MappedBuffer((8,), "uint8") as buffer:
         buffer.array[:] = range(8)
         assert fake.on_device(buffer.device_pointer, 8).tolist() == list(range(8))
 
 
-def test_an_error_carries_cudas_own_name_and_the_call(fake: FakeCudart) -> None:
+def test_error_has_cudas_name_and_the_call(fake: FakeCudart) -> None:
     fake.fail("cudaStreamCreateWithFlags", "cudaErrorDevicesUnavailable")
     with pytest.raises(CudaError, match="the words for 46") as caught:
         Stream()
@@ -104,27 +99,27 @@ def test_an_error_carries_cudas_own_name_and_the_call(fake: FakeCudart) -> None:
     assert fake.cudaGetLastError() == (real.cudaError_t.cudaSuccess,), "a later caller would take the error for its own"
 
 
-def test_out_of_memory_says_how_much_there_is() -> None:
+def test_out_of_memory_names_the_free_memory() -> None:
     error = pytest.raises(CudaError, match="cudaErrorMemoryAllocation")
     with installed(total=64 << 20), error as caught, DeviceBuffer(24 << 20):
         DeviceBuffer(48 << 20)
     assert "48.0 MiB were asked for, and 40.0 MiB of the GPU's 64.0 MiB are free" in str(caught.value)
 
 
-def test_page_locked_memory_that_is_not_there_has_a_remedy(fake: FakeCudart) -> None:
+def test_missing_page_locked_memory_has_a_remedy(fake: FakeCudart) -> None:
     fake.fail("cudaHostAlloc", "cudaErrorMemoryAllocation")
     with pytest.raises(CudaError, match=r"3\.0 MiB of host memory .* transfer='device'"):
         PinnedBuffer((3 << 20,), "uint8")
 
 
-def test_only_being_out_of_memory_is_called_so(fake: FakeCudart) -> None:
+def test_other_errors_do_not_mention_free_memory(fake: FakeCudart) -> None:
     fake.fail("cudaMalloc", "cudaErrorIllegalAddress")
     with pytest.raises(CudaError, match="cudaErrorIllegalAddress") as caught:
         DeviceBuffer(64)
     assert "asked for" not in str(caught.value)
 
 
-def test_copies_are_done_in_order_when_the_stream_is_waited_for(fake: FakeCudart, stream: Stream) -> None:
+def test_copies_run_in_order_on_synchronize(fake: FakeCudart, stream: Stream) -> None:
     with DeviceBuffer(4) as device, PinnedBuffer((4,), "uint8") as source, PinnedBuffer((4,), "uint8") as target:
         source.array[:], target.array[:] = [1, 2, 3, 4], 0
         stream.copy(device.device_pointer, source.handle, 4)
@@ -134,7 +129,7 @@ def test_copies_are_done_in_order_when_the_stream_is_waited_for(fake: FakeCudart
         assert target.array.tolist() == [1, 2, 3, 4]
 
 
-def test_an_event_holds_another_stream_back(fake: FakeCudart, stream: Stream) -> None:
+def test_event_blocks_another_stream(fake: FakeCudart, stream: Stream) -> None:
     done = []
     with Stream() as other, Event() as event:
         fake.enqueue(other.handle, lambda: done.append("first"))
@@ -150,13 +145,11 @@ def test_time_between_events(fake: FakeCudart, stream: Stream) -> None:
         start.record(stream.handle)
         end.record(stream.handle)
         assert start.elapsed_ms(end) > 0
-    assert [flags for name, (flags, *_) in fake.calls if name == "cudaEventCreateWithFlags"] == [
-        real.cudaEventDefault,
-        real.cudaEventDefault,
-    ]
+    flags = [flags for name, (flags, *_) in fake.calls if name == "cudaEventCreateWithFlags"]
+    assert flags == [real.cudaEventDefault] * 2
 
 
-def test_a_graph_does_what_was_recorded_as_often_as_it_is_launched(fake: FakeCudart, stream: Stream) -> None:
+def test_graph_repeats_the_recorded_work_at_every_launch(fake: FakeCudart, stream: Stream) -> None:
     done: list[int] = []
     with Graph(stream, lambda: fake.enqueue(stream.handle, lambda: done.append(1))) as graph:
         stream.synchronize()
@@ -170,7 +163,7 @@ def test_a_graph_does_what_was_recorded_as_often_as_it_is_launched(fake: FakeCud
         graph.launch(stream)
 
 
-def test_a_recording_minds_its_own_thread_only(fake: FakeCudart, stream: Stream) -> None:
+def test_recording_is_local_to_its_thread(fake: FakeCudart, stream: Stream) -> None:
     Graph(stream, lambda: None).close()
     mode = real.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     assert ("cudaStreamBeginCapture", (stream.handle, mode)) in fake.calls
@@ -183,7 +176,7 @@ def usable(fake: FakeCudart, stream: Stream) -> bool:
     return done == [1] and fake.live() == {"stream": 1}
 
 
-def test_what_fails_in_a_recording_is_passed_on_and_ends_it(fake: FakeCudart, stream: Stream) -> None:
+def test_exception_in_a_recording_ends_it(fake: FakeCudart, stream: Stream) -> None:
     def fails() -> None:
         raise BackendError("refused")
 
@@ -192,7 +185,7 @@ def test_what_fails_in_a_recording_is_passed_on_and_ends_it(fake: FakeCudart, st
     assert usable(fake, stream)
 
 
-def test_what_cannot_be_recorded_is_an_error_and_ends_it(fake: FakeCudart, stream: Stream) -> None:
+def test_unrecordable_call_ends_the_recording(fake: FakeCudart, stream: Stream) -> None:
     with pytest.raises(CudaError) as caught:
         Graph(stream, lambda: DeviceBuffer(4).close())
     assert caught.value.name == "cudaErrorStreamCaptureUnsupported"
@@ -200,7 +193,7 @@ def test_what_cannot_be_recorded_is_an_error_and_ends_it(fake: FakeCudart, strea
 
 
 @pytest.mark.parametrize("call", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"])
-def test_a_graph_that_cannot_be_made_leaves_nothing(fake: FakeCudart, stream: Stream, call: str) -> None:
+def test_failed_graph_leaves_nothing(fake: FakeCudart, stream: Stream, call: str) -> None:
     fake.fail(call, "cudaErrorNotSupported")
     with pytest.raises(CudaError, match="cudaErrorNotSupported"):
         Graph(stream, lambda: None)
@@ -208,7 +201,7 @@ def test_a_graph_that_cannot_be_made_leaves_nothing(fake: FakeCudart, stream: St
     assert usable(fake, stream)
 
 
-def test_cuda_python_12_raises_where_13_returns_a_code(fake: FakeCudart) -> None:
+def test_missing_driver_with_cuda_python_12(fake: FakeCudart) -> None:
     def without_a_driver() -> tuple[object, ...]:
         raise RuntimeError("Failed to dlopen libcuda.so.1")
 
@@ -217,7 +210,7 @@ def test_cuda_python_12_raises_where_13_returns_a_code(fake: FakeCudart) -> None
     assert caught.value.name == "cudaErrorInsufficientDriver"
 
 
-def test_without_cuda_python_there_is_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_cuda_python_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     cudart.cache_clear()
     with pytest.raises(BackendError, match=r"pip install 'depthkit\[gpu\]'"):
@@ -226,7 +219,7 @@ def test_without_cuda_python_there_is_a_remedy(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.skipif(not isinstance(find_gpu(), str), reason="this machine has a GPU")
 @pytest.mark.parametrize("make", [*OWNERS.values()], ids=[*OWNERS])
-def test_the_real_runtime_says_by_cudas_own_name_that_there_is_no_gpu(make: Callable[[], object]) -> None:
+def test_missing_gpu_with_the_real_runtime(make: Callable[[], object]) -> None:
     with pytest.raises(CudaError) as caught:
         make()
     assert caught.value.name in {"cudaErrorInsufficientDriver", "cudaErrorNoDevice"}
@@ -236,27 +229,22 @@ def test_the_real_runtime_says_by_cudas_own_name_that_there_is_no_gpu(make: Call
 
 
 @pytest.fixture
-def array(fake: FakeCudart) -> Iterator[DeviceArray]:
-    array = DeviceArray(fake, np.arange(24, dtype=np.float32).reshape(2, 3, 4))
-    yield array
-    array.free()
+def array(on_gpu: OnGpu) -> DeviceArray:
+    return on_gpu(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
 
 
-def test_an_array_by_the_cuda_array_interface(array: DeviceArray, stream: Stream) -> None:
+def test_cuda_array_interface(array: DeviceArray, stream: Stream) -> None:
     view = device_view(array, stream)
     assert (view.pointer, view.shape, view.dtype) == (array.pointer, (2, 3, 4), np.dtype(np.float32))
     assert view.c_contiguous
     assert view.writeable
     assert view.stream == real.cudaStreamLegacy
     assert view.owner is array
-
-
-def test_an_array_says_on_which_stream_it_is_made(array: DeviceArray, stream: Stream) -> None:
     array.stream = 77
     assert device_view(array, stream).stream == 77
 
 
-def test_version_2_of_the_interface_names_no_stream(array: DeviceArray, stream: Stream) -> None:
+def test_cuda_array_interface_version_2(array: DeviceArray, stream: Stream) -> None:
     interface = {key: value for key, value in array.__cuda_array_interface__.items() if key != "stream"}
     torchs = SimpleNamespace(__cuda_array_interface__=interface | {"version": 2, "data": (array.pointer, True)})
     view = device_view(torchs, stream)
@@ -275,7 +263,7 @@ def test_a_pycuda_array_is_used_in_place(array: DeviceArray, stream: Stream) -> 
 
 
 @given(data=st.data())
-def test_contiguity_is_what_numpy_says(data: st.DataObject) -> None:
+def test_contiguity_equals_numpys(data: st.DataObject) -> None:
     shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     values = np.zeros(shape, np.float32).transpose(data.draw(st.permutations(range(len(shape)))))
     values = values[tuple(slice(None, None, data.draw(st.integers(1, 2))) for _ in shape)]
@@ -307,7 +295,7 @@ def on_device(fake: FakeCudart, array: DeviceArray) -> np.ndarray:
     return values.view(array.values.dtype).reshape(array.values.shape)
 
 
-def test_an_array_by_dlpack_is_ordered_before_our_stream(fake: FakeCudart, array: DeviceArray, stream: Stream) -> None:
+def test_dlpack_is_asked_for_our_stream(fake: FakeCudart, array: DeviceArray, stream: Stream) -> None:
     pytest.importorskip("cuda.core")
     exporter = Exporter(on_device(fake, array))
     view = device_view(exporter, stream)
@@ -317,13 +305,13 @@ def test_an_array_by_dlpack_is_ordered_before_our_stream(fake: FakeCudart, array
     assert not device_view(Exporter(on_device(fake, array)[:, ::2]), stream).c_contiguous
 
 
-def test_dlpack_of_the_hosts_memory_is_told(fake: FakeCudart, stream: Stream) -> None:
+def test_dlpack_on_the_host_is_refused(fake: FakeCudart, stream: Stream) -> None:
     pytest.importorskip("cuda.core")
     with pytest.raises(FrameError, match="image lies in the host's memory; bind it as a NumPy array"):
         device_view(Exporter(np.zeros(4), kind=1), stream, name="image")
 
 
-def test_without_cuda_core_dlpack_has_a_remedy(
+def test_missing_cuda_core_has_a_remedy(
     array: DeviceArray, stream: Stream, fake: FakeCudart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cuda.core.utils", None)
@@ -331,18 +319,18 @@ def test_without_cuda_core_dlpack_has_a_remedy(
         device_view(Exporter(on_device(fake, array)), stream)
 
 
-def test_what_is_no_array_is_told(fake: FakeCudart, stream: Stream) -> None:
+def test_other_types_are_refused(fake: FakeCudart, stream: Stream) -> None:
     with pytest.raises(FrameError, match=r"depth must be a NumPy array or one on the GPU, not builtins\.list"):
         device_view([1, 2], stream, name="depth")
 
 
-def test_a_mask_is_refused(array: DeviceArray, stream: Stream) -> None:
+def test_mask_is_refused(array: DeviceArray, stream: Stream) -> None:
     array.overrides["mask"] = array
     with pytest.raises(FrameError, match="mask"):
         device_view(array, stream)
 
 
-def test_what_its_library_refuses_is_said_in_its_words(fake: FakeCudart, stream: Stream) -> None:
+def test_error_of_the_library_is_quoted(fake: FakeCudart, stream: Stream) -> None:
     class Tensor:
         @property
         def __cuda_array_interface__(self) -> dict[str, object]:
@@ -352,7 +340,7 @@ def test_what_its_library_refuses_is_said_in_its_words(fake: FakeCudart, stream:
         device_view(Tensor(), stream, name="image")
 
 
-def test_an_array_of_another_gpu_is_told(fake: FakeCudart, array: DeviceArray, stream: Stream) -> None:
+def test_array_of_another_gpu_is_refused(fake: FakeCudart, array: DeviceArray, stream: Stream) -> None:
     (memory,) = (memory for memory in fake.memories if memory.address == array.pointer)
     memory.device = 1
     with pytest.raises(FrameError, match="image lies on GPU 1 and the engine on GPU 0"):
@@ -362,19 +350,19 @@ def test_an_array_of_another_gpu_is_told(fake: FakeCudart, array: DeviceArray, s
 # The stand-in itself.
 
 
-def test_the_stand_in_has_no_name_that_cuda_python_lacks(fake: FakeCudart) -> None:
+def test_stand_in_has_no_other_names_than_cuda_python(fake: FakeCudart) -> None:
     with pytest.raises(AttributeError):
         _ = fake.cudaStreamInvented
 
 
-def test_the_stand_in_takes_as_many_arguments_as_cuda_python(fake: FakeCudart) -> None:
+def test_stand_in_has_the_arguments_of_cuda_python(fake: FakeCudart) -> None:
     functions: list[Any] = [fake.cudaMalloc, real.cudaMalloc]
     for function in functions:
         with pytest.raises(TypeError, match="exactly 1 positional argument"):
             function(1, 2)
 
 
-def test_the_stand_in_refuses_a_second_free_and_use_after_it(fake: FakeCudart) -> None:
+def test_stand_in_refuses_double_free_and_use_after_free(fake: FakeCudart) -> None:
     _, address = fake.cudaMalloc(16)
     fake.cudaFree(address)
     with pytest.raises(AssertionError, match="freed twice"):

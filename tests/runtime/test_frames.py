@@ -17,7 +17,9 @@ from depthkit.reference import Reference
 from depthkit.runtime.frames import predict_frames
 from depthkit.runtime.load import load
 from depthkit.runtime.null import NullSession
-from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
+from depthkit.spec import Dim
+
+from ..support import model_spec
 
 BATCHES = st.integers(1, 5) | st.lists(st.integers(1, 5), min_size=3, max_size=3).map(
     lambda sizes: Dim("batch", *sorted(sizes))
@@ -25,11 +27,10 @@ BATCHES = st.integers(1, 5) | st.lists(st.integers(1, 5), min_size=3, max_size=3
 
 
 class _Brightness(NullSession):
-    """Answers the first channel's mean of each frame, and keeps the size of each run."""
+    """Depth is the mean of the first channel; keeps the batch of each run."""
 
     def __init__(self, batch: int | Dim) -> None:
-        ends = camera_ready(16, 32, batch)
-        super().__init__(ModelSpec("compact", (8,), *ends, Preprocessing(), (0.0, 10.0), 1, 1), 0.0)
+        super().__init__(model_spec(16, 32, batch), 0.0)
         self.runs: list[int] = []
 
     def run(self) -> None:
@@ -44,7 +45,7 @@ def _pictures(count: int) -> list[np.ndarray]:
 
 
 @given(batch=BATCHES, count=st.integers(0, 11))
-def test_every_picture_is_answered_in_order_and_at_its_own_size(batch: int | Dim, count: int) -> None:
+def test_depths_keep_the_order_and_the_sizes_of_the_pictures(batch: int | Dim, count: int) -> None:
     session, pictures = _Brightness(batch), _pictures(count)
     depths = list(predict_frames(session, pictures))
     assert [depth.shape for depth in depths] == [picture.shape[:2] for picture in pictures]
@@ -55,14 +56,13 @@ def test_every_picture_is_answered_in_order_and_at_its_own_size(batch: int | Dim
 
 
 @pytest.mark.parametrize(("count", "runs"), [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
-def test_engine_of_two_frames_gets_pairs_and_a_filled_up_last_one(count: int, runs: int) -> None:
+def test_last_batch_is_padded(count: int, runs: int) -> None:
     session = _Brightness(2)
     assert len(list(predict_frames(session, _pictures(count)))) == count
     assert session.runs == [2] * runs
 
 
-def test_pictures_are_read_when_their_turn_comes() -> None:
-    """A long folder must not be read into memory first."""
+def test_pictures_are_read_one_batch_at_a_time() -> None:
     read: list[int] = []
 
     def pictures() -> Iterator[np.ndarray]:
@@ -92,14 +92,12 @@ def test_pictures_are_read_when_their_turn_comes() -> None:
     ],
     ids=lambda picture: f"{picture.shape} {picture.dtype}",
 )
-def test_what_is_no_picture_is_refused(picture: np.ndarray) -> None:
+def test_invalid_picture_is_refused(picture: np.ndarray) -> None:
     with pytest.raises(FrameError, match="H x W x 3 uint8"):
         list(predict_frames(_Brightness(1), [picture]))
 
 
-def test_batch_of_the_engine_changes_no_answer(
-    fp32: Path, batched: Callable[[int | Dim], Path], reference: Reference
-) -> None:
+def test_depth_is_the_same_for_every_batch(fp32: Path, batched: Callable[..., Path], reference: Reference) -> None:
     pictures = reference.images[:5]
     for engine in (fp32, batched(2), batched(Dim("batch", 1, 2, 4))):
         with load(engine) as session:
@@ -107,7 +105,7 @@ def test_batch_of_the_engine_changes_no_answer(
         assert np.abs(found - reference.depths[:5]).max() < 1e-3
 
 
-def test_real_frames_are_answered_at_their_native_size(nyu: Path, fp32: Path) -> None:
+def test_nyu_frames_at_their_native_size(nyu: Path, fp32: Path) -> None:
     rows = list(csv.reader((nyu / "data" / "nyu2_test.csv").read_text().splitlines()))[::200]
     pictures = [read_image(nyu / image) for image, _ in rows]
     with load(fp32) as session:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -29,15 +28,15 @@ from depthkit.runtime.cuda import (
 from depthkit.runtime.load import load
 from depthkit.runtime.transfer import Mode, Transfer
 from depthkit.runtime.trt import TensorRTSession
-from depthkit.spec import ModelSpec, Preprocessing, camera_ready
-from depthkit.testing import assert_parity, read_reference
+from depthkit.testing import assert_parity
+
+from ..support import STEM, model_spec
 
 GPU = find_gpu()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(isinstance(GPU, str), reason=str(GPU))]
 
 MODES: tuple[Mode, ...] = ("pinned", "mapped", "device")
-IMAGE, DEPTH = camera_ready(240, 320)
-SPEC = ModelSpec("compact", (1,), IMAGE, DEPTH, Preprocessing(), (0.0, 10.0), parameters=1, macs=1)
+SPEC = model_spec(240, 320)
 
 
 def frame(seed: int, height: int = 240, width: int = 320) -> np.ndarray:
@@ -96,7 +95,7 @@ def test_events_measure_and_order(stream: Stream) -> None:
         assert start.elapsed_ms(end) > 0
 
 
-def test_a_graph_replays_copies(stream: Stream) -> None:
+def test_graph_replays_copies(stream: Stream) -> None:
     with DeviceBuffer(64) as device, PinnedBuffer((64,), "uint8") as source, PinnedBuffer((64,), "uint8") as target:
 
         def there_and_back() -> None:
@@ -111,7 +110,7 @@ def test_a_graph_replays_copies(stream: Stream) -> None:
                 assert (target.array == value).all()
 
 
-def test_what_cannot_be_recorded_is_told_and_the_stream_goes_on(stream: Stream) -> None:
+def test_unrecordable_call_ends_the_recording(stream: Stream) -> None:
     with pytest.raises(CudaError, match="cudaErrorStreamCapture"):
         Graph(stream, stream.synchronize)
     with DeviceBuffer(64) as device, PinnedBuffer((64,), "uint8") as host:
@@ -119,7 +118,7 @@ def test_what_cannot_be_recorded_is_told_and_the_stream_goes_on(stream: Stream) 
         stream.synchronize()
 
 
-def test_out_of_memory_says_how_much_there_is() -> None:
+def test_out_of_memory_names_the_free_memory() -> None:
     with pytest.raises(CudaError, match=r"cudaErrorMemoryAllocation: .* were asked for, and .* are free") as caught:
         DeviceBuffer(1 << 45)
     assert caught.value.call == "cudaMalloc"
@@ -161,6 +160,7 @@ class DlpackOnly:
         return self._array.__dlpack_device__()
 
 
+Library = tuple[Callable[[np.ndarray], Any], Callable[[Any], np.ndarray]]
 LIBRARIES: dict[str, tuple[str, Callable[[Any, np.ndarray], Any], Callable[[Any], np.ndarray]]] = {
     "torch": ("torch", lambda torch, values: torch.from_numpy(values).cuda(), lambda array: array.cpu().numpy()),
     "cupy": ("cupy", lambda cupy, values: cupy.asarray(values), lambda array: array.get()),
@@ -170,7 +170,7 @@ LIBRARIES: dict[str, tuple[str, Callable[[Any, np.ndarray], Any], Callable[[Any]
 
 
 @pytest.fixture(params=LIBRARIES)
-def library(request: pytest.FixtureRequest) -> tuple[Callable[[np.ndarray], Any], Callable[[Any], np.ndarray]]:
+def library(request: pytest.FixtureRequest) -> Library:
     """How a library brings an array to the GPU and back."""
     name, there, back = LIBRARIES[request.param]
     pytest.importorskip(name.partition(".")[0], reason=f"{request.param} is not installed")
@@ -180,9 +180,7 @@ def library(request: pytest.FixtureRequest) -> tuple[Callable[[np.ndarray], Any]
     return lambda values: there(module, values), back
 
 
-def test_arrays_of_a_library_are_used_where_they_are(
-    library: tuple[Callable[[np.ndarray], Any], Callable[[Any], np.ndarray]],
-) -> None:
+def test_arrays_of_a_library_are_used_in_place(library: Library) -> None:
     there, back = library
     image, depth = there(frame(0)), there(np.zeros((1, 240, 320), np.float32))
     with Transfer(SPEC, "pinned") as transfer:
@@ -195,7 +193,7 @@ def test_arrays_of_a_library_are_used_where_they_are(
     assert back(depth).tobytes()[: frame(0).nbytes] == frame(0).tobytes()
 
 
-def test_an_array_by_dlpack_is_used_where_it_is() -> None:
+def test_dlpack_array_is_used_in_place() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("cuda.core")
     image = torch.from_numpy(frame(0)).cuda()
@@ -205,7 +203,7 @@ def test_an_array_by_dlpack_is_used_where_it_is() -> None:
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["stream", "default stream"])
-def test_a_run_waits_for_what_torch_has_begun(named: bool) -> None:
+def test_run_waits_for_torch(named: bool) -> None:
     torch = pytest.importorskip("torch")
     image = torch.zeros((1, 240, 320, 3), dtype=torch.uint8, device="cuda")
     depth = torch.zeros((1, 240, 320), dtype=torch.float32, device="cuda")
@@ -220,7 +218,7 @@ def test_a_run_waits_for_what_torch_has_begun(named: bool) -> None:
             assert depth.cpu().numpy().tobytes()[: frame(seed).nbytes] == frame(seed).tobytes()
 
 
-def test_torchs_stream_waits_for_what_was_released() -> None:
+def test_torchs_stream_waits_for_released_work() -> None:
     torch = pytest.importorskip("torch")
     source = torch.from_numpy(frame(5)).cuda()
     image, depth = torch.zeros_like(source), torch.zeros((1, 240, 320), device="cuda")
@@ -240,28 +238,23 @@ def test_torchs_stream_waits_for_what_was_released() -> None:
 
 # TensorRT.
 
+Engines = Callable[[Precision], Path]
+
 
 @pytest.fixture(params=["tensorrt", "tensorrt-rtx"], scope="module")
-def engines(request: pytest.FixtureRequest, pristine_exports: Path) -> Callable[[Precision], Path]:
+def engines(request: pytest.FixtureRequest, pristine_exports: Path) -> Engines:
     """The compact network's engine in a precision."""
     found = backend(request.param).availability()
     if not found.runnable:
         pytest.skip(f"{request.param}: {found.reason}")
-    return lambda precision: (
-        build(pristine_exports / f"compact-32x48.{precision}.onnx", BuildOptions(request.param)).path
-    )
-
-
-@pytest.fixture
-def reference(pristine_exports: Path) -> Any:
-    return read_reference(pristine_exports / "compact-32x48.reference.npz")
+    return lambda precision: build(pristine_exports / f"{STEM}.{precision}.onnx", BuildOptions(request.param)).path
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("cuda_graph", [True, False])
 @pytest.mark.parametrize("mode", MODES)
-def test_an_engine_answers_as_torch_did(
-    engines: Callable[[Precision], Path], reference: Any, mode: Mode, cuda_graph: bool, precision: Precision
+def test_engine_agrees_with_torch(
+    engines: Engines, reference: Any, mode: Mode, cuda_graph: bool, precision: Precision
 ) -> None:
     with load(engines(precision), transfer=mode, cuda_graph=cuda_graph) as session:
         assert_parity(session, reference, precision=precision)
@@ -270,11 +263,7 @@ def test_an_engine_answers_as_torch_did(
         np.testing.assert_array_equal(streamed, session(reference.images))
 
 
-def test_an_engine_takes_a_librarys_arrays(
-    engines: Callable[[Precision], Path],
-    reference: Any,
-    library: tuple[Callable[[np.ndarray], Any], Callable[[Any], np.ndarray]],
-) -> None:
+def test_engine_takes_arrays_of_a_library(engines: Engines, reference: Any, library: Library) -> None:
     there, back = library
     with load(engines("fp32")) as session:
         depth = there(np.zeros((1, 32, 48), np.float32))
@@ -285,7 +274,7 @@ def test_an_engine_takes_a_librarys_arrays(
             np.testing.assert_array_equal(back(depth)[0], session(image))
 
 
-def test_allocated_arrays_need_no_copy_by_the_host(engines: Callable[[Precision], Path], reference: Any) -> None:
+def test_allocated_arrays_need_no_copy_by_the_host(engines: Engines, reference: Any) -> None:
     for mode in MODES:
         with load(engines("fp32"), transfer=mode) as session:
             assert isinstance(session, TensorRTSession)
@@ -299,26 +288,7 @@ def test_allocated_arrays_need_no_copy_by_the_host(engines: Callable[[Precision]
             np.testing.assert_array_equal(answers, session(reference.images))
 
 
-def test_sessions_in_two_threads_answer_as_one_does(engines: Callable[[Precision], Path], reference: Any) -> None:
-    path, answers = engines("fp32"), dict[int, np.ndarray]()
-
-    def work(number: int) -> None:
-        with load(path) as session:
-            for _ in range(50):
-                answers[number] = session(reference.images)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    with load(path) as session:
-        expected = session(reference.images)
-    for number in range(2):
-        np.testing.assert_array_equal(answers[number], expected)
-
-
-def test_ten_thousand_runs_take_no_more_memory(engines: Callable[[Precision], Path]) -> None:
+def test_ten_thousand_runs_take_no_more_memory(engines: Engines) -> None:
     with load(engines("fp32")) as session:
         session.bind(image=frame(0, 32, 48), depth=np.zeros((1, 32, 48), np.float32))
         for _ in range(100):

@@ -1,11 +1,10 @@
-"""ONNX Runtime's session on the GPU: what depthkit does around it, on a stand-in for CUDA and for the vendor's session.
+"""ONNX Runtime's session on the GPU, on stand-ins for CUDA and for the vendor's session.
 
-The vendor itself needs a GPU: tests/parity runs it there.
+The vendor's own needs a GPU: see tests/parity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,12 +19,13 @@ from depthkit.errors import BackendError, EngineError, FrameError
 from depthkit.precisions import PRECISIONS, Precision
 from depthkit.runtime.ort import OnnxRuntimeGpuSession
 from depthkit.runtime.transfer import Mode
-from depthkit.spec import ModelSpec, Preprocessing, camera_ready
 
-from .cudart import DeviceArray, FakeCudart, installed
+from ..support import model_spec
+from .cudart import FakeCudart
+from .device_array import OnGpu
 
 SIZE = (16, 32)
-SPEC = ModelSpec("compact", (8,), *camera_ready(*SIZE, 2), Preprocessing(), (0.0, 10.0), 1, 1)
+SPEC = model_spec(*SIZE, 2)
 MODES: tuple[Mode, ...] = ("device", "pinned", "mapped")
 
 
@@ -59,12 +59,6 @@ class Vendor:
         self.cudart.enqueue(self.stream, compute)
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeCudart]:
-    with installed() as cudart:
-        yield cudart
-
-
 def opened(fake: FakeCudart, mode: Mode = "pinned", *, cuda_graph: bool = True) -> tuple[OnnxRuntimeGpuSession, Vendor]:
     vendors: list[Vendor] = []
 
@@ -80,12 +74,16 @@ def frames(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (2, *SIZE, 3), np.uint8)
 
 
+def blank() -> np.ndarray:
+    return np.zeros((2, *SIZE), np.float32)
+
+
 @pytest.mark.parametrize("cuda_graph", [True, False])
 @pytest.mark.parametrize("mode", MODES)
-def test_arrays_on_the_host_are_answered_where_they_are(fake: FakeCudart, mode: Mode, cuda_graph: bool) -> None:
+def test_arrays_on_the_host_are_used_in_place(fake: FakeCudart, mode: Mode, cuda_graph: bool) -> None:
     session, vendor = opened(fake, mode, cuda_graph=cuda_graph)
     with session:
-        image, depth = np.empty((2, *SIZE, 3), np.uint8), np.empty((2, *SIZE), np.float32)
+        image, depth = np.empty((2, *SIZE, 3), np.uint8), blank()
         session.bind(image=image, depth=depth)
         for seed in range(3):
             image[...] = frames(seed)
@@ -97,28 +95,26 @@ def test_arrays_on_the_host_are_answered_where_they_are(fake: FakeCudart, mode: 
     assert not fake.live()
 
 
-def test_a_run_in_phases_answers_and_tells_no_enqueue(fake: FakeCudart) -> None:
+def test_phases_of_a_run(fake: FakeCudart) -> None:
     session, _ = opened(fake)
-    image, depth = frames(1), np.empty((2, *SIZE), np.float32)
+    image, depth = frames(1), blank()
     with session:
         session.bind(image=image, depth=depth)
         assert session.run_phases().keys() == {"h2d", "device", "d2h"}, "ONNX Runtime itself waits"
     np.testing.assert_allclose(depth, image.mean(axis=-1), rtol=1e-6)
 
 
-def test_arrays_on_the_gpu_are_used_in_place_where_no_graph_wants_its_own(fake: FakeCudart) -> None:
+def test_arrays_on_the_gpu_are_used_in_place_without_a_graph(fake: FakeCudart, on_gpu: OnGpu) -> None:
     session, vendor = opened(fake, cuda_graph=False)
-    image, depth = DeviceArray(fake, frames(1)), DeviceArray(fake, np.zeros((2, *SIZE), np.float32))
+    image, depth = on_gpu(frames(1)), on_gpu(blank())
     with session:
         session.bind(image=image, depth=depth)
         session.run()
         assert vendor.seen == [(image.pointer, depth.pointer)]
         np.testing.assert_allclose(depth.read(), frames(1).mean(axis=-1), rtol=1e-6)
-    image.free()
-    depth.free()
 
 
-def test_a_session_that_cannot_be_opened_leaves_nothing(fake: FakeCudart) -> None:
+def test_failed_open_leaves_nothing(fake: FakeCudart) -> None:
     def refuse(_stream: int) -> Any:
         raise BackendError("no")
 
@@ -127,15 +123,15 @@ def test_a_session_that_cannot_be_opened_leaves_nothing(fake: FakeCudart) -> Non
     assert not fake.live()
 
 
-def test_wrong_arrays_and_closed_sessions_are_refused(fake: FakeCudart) -> None:
+def test_invalid_arrays_and_closed_sessions_are_refused(fake: FakeCudart) -> None:
     session, _ = opened(fake)
     with session:
         with pytest.raises(FrameError, match="uint8"):
-            session.bind(image=frames(0).astype(np.float32), depth=np.empty((2, *SIZE), np.float32))
+            session.bind(image=frames(0).astype(np.float32), depth=blank())
         with pytest.raises(EngineError, match="nothing is bound"):
             session.run()
     with pytest.raises(EngineError, match="closed"):
-        session.bind(image=frames(0), depth=np.empty((2, *SIZE), np.float32))
+        session.bind(image=frames(0), depth=blank())
     session.close()
 
 
@@ -153,25 +149,27 @@ def test_options_reach_the_provider(maker: Any, options: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_tensorrt_is_told_to_compute_in_what_the_file_stores(
+def test_tensorrt_uses_the_precision_of_the_file(
     precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stand-in for the provider writes what TensorRT leaves: one node, which holds its plan."""
-    told: dict[str, str] = {}
+    """A stand-in for the provider writes what TensorRT would: one node with its plan."""
+    chosen: dict[str, str] = {}
 
     def create(_file: Path, _settings: object, providers: list[tuple[str, dict[str, str]]]) -> None:
-        told.update(providers[0][1])
+        chosen.update(providers[0][1])
         node = onnx.helper.make_node("EPContext", [], ["depth"], "plan", domain="com.microsoft")
-        onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [])), told["trt_ep_context_file_path"])
+        onnx.save(
+            onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [])), chosen["trt_ep_context_file_path"]
+        )
 
     monkeypatch.setattr(ort, "create", create)
     options = TENSORRT.parse_options({"timing_cache": False})
     TENSORRT.build(tmp_path / "a.onnx", tmp_path / "engine.onnx", precision, options)
-    on = {key for key, value in told.items() if value == "1" and key in {f"trt_{each}_enable" for each in PRECISIONS}}
+    on = {key for key, value in chosen.items() if value == "1" and key in {f"trt_{each}_enable" for each in PRECISIONS}}
     assert on == (set() if precision == "fp32" else {f"trt_{precision}_enable"})
 
 
-def test_tensorrt_without_bf16_refuses_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_a_tensorrt_without_bf16_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def create(*_: object) -> None:
         raise RuntimeError("Unknown provider option: `trt_bf16_enable`")
 
@@ -181,7 +179,7 @@ def test_tensorrt_without_bf16_refuses_in_its_own_words(tmp_path: Path, monkeypa
         TENSORRT.build(tmp_path / "a.onnx", tmp_path / "engine.onnx", "bf16", options)
 
 
-def test_a_provider_that_does_not_start_is_not_available(fake: FakeCudart, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provider_that_does_not_start_is_not_available(fake: FakeCudart, monkeypatch: pytest.MonkeyPatch) -> None:
     """The GPU and the wheel are there, and CUDA's libraries are not; `--backend auto` must not take it."""
     monkeypatch.setattr(ort, "_installed", lambda: ("onnxruntime-gpu", "1.31.1"))
     ort._trouble.cache_clear()
@@ -193,9 +191,7 @@ def test_a_provider_that_does_not_start_is_not_available(fake: FakeCudart, monke
     assert CUDA.provider in found.reason
 
 
-def test_tensorrt_is_imported_before_onnx_runtime_needs_its_libraries(
-    fake: FakeCudart, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensorrt_is_imported_before_onnx_runtime_loads_it(fake: FakeCudart, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def refuse(name: str) -> None:

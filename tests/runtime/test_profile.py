@@ -1,4 +1,4 @@
-"""Layers of real engines: all of them, by their modules, and nothing is left on disk."""
+"""Layer profiles of real engines; no temporary file stays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from depthkit.engines.build import BuildOptions, build
 from depthkit.engines.fingerprint import Fingerprint
 from depthkit.engines.manifest import manifest_path, read_manifest
 from depthkit.errors import BackendError, EngineError, FrameError, UserError
@@ -25,28 +24,19 @@ from depthkit.session import LayerTime
 from depthkit.spec import Dim
 from depthkit.train.networks import compact
 
-from . import cudart, tensorrt_runtime
+from ..support import STEM, flip_bit
+from . import tensorrt_runtime
+from .cudart import FakeCudart
 from .tensorrt_runtime import World, image_of, manifest, plan, spec
 
-STEM = "compact-32x48"
 MODULES = [name for name, module in compact().named_modules() if type(module).__name__ == "Conv2d"]
 """Convolutions of the network, in the order in which they are computed."""
 FILES = ["fp32.ort.onnx", "fp32.onnx", "fp32.ov.blob"]
 
 
-@pytest.fixture(scope="module")
-def engines(pristine_exports: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The exports, with an OpenVINO engine."""
-    folder = tmp_path_factory.mktemp("profiled")
-    for path in pristine_exports.glob(f"{STEM}.*"):
-        (folder / path.name).write_bytes(path.read_bytes())
-    build(folder / f"{STEM}.fp32.onnx", BuildOptions("openvino"))
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever a test writes into the folder for temporary files or the working directory must be gone at its end."""
+    """Nothing may stay in the folder for temporary files or the working directory."""
     for name in ("temporary", "working"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -57,7 +47,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_convolution_is_there_by_its_module_and_in_order(engines: Path, reference: Reference, file: str) -> None:
+def test_convolutions_are_named_by_their_modules_in_order(engines: Path, reference: Reference, file: str) -> None:
     layers = profile_layers(engines / f"{STEM}.{file}", reference.images, runs=3)
     assert [layer.name for layer in layers if "conv" in layer.kind.lower()] == MODULES
     assert {"MaxPool", "Concat"} <= {layer.kind for layer in layers}
@@ -67,7 +57,7 @@ def test_every_convolution_is_there_by_its_module_and_in_order(engines: Path, re
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_sum_is_about_what_a_run_takes(engines: Path, reference: Reference, file: str) -> None:
+def test_sum_is_about_the_time_of_a_run(engines: Path, reference: Reference, file: str) -> None:
     layers = profile_layers(engines / f"{STEM}.{file}", reference.images, runs=20)
     times = []
     with load(engines / f"{STEM}.{file}") as session:
@@ -79,16 +69,16 @@ def test_the_sum_is_about_what_a_run_takes(engines: Path, reference: Reference, 
     assert min(times) / 10 < sum(layer.ms for layer in layers) < 10 * max(times)
 
 
-def test_the_first_run_does_not_count_and_the_others_are_averaged() -> None:
-    told = [LayerTime(name, "Conv", ms) for ms in (100.0, 1.0, 3.0) for name in ("b", "a")]
-    assert mean_times(told, 2) == (LayerTime("b", "Conv", 2.0), LayerTime("a", "Conv", 2.0))
+def test_mean_without_the_first_run() -> None:
+    times = [LayerTime(name, "Conv", ms) for ms in (100.0, 1.0, 3.0) for name in ("b", "a")]
+    assert mean_times(times, 2) == (LayerTime("b", "Conv", 2.0), LayerTime("a", "Conv", 2.0))
     twice = [LayerTime("a", "Conv", ms) for ms in (100.0, 100.0, 1.0, 2.0)]
     assert mean_times(twice, 1) == (LayerTime("a", "Conv", 3.0),), "parts of one name are one layer"
 
 
 @pytest.mark.parametrize("file", ["fp32.ort.onnx", "fp32.ov.blob"])
 @pytest.mark.parametrize("beside", ["nothing", "another"])
-def test_without_its_onnx_file_an_engine_has_its_vendors_names(
+def test_vendors_names_without_onnx_file(
     engines: Path, reference: Reference, tmp_path: Path, file: str, beside: str
 ) -> None:
     engine = tmp_path / f"{STEM}.{file}"
@@ -101,13 +91,9 @@ def test_without_its_onnx_file_an_engine_has_its_vendors_names(
     assert len(found) == len(MODULES) and not set(found) & set(MODULES)
 
 
-def test_fewer_images_than_a_batch_are_shown_again(batched: Any, reference: Reference) -> None:
-    layers = profile_layers(batched(4), reference.images[:3], runs=2)
-    assert sum("conv" in layer.kind.lower() for layer in layers) == len(MODULES)
-
-
-def test_a_dynamic_batch_is_profiled_at_its_optimum(batched: Any, reference: Reference) -> None:
-    layers = profile_layers(batched(Dim("batch", 1, 2, 8)), reference.images, runs=2)
+@pytest.mark.parametrize(("batch", "images"), [(4, 3), (Dim("batch", 1, 2, 8), 8)], ids=["few images", "dynamic"])
+def test_other_batches_are_profiled(batched: Any, reference: Reference, batch: int | Dim, images: int) -> None:
+    layers = profile_layers(batched(batch), reference.images[:images], runs=2)
     assert sum("conv" in layer.kind.lower() for layer in layers) == len(MODULES)
 
 
@@ -118,7 +104,7 @@ def test_the_null_engine_is_one_layer(engines: Path, reference: Reference) -> No
 
 
 @pytest.mark.parametrize("file", [*FILES, "fp32.null"])
-def test_images_that_do_not_fit_are_refused(engines: Path, reference: Reference, file: str) -> None:
+def test_invalid_images_are_refused(engines: Path, reference: Reference, file: str) -> None:
     path = engines / f"{STEM}.{file}"
     for images in (reference.images[:0], reference.images[:, :16], reference.images.astype(np.float32)):
         with pytest.raises(FrameError):
@@ -130,13 +116,10 @@ def test_a_profile_needs_runs(engines: Path, reference: Reference) -> None:
         profile_layers(engines / f"{STEM}.fp32.ort.onnx", reference.images, runs=0)
 
 
-def test_nothing_is_profiled_that_would_not_be_opened(
-    copied: Path, reference: Reference, engines: Path, pretend: Any
-) -> None:
+def test_engine_is_verified_before_profiling(copied: Path, reference: Reference, engines: Path, pretend: Any) -> None:
     with pytest.raises(EngineError, match="there is no engine"):
         profile_layers(copied.with_name("none.ov.blob"), reference.images)
-    content = copied.read_bytes()
-    copied.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    flip_bit(copied)
     with pytest.raises(EngineError, match="SHA-256 differs"):
         profile_layers(copied, reference.images)
     pretend({})
@@ -145,22 +128,22 @@ def test_nothing_is_profiled_that_would_not_be_opened(
             profile_layers(engines / f"{STEM}.{file}", reference.images)
 
 
-def test_onnx_runtime_on_a_gpu_says_that_it_cannot_tell(fp32: Path, reference: Reference) -> None:
+def test_onnx_runtime_on_a_gpu_cannot_be_profiled(fp32: Path, reference: Reference) -> None:
     on_gpu = replace(read_manifest(fp32), backend="onnxruntime-cuda", device=Fingerprint("gpu", "Stand-in", "sm_89"))
     with pytest.raises(BackendError, match=r"onnxruntime-cuda cannot profile .*Nsight Systems"):
         ort.profile_engine(fp32, on_gpu, reference.images, 1)
 
 
 class IProfiler:
-    """TensorRT's, which a class of ours extends."""
+    """TensorRT's base class."""
 
     def report_layer_time(self, layer_name: str, ms: float) -> None:
         raise NotImplementedError
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """The stand-in for TensorRT, whose contexts report two layers at every run that is not recorded."""
+def world(fake: FakeCudart, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """The stand-in for TensorRT, with two layers in every profile."""
     execute = tensorrt_runtime.IExecutionContext.execute_async_v3
 
     def reporting(self: Any, stream_handle: int) -> bool:
@@ -171,7 +154,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         return done
 
     monkeypatch.setattr(tensorrt_runtime.IExecutionContext, "execute_async_v3", reporting)
-    with cudart.installed() as fake, tensorrt_runtime.installed(fake, "tensorrt") as world:
+    with tensorrt_runtime.installed(fake, "tensorrt") as world:
         monkeypatch.setitem(vars(sys.modules["tensorrt"]), "IProfiler", IProfiler)
         yield world
 
@@ -186,9 +169,7 @@ def test_tensorrt_reports_to_a_profiler_without_a_cuda_graph(world: World, tmp_p
     assert world.engines == 0, "it is closed"
 
 
-def test_a_vendor_that_tells_nothing_is_an_error(
-    engines: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_empty_profile_is_an_error(engines: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(null, "profile_engine", lambda *_: ())
     with pytest.raises(BackendError, match="null tells nothing of the layers"):
         profile_layers(engines / f"{STEM}.fp32.null", reference.images)

@@ -1,8 +1,6 @@
-"""The way between the caller's memory and an engine's addresses, on a stand-in for the CUDA runtime."""
+"""Transfers between the caller's memory and an engine's addresses, on the stand-in for the CUDA runtime."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,27 +8,29 @@ import pytest
 from depthkit.errors import EngineError
 from depthkit.runtime.cuda import CudaError, device_view
 from depthkit.runtime.transfer import Mode, Transfer
-from depthkit.spec import ModelSpec, Preprocessing, camera_ready
 
-from .cudart import DeviceArray, FakeCudart, installed
+from ..support import model_spec
+from .cudart import DeviceArray, FakeCudart
+from .device_array import OnGpu
 
 MODES: tuple[Mode, ...] = ("pinned", "mapped", "device")
-IMAGE, DEPTH = camera_ready(16, 32)
-SPEC = ModelSpec("compact", (1,), IMAGE, DEPTH, Preprocessing(), (0.0, 10.0), parameters=1, macs=1)
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeCudart]:
-    with installed() as fake:
-        yield fake
+SPEC = model_spec(16, 32)
 
 
 def frame(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (1, 16, 32, 3), dtype=np.uint8)
 
 
+def blank() -> np.ndarray:
+    return np.zeros((1, 16, 32), np.float32)
+
+
+def bind_on_gpu(transfer: Transfer, image: DeviceArray, depth: DeviceArray) -> None:
+    transfer.bind(device_view(image, transfer.stream), device_view(depth, transfer.stream))
+
+
 def engine(fake: FakeCudart, transfer: Transfer) -> None:
-    """Put on the stream what reads one address and writes the other: depth is the red channel."""
+    """Enqueue a kernel that copies the red channel to the depth."""
     image, depth = transfer.routes
 
     def compute() -> None:
@@ -50,76 +50,68 @@ def run(fake: FakeCudart, transfer: Transfer) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("there", [False, True], ids=["host", "gpu"])
-def test_fixed_addresses_serve_arrays_wherever_they_lie(fake: FakeCudart, mode: Mode, there: bool) -> None:
+def test_fixed_addresses_serve_every_array(fake: FakeCudart, on_gpu: OnGpu, mode: Mode, there: bool) -> None:
     with Transfer(SPEC, mode, fixed=True) as transfer:
         addresses = set()
         for seed in range(3):
-            image, depth = frame(seed), np.zeros((1, 16, 32), np.float32)
-            theirs, ours = DeviceArray(fake, image), DeviceArray(fake, depth)
+            image, depth = frame(seed), blank()
+            ours = on_gpu(depth)
             if there:
-                transfer.bind(device_view(theirs, transfer.stream), device_view(ours, transfer.stream))
+                bind_on_gpu(transfer, on_gpu(image), ours)
             else:
                 transfer.bind(image, depth)
             run(fake, transfer)
             np.testing.assert_array_equal(ours.read() if there else depth, image[..., 0])
             addresses.add(tuple(route.engine for route in transfer.routes))
-            theirs.free()
-            ours.free()
         assert len(addresses) == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_memory_is_made_when_it_is_needed_and_once(fake: FakeCudart, mode: Mode) -> None:
+def test_memory_is_allocated_once_and_on_demand(fake: FakeCudart, mode: Mode) -> None:
     with Transfer(SPEC, mode) as transfer:
         assert fake.live() == {"stream": 1, "event": 1}
         for _ in range(3):
-            transfer.bind(frame(0), np.zeros((1, 16, 32), np.float32))
+            transfer.bind(frame(0), blank())
         kinds = {"pinned": {"pinned": 2, "device": 2}, "mapped": {"mapped": 2}, "device": {"device": 2}}[mode]
         assert fake.live() == {"stream": 1, "event": 1, **kinds}
 
 
-def test_a_bind_without_memory_leaves_what_was_bound(fake: FakeCudart) -> None:
+def test_failed_bind_keeps_the_bound_arrays(fake: FakeCudart, on_gpu: OnGpu) -> None:
     with Transfer(SPEC, "pinned") as transfer:
-        ours = DeviceArray(fake, np.zeros((1, 16, 32), np.float32))
-        theirs = DeviceArray(fake, frame(0))
-        transfer.bind(device_view(theirs, transfer.stream), device_view(ours, transfer.stream))
+        ours = on_gpu(blank())
+        bind_on_gpu(transfer, on_gpu(frame(0)), ours)
         fake.fail("cudaHostAlloc", "cudaErrorMemoryAllocation")
         held = fake.live()
         with pytest.raises(CudaError, match="page-locked"):
-            transfer.bind(frame(1), np.zeros((1, 16, 32), np.float32))
+            transfer.bind(frame(1), blank())
         assert fake.live() == held
         run(fake, transfer)
         np.testing.assert_array_equal(ours.read(), frame(0)[..., 0])
-        theirs.free()
-        ours.free()
 
 
-def test_nothing_can_be_done_with_a_closed_one(fake: FakeCudart) -> None:
+def test_closed_transfer_refuses_to_bind(fake: FakeCudart) -> None:
     transfer = Transfer(SPEC, "pinned")
-    transfer.bind(frame(0), np.zeros((1, 16, 32), np.float32))
+    transfer.bind(frame(0), blank())
     transfer.close()
     transfer.close()
     assert not fake.live()
     with pytest.raises(EngineError, match="closed"):
-        transfer.bind(frame(0), np.zeros((1, 16, 32), np.float32))
+        transfer.bind(frame(0), blank())
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("there", [False, True], ids=["host", "gpu"])
-def test_phases_are_those_that_there_are(fake: FakeCudart, mode: Mode, there: bool) -> None:
-    image, depth = frame(0), np.zeros((1, 16, 32), np.float32)
-    ends = DeviceArray(fake, image), DeviceArray(fake, depth)
+def test_only_copies_that_happen_are_phases(fake: FakeCudart, on_gpu: OnGpu, mode: Mode, there: bool) -> None:
+    image, depth = frame(0), blank()
+    ours = on_gpu(depth)
     with Transfer(SPEC, mode) as transfer:
         if there:
-            transfer.bind(device_view(ends[0], transfer.stream), device_view(ends[1], transfer.stream))
+            bind_on_gpu(transfer, on_gpu(image), ours)
         else:
             transfer.bind(image, depth)
         phases = transfer.time_phases(lambda: engine(fake, transfer))
-        found = ends[1].read() if there else depth
-    for each in ends:
-        each.free()
-    np.testing.assert_array_equal(found[0], image[0, :, :, 0])
+    np.testing.assert_array_equal(ours.read() if there else depth, image[..., 0])
     copies = set() if there or mode == "mapped" else {"h2d", "d2h"}
-    assert phases.keys() == {"device", "enqueue"} | copies, "what is not copied has no phase, rather than a zero"
+    assert phases.keys() == {"device", "enqueue"} | copies
     assert all(phases[name] == 1.5 for name in phases if name != "enqueue"), "by CUDA's events"
     assert 0 < phases["enqueue"] < 1000

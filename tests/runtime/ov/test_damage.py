@@ -1,10 +1,7 @@
-"""Engines that OpenVINO must not run."""
+"""Damaged and foreign OpenVINO engines are refused."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +16,8 @@ from depthkit.errors import EngineError
 from depthkit.runtime.ov import open_engine
 from depthkit.runtime.run_options import RunOptions
 
-from .engines import STEM, Engine
+from ...support import STEM, run_python
+from .engines import Engine
 
 
 @given(share=st.floats(0, 0.999))
@@ -33,7 +31,7 @@ def test_truncated_engine_is_refused(share: float, engine: Engine, tmp_path: Pat
 
 @given(content=st.binary(max_size=4096))
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_no_engine_is_refused(content: bytes, engine: Engine, tmp_path: Path) -> None:
+def test_arbitrary_bytes_are_refused(content: bytes, engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "noise.ov.blob").write_bytes(content)
     with pytest.raises(EngineError, match=r"noise\.ov\.blob.*OpenVINO says"):
         open_engine(tmp_path / "noise.ov.blob", engine[1], RunOptions())
@@ -41,15 +39,15 @@ def test_what_is_no_engine_is_refused(content: bytes, engine: Engine, tmp_path: 
 
 @pytest.fixture
 def header(engine: Engine) -> bytes:
-    """Where newer releases keep for what an engine was built: version and instruction set."""
+    """The version and instruction set that newer releases write into a blob."""
     found = engine[0].read_bytes()[:300]
     if b";isa=" not in found:
         pytest.skip("this release of OpenVINO keeps no instruction set in its blobs")
     return found
 
 
-def test_damaged_header_is_quoted_in_our_words(engine: Engine, header: bytes, tmp_path: Path) -> None:
-    """OpenVINO's words quote it, and are no text then."""
+def test_damaged_header_is_reported(engine: Engine, header: bytes, tmp_path: Path) -> None:
+    """OpenVINO quotes it, although it is not valid text."""
     content = bytearray(engine[0].read_bytes())
     content[header.index(b";isa=")] ^= 0xFF
     (tmp_path / "engine").write_bytes(content)
@@ -57,14 +55,14 @@ def test_damaged_header_is_quoted_in_our_words(engine: Engine, header: bytes, tm
         open_engine(tmp_path / "engine", engine[1], RunOptions())
 
 
-def test_engine_of_another_size_is_refused(engine: Engine, sized: Callable[[tuple[int, int], int], Engine]) -> None:
-    other, _ = sized((16, 16), 1)
+def test_engine_of_another_size_is_refused(engine: Engine, batched: Callable[..., Path]) -> None:
+    other = batched(1, size=(16, 16), backend="openvino")
     with pytest.raises(EngineError, match=r"16, 16, 3.*32, 48, 3.*build it again"):
         open_engine(other, engine[1], RunOptions())
 
 
 def test_engine_without_convolutions_is_refused(engine: Engine, tmp_path: Path) -> None:
-    """The right ends, and nothing of which could be told what it computes in."""
+    """It has the right inputs and outputs, and no precision."""
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 32, 48, 3])
     depth = helper.make_tensor_value_info("depth", TensorProto.FLOAT, [1, 32, 48])
     axes = helper.make_tensor("axes", TensorProto.INT64, [1], [3])
@@ -83,12 +81,11 @@ def test_engine_without_convolutions_is_refused(engine: Engine, tmp_path: Path) 
 @pytest.mark.usefixtures("header")
 @pytest.mark.skipif("avx512f" not in OPENVINO.here().isa, reason="this CPU has no AVX-512 to leave out")
 def test_engine_of_another_cpu_is_refused(pristine_exports: Path, engine: Engine, tmp_path: Path) -> None:
-    """One that was built on this CPU as if it had no more than AVX2."""
+    """Built as if this CPU had no more than AVX2."""
     code = (
         "import sys; from pathlib import Path; from depthkit.engines.ov import OPENVINO\n"
         "OPENVINO.build(Path(sys.argv[1]), Path(sys.argv[2]), 'fp32', OPENVINO.parse_options({}))"
     )
-    command = [sys.executable, "-c", code, str(pristine_exports / f"{STEM}.fp32.onnx"), str(tmp_path / "engine")]
-    subprocess.run(command, env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}, check=True)
+    run_python(code, pristine_exports / f"{STEM}.fp32.onnx", tmp_path / "engine", ONEDNN_MAX_CPU_ISA="AVX2")
     with pytest.raises(EngineError, match=r"OpenVINO says: .*isa mismatch.*AVX2"):
         open_engine(tmp_path / "engine", engine[1], RunOptions())

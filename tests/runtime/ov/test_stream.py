@@ -1,4 +1,4 @@
-"""OpenVINO with several frames under way."""
+"""OpenVINO streams: several requests at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .engines import Engine, open_session
 
 
 class _Watched:
-    """A compiled model for three requests at a time, of which the test sees each, and can make one fail."""
+    """A compiled model for three requests at a time, which counts them and can make one fail."""
 
     optimum = 3
 
@@ -61,8 +61,8 @@ def _watch(session: OpenVinoSession, failing: int | None = None) -> _Watched:
     return watched
 
 
-@pytest.mark.parametrize("several", [False, True], ids=["as many as are best here", "three"])
-def test_stream_answers_in_order_and_as_a_call_does(throughput: Engine, reference: Reference, several: bool) -> None:
+@pytest.mark.parametrize("several", [False, True], ids=["optimum here", "three"])
+def test_stream_equals_a_call(throughput: Engine, reference: Reference, several: bool) -> None:
     order = np.random.default_rng(0).permutation(np.arange(8).repeat(8))
     with open_session(throughput) as opened:
         expected = opened(reference.images)
@@ -74,9 +74,7 @@ def test_stream_answers_in_order_and_as_a_call_does(throughput: Engine, referenc
     assert len({depth.ctypes.data for depth in found}) == len(found), "each the caller's own"
 
 
-def test_stream_keeps_as_many_under_way_as_openvino_deems_best_and_no_more(
-    throughput: Engine, reference: Reference
-) -> None:
+def test_stream_runs_the_optimal_number_of_requests(throughput: Engine, reference: Reference) -> None:
     drawn = 0
 
     def frames() -> Iterator[np.ndarray]:
@@ -92,17 +90,14 @@ def test_stream_keeps_as_many_under_way_as_openvino_deems_best_and_no_more(
         assert watched.made == watched.optimum
 
 
-def test_stream_of_a_latency_engine_answers_each_frame_before_the_next(
-    session: OpenVinoSession, reference: Reference
-) -> None:
-    """A live camera must not wait for its next picture to get the depth of this one."""
+def test_latency_engine_streams_frame_by_frame(session: OpenVinoSession, reference: Reference) -> None:
     frames = iter(reference.images[:, None])
     answers = session.stream(frames)
     assert np.abs(next(answers) - reference.depths[:1]).max() < 1e-3
     assert np.array_equal(next(frames), reference.images[1:2])
 
 
-def test_stream_leaves_what_is_bound(throughput: Engine, reference: Reference) -> None:
+def test_stream_keeps_the_bound_arrays(throughput: Engine, reference: Reference) -> None:
     depth = np.empty((1, 32, 48), np.float32)
     with open_session(throughput) as opened:
         opened.bind(image=reference.images[:1], depth=depth)
@@ -111,7 +106,7 @@ def test_stream_leaves_what_is_bound(throughput: Engine, reference: Reference) -
     assert np.abs(depth - reference.depths[:1]).max() < 1e-3
 
 
-def test_stream_that_is_given_up_leaves_nothing_running(throughput: Engine, reference: Reference) -> None:
+def test_abandoned_stream_leaves_no_request_running(throughput: Engine, reference: Reference) -> None:
     with open_session(throughput) as opened:
         watched = _watch(opened)
         answers = opened.stream(reference.images[:1] for _ in range(20))
@@ -122,9 +117,7 @@ def test_stream_that_is_given_up_leaves_nothing_running(throughput: Engine, refe
 
 
 @pytest.mark.parametrize("good", [0, 1, 5])
-def test_failing_source_of_frames_is_told_and_leaves_nothing_running(
-    throughput: Engine, reference: Reference, good: int
-) -> None:
+def test_error_of_the_source_leaves_nothing_running(throughput: Engine, reference: Reference, good: int) -> None:
     def frames() -> Iterator[np.ndarray]:
         for _ in range(good):
             yield reference.images[:1]
@@ -138,7 +131,7 @@ def test_failing_source_of_frames_is_told_and_leaves_nothing_running(
         assert np.abs(opened(reference.images[0]) - reference.depths[0]).max() < 1e-3
 
 
-def test_frame_that_does_not_fit_is_told(throughput: Engine, reference: Reference) -> None:
+def test_invalid_frame_is_refused(throughput: Engine, reference: Reference) -> None:
     with open_session(throughput) as opened:
         for wrong in (reference.images[:2], reference.images[:1].astype(np.float32), reference.images[:1, ::-1]):
             depths, answered = opened.stream([reference.images[:1], wrong]), 0
@@ -150,7 +143,7 @@ def test_frame_that_does_not_fit_is_told(throughput: Engine, reference: Referenc
 
 
 @pytest.mark.parametrize("failing", [1, 2, 5])
-def test_failing_inference_is_told_in_our_words(throughput: Engine, reference: Reference, failing: int) -> None:
+def test_failed_inference_is_an_engine_error(throughput: Engine, reference: Reference, failing: int) -> None:
     with open_session(throughput) as opened:
         watched = _watch(opened, failing)
         with pytest.raises(EngineError, match=r"openvino cannot run: OpenVINO says: out of luck") as caught:
@@ -164,8 +157,6 @@ def test_stream_ends_when_its_session_is_closed(throughput: Engine, reference: R
     answers = opened.stream(reference.images[:1] for _ in range(20))
     next(answers)
     opened.close()
-    with pytest.raises(EngineError, match="closed"):
-        list(answers)
-
-
-# Files that are no engines, or another's: what is behind the hash, which refuses all of them first
+    for frames in (answers, opened.stream([])):
+        with pytest.raises(EngineError, match="closed"):
+            list(frames)

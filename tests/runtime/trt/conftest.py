@@ -1,29 +1,20 @@
-"""Sessions on stand-ins for CUDA and for TensorRT's runtime."""
+"""Sessions on the stand-ins for CUDA and TensorRT."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from depthkit.runtime.run_options import RunOptions
 from depthkit.runtime.trt import TensorRTSession, open_engine
 from depthkit.spec import Dim
 
-from .. import cudart, tensorrt_runtime
-from ..cudart import DeviceArray, FakeCudart
-from ..tensorrt_runtime import World, manifest, plan, spec
-
-Open = Callable[..., TensorRTSession]
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeCudart]:
-    with cudart.installed() as fake:
-        yield fake
+from .. import tensorrt_runtime
+from ..cudart import FakeCudart
+from ..tensorrt_runtime import Open, World, manifest, plan, spec
 
 
 @pytest.fixture
@@ -34,7 +25,7 @@ def world(fake: FakeCudart) -> Iterator[World]:
 
 @pytest.fixture
 def open_session(world: World, tmp_path: Path) -> Iterator[Open]:
-    """Open the stand-in's engine for a batch, with options; it is closed at the end."""
+    """Opens an engine for a batch, with options, until the end of the test."""
     opened = []
 
     def open_session(batch: int | Dim = 1, **options: Any) -> TensorRTSession:
@@ -46,17 +37,3 @@ def open_session(world: World, tmp_path: Path) -> Iterator[Open]:
     yield open_session
     for session in opened:
         session.close()
-
-
-@pytest.fixture
-def on_gpu(fake: FakeCudart) -> Iterator[Callable[..., DeviceArray]]:
-    """Arrays on the device."""
-    made = []
-
-    def on_gpu(values: np.ndarray, **options: Any) -> DeviceArray:
-        made.append(DeviceArray(fake, values, **options))
-        return made[-1]
-
-    yield on_gpu
-    for array in made:
-        array.free()

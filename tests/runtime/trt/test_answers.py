@@ -1,4 +1,4 @@
-"""What TensorRT's session answers, wherever the arrays lie, and what it lets be bound."""
+"""TensorRT sessions: arrays on the host and on the GPU."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ import pytest
 from depthkit.errors import EngineError, FrameError
 from depthkit.runtime.cuda import CudaError
 from depthkit.runtime.run_options import RunOptions
-from depthkit.runtime.trt import TensorRTSession, open_engine
+from depthkit.runtime.trt import open_engine
 from depthkit.spec import Dim
 
 from .. import cudart, tensorrt_runtime
-from ..cudart import DeviceArray, FakeCudart
-from ..tensorrt_runtime import HEIGHT, WIDTH, answer, blank, image_of, manifest, plan, spec
-
-Open = Callable[..., TensorRTSession]
-MODES = ("pinned", "mapped", "device")
+from ..cudart import FakeCudart
+from ..device_array import OnGpu
+from ..tensorrt_runtime import HEIGHT, MODES, WIDTH, Open, answer, blank, image_of, manifest, plan, spec
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("cuda_graph", [True, False])
-def test_a_bound_array_is_read_and_written_at_every_run(open_session: Open, mode: str, cuda_graph: bool) -> None:
+def test_bound_arrays_are_used_at_every_run(open_session: Open, mode: str, cuda_graph: bool) -> None:
     session = open_session(2, transfer=mode, cuda_graph=cuda_graph)
     image, depth = image_of(0, 2), blank(2)
     session.bind(image=image, depth=depth)
@@ -36,9 +34,7 @@ def test_a_bound_array_is_read_and_written_at_every_run(open_session: Open, mode
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("image_there", "depth_there"), [(True, True), (True, False), (False, True)])
-def test_arrays_on_the_gpu_and_mixed_ones(
-    open_session: Open, on_gpu: Callable[..., DeviceArray], mode: str, image_there: bool, depth_there: bool
-) -> None:
+def test_arrays_on_the_gpu(open_session: Open, on_gpu: OnGpu, mode: str, image_there: bool, depth_there: bool) -> None:
     session = open_session(transfer=mode)
     image, depth = image_of(0), blank()
     theirs, ours = on_gpu(image), on_gpu(depth)
@@ -50,9 +46,7 @@ def test_arrays_on_the_gpu_and_mixed_ones(
         np.testing.assert_array_equal(ours.read() if depth_there else depth, answer(image))
 
 
-def test_arrays_on_the_gpu_are_not_copied(
-    open_session: Open, on_gpu: Callable[..., DeviceArray], fake: FakeCudart
-) -> None:
+def test_arrays_on_the_gpu_are_not_copied(open_session: Open, on_gpu: OnGpu, fake: FakeCudart) -> None:
     image, depth = on_gpu(image_of(0)), on_gpu(blank())
     held = fake.live()
     session = open_session()
@@ -64,7 +58,7 @@ def test_arrays_on_the_gpu_are_not_copied(
 
 
 @pytest.mark.parametrize(("mode", "kind", "copies"), [("pinned", "pinned", 2), ("mapped", "mapped", 0)])
-def test_allocated_arrays_are_copied_by_the_device_or_not_at_all(
+def test_allocated_arrays_need_no_copy_by_the_host(
     open_session: Open, fake: FakeCudart, mode: str, kind: str, copies: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = open_session(transfer=mode, cuda_graph=False)
@@ -80,7 +74,7 @@ def test_allocated_arrays_are_copied_by_the_device_or_not_at_all(
     assert fake.count("cudaMemcpyAsync") == copies
 
 
-def test_parts_of_allocated_arrays_are_used_where_they_are(open_session: Open) -> None:
+def test_slices_of_allocated_arrays_are_used_in_place(open_session: Open) -> None:
     for mode in ("pinned", "mapped"):
         session = open_session(Dim("batch", 1, 2, 4), transfer=mode)
         image, depth = session.allocate()
@@ -92,17 +86,7 @@ def test_parts_of_allocated_arrays_are_used_where_they_are(open_session: Open) -
         assert (depth[[0, 2, 3]] == -1).all()
 
 
-def test_allocated_arrays_outlive_the_session(open_session: Open) -> None:
-    session = open_session()
-    image, depth = session.allocate()
-    session.bind(image=image, depth=depth)
-    image[:] = image_of(0)
-    session.run()
-    session.close()
-    np.testing.assert_array_equal(depth, answer(image))
-
-
-def test_in_mode_device_allocated_arrays_are_ordinary(open_session: Open, fake: FakeCudart) -> None:
+def test_allocated_arrays_are_ordinary_in_mode_device(open_session: Open, fake: FakeCudart) -> None:
     session = open_session(transfer="device")
     image, depth = session.allocate()
     session.bind(image=image, depth=depth)
@@ -113,14 +97,14 @@ def test_in_mode_device_allocated_arrays_are_ordinary(open_session: Open, fake: 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_call_answers_new_arrays(open_session: Open, mode: str) -> None:
+def test_call_returns_new_arrays(open_session: Open, mode: str) -> None:
     session = open_session(transfer=mode)
     first, second = session(image_of(0)[0]), session(image_of(1))
     np.testing.assert_array_equal(first, answer(image_of(0))[0])
     np.testing.assert_array_equal(second, answer(image_of(1)))
 
 
-def test_a_dynamic_batch_takes_what_is_in_its_range(open_session: Open, fake: FakeCudart) -> None:
+def test_dynamic_batch(open_session: Open, fake: FakeCudart) -> None:
     session = open_session(Dim("batch", 1, 2, 4))
     for count in (4, 1, 3, 4, 9):
         np.testing.assert_array_equal(session(image_of(count, count)), answer(image_of(count, count)))
@@ -130,7 +114,7 @@ def test_a_dynamic_batch_takes_what_is_in_its_range(open_session: Open, fake: Fa
 
 
 @pytest.mark.parametrize(("integrated", "mode"), [(True, "mapped"), (False, "pinned")])
-def test_the_gpu_decides_on_the_transfer(tmp_path: Path, integrated: bool, mode: str) -> None:
+def test_transfer_mode_depends_on_the_gpu(tmp_path: Path, integrated: bool, mode: str) -> None:
     path = tmp_path / "engine.plan"
     path.write_bytes(plan(spec()))
     with (
@@ -152,8 +136,8 @@ WRONG: dict[str, tuple[Callable[[], tuple[np.ndarray, np.ndarray]], str]] = {
 
 @pytest.mark.parametrize("there", [False, True], ids=["host", "gpu"])
 @pytest.mark.parametrize("fault", WRONG)
-def test_wrong_arrays_are_told_and_what_was_bound_stays(
-    open_session: Open, on_gpu: Callable[..., DeviceArray], fault: str, there: bool
+def test_invalid_arrays_are_refused_and_the_bound_ones_kept(
+    open_session: Open, on_gpu: OnGpu, fault: str, there: bool
 ) -> None:
     session, (make, words) = open_session(), WRONG[fault]
     image, depth = image_of(0), blank()
@@ -165,7 +149,7 @@ def test_wrong_arrays_are_told_and_what_was_bound_stays(
     np.testing.assert_array_equal(depth, answer(image))
 
 
-def test_layout_and_leave_to_write_are_checked_on_the_host(open_session: Open) -> None:
+def test_layout_and_writability_are_checked_on_the_host(open_session: Open) -> None:
     session = open_session()
     with pytest.raises(FrameError, match="image is not C-contiguous"):
         session.bind(image=np.repeat(image_of(0), 2, axis=2)[:, :, ::2], depth=blank())
@@ -175,9 +159,7 @@ def test_layout_and_leave_to_write_are_checked_on_the_host(open_session: Open) -
         session.bind(image=image_of(0), depth=depth)
 
 
-def test_layout_leave_to_write_and_alignment_are_checked_on_the_gpu(
-    open_session: Open, on_gpu: Callable[..., DeviceArray]
-) -> None:
+def test_layout_writability_and_alignment_are_checked_on_the_gpu(open_session: Open, on_gpu: OnGpu) -> None:
     session, image, depth = open_session(), on_gpu(image_of(0)), on_gpu(blank())
     image.overrides = {"strides": (1, 1, HEIGHT, HEIGHT * WIDTH)}
     with pytest.raises(FrameError, match="image is not C-contiguous"):
@@ -190,12 +172,12 @@ def test_layout_leave_to_write_and_alignment_are_checked_on_the_gpu(
         session.bind(image=image, depth=depth)
 
 
-def test_as_many_images_as_depths(open_session: Open) -> None:
+def test_image_and_depth_must_have_the_same_batch(open_session: Open) -> None:
     with pytest.raises(FrameError, match="image holds 2 frames and depth 3"):
         open_session(Dim("batch", 1, 2, 4)).bind(image=image_of(0, 2), depth=blank(3))
 
 
-def test_nothing_is_bound_after_a_bind_that_found_no_memory(open_session: Open, fake: FakeCudart) -> None:
+def test_bind_without_memory_binds_nothing(open_session: Open, fake: FakeCudart) -> None:
     session = open_session()
     fake.fail("cudaMalloc", "cudaErrorMemoryAllocation", nth=2)
     with pytest.raises(CudaError, match="were asked for"):
@@ -206,7 +188,7 @@ def test_nothing_is_bound_after_a_bind_that_found_no_memory(open_session: Open, 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_run_in_phases_answers_as_any_other(open_session: Open, mode: str) -> None:
+def test_phases_of_a_run(open_session: Open, mode: str) -> None:
     session = open_session(transfer=mode)
     image, depth = image_of(0), blank()
     session.bind(image=image, depth=depth)

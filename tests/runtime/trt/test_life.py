@@ -1,9 +1,8 @@
-"""How TensorRT's session begins and ends."""
+"""TensorRT sessions: opening, errors, closing."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,7 @@ from depthkit.spec import Dim, ModelSpec
 
 from .. import tensorrt_runtime
 from ..cudart import FakeCudart
-from ..tensorrt_runtime import HEIGHT, WIDTH, World, answer, blank, image_of, manifest, plan, spec
-
-Open = Callable[..., TensorRTSession]
-MODES = ("pinned", "mapped", "device")
+from ..tensorrt_runtime import HEIGHT, WIDTH, Open, World, answer, blank, image_of, manifest, plan, spec
 
 
 def test_memory_does_not_grow(open_session: Open, fake: FakeCudart) -> None:
@@ -39,7 +35,7 @@ def test_memory_does_not_grow(open_session: Open, fake: FakeCudart) -> None:
     assert (fake.live(), len(fake.memories)) == (held, made)
 
 
-def test_closing_frees_everything_once(open_session: Open, fake: FakeCudart, world: World) -> None:
+def test_close_frees_everything_once(open_session: Open, fake: FakeCudart, world: World) -> None:
     session = open_session()
     for seed in range(3):
         session(image_of(seed))
@@ -53,7 +49,7 @@ def test_closing_frees_everything_once(open_session: Open, fake: FakeCudart, wor
             use()
 
 
-def test_closing_waits_for_what_was_enqueued(open_session: Open) -> None:
+def test_close_waits_for_enqueued_work_and_keeps_allocated_arrays(open_session: Open) -> None:
     session = open_session()
     image, depth = session.allocate()
     session.bind(image=image, depth=depth)
@@ -64,9 +60,7 @@ def test_closing_waits_for_what_was_enqueued(open_session: Open) -> None:
 
 
 @pytest.mark.parametrize("call", ["cudaStreamSynchronize", "cudaGraphExecDestroy", "cudaFree", "cudaEventDestroy"])
-def test_closing_goes_on_where_something_cannot_be_freed(
-    open_session: Open, fake: FakeCudart, world: World, call: str
-) -> None:
+def test_close_continues_after_an_error(open_session: Open, fake: FakeCudart, world: World, call: str) -> None:
     session = open_session()
     for seed in range(3):
         session(image_of(seed))
@@ -82,21 +76,21 @@ def test_closing_goes_on_where_something_cannot_be_freed(
 
 
 @pytest.mark.parametrize("call", ["cudaStreamCreateWithFlags", "cudaEventCreateWithFlags"])
-def test_a_session_that_cannot_be_opened_leaves_nothing(open_session: Open, fake: FakeCudart, call: str) -> None:
+def test_failed_open_leaves_nothing(open_session: Open, fake: FakeCudart, call: str) -> None:
     fake.fail(call, "cudaErrorDevicesUnavailable")
     with pytest.raises(CudaError, match="cudaErrorDevicesUnavailable"):
         open_session()
     assert not fake.live()
 
 
-def test_no_memory_for_a_context_is_said_in_tensorrts_words(open_session: Open, world: World, fake: FakeCudart) -> None:
+def test_missing_memory_for_a_context_quotes_tensorrt(open_session: Open, world: World, fake: FakeCudart) -> None:
     world.no_context = True
     with pytest.raises(BackendError, match=r"tensorrt cannot run .*engine\.plan: out of memory"):
         open_session()
     assert not fake.live()
 
 
-def test_a_run_that_tensorrt_refuses_is_said_in_its_words(open_session: Open, world: World) -> None:
+def test_failed_run_quotes_tensorrt(open_session: Open, world: World) -> None:
     session = open_session()
     session.bind(image=(image := image_of(0)), depth=(depth := blank()))
     world.failing = True
@@ -107,7 +101,7 @@ def test_a_run_that_tensorrt_refuses_is_said_in_its_words(open_session: Open, wo
     np.testing.assert_array_equal(depth, answer(image))
 
 
-def test_a_device_that_failed_at_work_is_said_when_it_is_waited_for(open_session: Open, fake: FakeCudart) -> None:
+def test_failure_on_the_device_is_raised_on_synchronize(open_session: Open, fake: FakeCudart) -> None:
     session = open_session()
     session.bind(image=image_of(0), depth=blank())
     fake.fail("cudaStreamSynchronize", "cudaErrorIllegalAddress")
@@ -126,14 +120,14 @@ def changed(document: bytes, **values: Any) -> bytes:
     return json.dumps(whole | values).encode()
 
 
-def test_host_code_in_a_plan_is_not_allowed(world: World, tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="host code"):
-        opened(tmp_path / "engine.plan", changed(plan(spec()), host_code=True), spec())
-
-
-def test_what_is_no_plan_is_said_in_tensorrts_words(world: World, tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="Magic tag does not match"):
-        opened(tmp_path / "engine.plan", b"\0" * 64, spec())
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(changed(plan(spec()), host_code=True), "host code"), (b"\0" * 64, "Magic tag does not match")],
+    ids=["host code", "not a plan"],
+)
+def test_invalid_plan_is_refused(world: World, tmp_path: Path, content: bytes, words: str) -> None:
+    with pytest.raises(BackendError, match=words):
+        opened(tmp_path / "engine.plan", content, spec())
 
 
 @pytest.mark.parametrize(
@@ -146,14 +140,14 @@ def test_what_is_no_plan_is_said_in_tensorrts_words(world: World, tmp_path: Path
         {"confidence": ["OUTPUT", "FLOAT", [1, HEIGHT, WIDTH]]},
     ],
 )
-def test_an_engine_of_other_tensors_is_not_run(world: World, tmp_path: Path, tensors: dict[str, Any]) -> None:
+def test_engine_with_other_tensors_is_refused(world: World, tmp_path: Path, tensors: dict[str, Any]) -> None:
     with pytest.raises(EngineError, match="and its manifest says INPUT image UINT8") as caught:
         opened(tmp_path / "engine.plan", changed(plan(spec()), tensors=tensors), spec())
     ((name, (mode, kind, shape)),) = tensors.items()
     assert f"{mode} {name} {kind} {tuple(shape)}" in str(caught.value)
 
 
-def test_an_engine_of_a_smaller_range_of_batches_refuses(world: World, tmp_path: Path, fake: FakeCudart) -> None:
+def test_engine_with_a_smaller_range_of_batches(world: World, tmp_path: Path, fake: FakeCudart) -> None:
     model = spec(Dim("batch", 1, 2, 4))
     with opened(tmp_path / "engine.plan", changed(plan(model), batch=[1, 2]), model) as session:
         with pytest.raises(BackendError, match=r"tensorrt cannot take \(3, 16, 32, 3\)"):
@@ -161,7 +155,7 @@ def test_an_engine_of_a_smaller_range_of_batches_refuses(world: World, tmp_path:
         np.testing.assert_array_equal(session(image_of(0, 2)), answer(image_of(0, 2)))
 
 
-def test_depth_of_another_shape_than_the_bound_one_is_not_written(open_session: Open, world: World) -> None:
+def test_output_of_another_shape_is_refused(open_session: Open, world: World) -> None:
     session = open_session(Dim("batch", 1, 2, 4))
     world.wider = 16
     with pytest.raises(BackendError, match=r"tensorrt cannot take \(1, 16, 32, 3\)"):
@@ -169,13 +163,13 @@ def test_depth_of_another_shape_than_the_bound_one_is_not_written(open_session: 
 
 
 @pytest.mark.skipif(not isinstance(find_gpu(), str), reason="this machine has a GPU")
-def test_without_a_gpu_there_is_a_remedy(tmp_path: Path) -> None:
+def test_missing_gpu_has_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"tensorrt runs on a GPU, and .* use a machine with an NVIDIA GPU"):
         opened(tmp_path / "engine.plan", plan(spec()), spec())
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
-def test_load_opens_either(fake: FakeCudart, tmp_path: Path, backend: str) -> None:
+def test_load_opens_both_backends(fake: FakeCudart, tmp_path: Path, backend: str) -> None:
     path = tmp_path / "engine.plan"
     path.write_bytes(plan(spec()))
     write_manifest(path, manifest(path, spec(), backend))
@@ -187,7 +181,7 @@ def test_load_opens_either(fake: FakeCudart, tmp_path: Path, backend: str) -> No
             depthkit.load(path)
 
 
-def test_the_stand_in_has_only_names_of_every_supported_release() -> None:
+def test_stand_in_has_only_names_of_every_supported_release() -> None:
     table = json.loads((Path(__file__).parents[2] / "engines" / "tensorrt_api.json").read_text(encoding="utf-8"))
     every = table["Runtime"][""]
     assert {"rtx1.7", "10.13", "11.4"} <= set(every)

@@ -1,27 +1,21 @@
-"""When TensorRT's session does what: its CUDA graph, others' streams, and many frames at a time."""
+"""TensorRT sessions: CUDA graphs, the caller's stream, streams of frames."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from depthkit.errors import EngineError, FrameError
 from depthkit.runtime.cuda import CudaGraphWarning
-from depthkit.runtime.trt import TensorRTSession
 
-from ..cudart import DeviceArray, FakeCudart, real
-from ..tensorrt_runtime import World, answer, blank, image_of
-
-Open = Callable[..., TensorRTSession]
-MODES = ("pinned", "mapped", "device")
+from ..cudart import FakeCudart, real
+from ..device_array import OnGpu
+from ..tensorrt_runtime import MODES, Open, World, answer, blank, image_of
 
 
-def test_the_second_run_is_recorded_and_the_others_replay_it(
-    open_session: Open, fake: FakeCudart, world: World
-) -> None:
+def test_second_run_is_recorded_and_later_ones_replay_it(open_session: Open, fake: FakeCudart, world: World) -> None:
     session = open_session()
     session.bind(image=image_of(0), depth=blank())
     launches = []
@@ -38,9 +32,7 @@ def test_other_numpy_arrays_keep_the_graph(open_session: Open, fake: FakeCudart)
     assert (fake.count("cudaStreamBeginCapture"), fake.count("cudaGraphLaunch")) == (1, 3)
 
 
-def test_other_arrays_on_the_gpu_need_another_graph(
-    open_session: Open, on_gpu: Callable[..., DeviceArray], fake: FakeCudart
-) -> None:
+def test_other_arrays_on_the_gpu_record_another_graph(open_session: Open, on_gpu: OnGpu, fake: FakeCudart) -> None:
     session = open_session()
     for seed in range(3):
         image, depth = on_gpu(image_of(seed)), on_gpu(blank())
@@ -52,14 +44,14 @@ def test_other_arrays_on_the_gpu_need_another_graph(
     assert (fake.count("cudaStreamBeginCapture"), fake.count("cudaGraphLaunch")) == (3, 6)
 
 
-def test_a_session_that_cannot_be_recorded_says_so_once_and_answers(open_session: Open, world: World) -> None:
+def test_session_that_cannot_be_recorded_warns_once(open_session: Open, world: World) -> None:
     session = open_session()
     world.capturable = False
     session.bind(image=(image := image_of(0)), depth=(depth := blank()))
     session.run()
-    with pytest.warns(CudaGraphWarning, match="operation not permitted when stream is capturing") as told:
+    with pytest.warns(CudaGraphWarning, match="operation not permitted when stream is capturing") as warned:
         session.run()
-    assert told[0].filename == __file__
+    assert warned[0].filename == __file__
     np.testing.assert_array_equal(depth, answer(image))
     assert "no CUDA graph: tensorrt cannot run the engine: operation not permitted" in session.provider
     with warnings.catch_warnings():
@@ -69,7 +61,7 @@ def test_a_session_that_cannot_be_recorded_says_so_once_and_answers(open_session
         assert len(list(session.stream(image_of(seed) for seed in range(4)))) == 4
 
 
-def test_a_graph_that_cuda_refuses_is_told_too(open_session: Open, fake: FakeCudart) -> None:
+def test_graph_that_cuda_refuses_warns(open_session: Open, fake: FakeCudart) -> None:
     session = open_session()
     session(image_of(0))
     fake.fail("cudaGraphInstantiate", "cudaErrorNotSupported")
@@ -78,7 +70,7 @@ def test_a_graph_that_cuda_refuses_is_told_too(open_session: Open, fake: FakeCud
     np.testing.assert_array_equal(depth, answer(image_of(1)))
 
 
-def test_a_graph_can_be_declined(open_session: Open, fake: FakeCudart) -> None:
+def test_graph_can_be_switched_off(open_session: Open, fake: FakeCudart) -> None:
     session = open_session(cuda_graph=False)
     for _ in range(3):
         session(image_of(0))
@@ -87,9 +79,7 @@ def test_a_graph_can_be_declined(open_session: Open, fake: FakeCudart) -> None:
 
 
 @pytest.mark.parametrize("named", ["argument", "array", "default"])
-def test_a_run_waits_for_the_callers_stream(
-    open_session: Open, on_gpu: Callable[..., DeviceArray], fake: FakeCudart, named: str
-) -> None:
+def test_run_waits_for_the_callers_stream(open_session: Open, on_gpu: OnGpu, fake: FakeCudart, named: str) -> None:
     _, handle = fake.cudaStreamCreateWithFlags(real.cudaStreamNonBlocking)
     callers = real.cudaStreamLegacy if named == "default" else int(handle)
     image = on_gpu(image_of(0), stream=callers if named == "array" else None)
@@ -103,9 +93,7 @@ def test_a_run_waits_for_the_callers_stream(
     fake.cudaStreamDestroy(int(handle))
 
 
-def test_the_callers_stream_waits_for_what_was_enqueued(
-    open_session: Open, on_gpu: Callable[..., DeviceArray], fake: FakeCudart
-) -> None:
+def test_callers_stream_waits_for_enqueued_work(open_session: Open, on_gpu: OnGpu, fake: FakeCudart) -> None:
     _, handle = fake.cudaStreamCreateWithFlags(real.cudaStreamNonBlocking)
     image, depth, found = on_gpu(image_of(0)), on_gpu(blank()), []
     session = open_session()
@@ -121,14 +109,14 @@ def test_the_callers_stream_waits_for_what_was_enqueued(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_the_host_copies_cannot_be_enqueued(open_session: Open, mode: str) -> None:
+def test_enqueue_refuses_ordinary_arrays(open_session: Open, mode: str) -> None:
     session = open_session(transfer=mode)
     session.bind(image=image_of(0), depth=blank())
     with pytest.raises(EngineError, match=r"enqueue\(\) takes arrays on the GPU or of allocate\(\)"):
         session.enqueue()
 
 
-def test_binding_waits_for_what_was_enqueued(open_session: Open, on_gpu: Callable[..., DeviceArray]) -> None:
+def test_bind_waits_for_enqueued_work(open_session: Open, on_gpu: OnGpu) -> None:
     session = open_session()
     (image, _), depth = session.allocate(), on_gpu(blank())
     session.bind(image=image, depth=depth)
@@ -140,7 +128,7 @@ def test_binding_waits_for_what_was_enqueued(open_session: Open, on_gpu: Callabl
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("frames", [0, 1, 2, 3, 8])
-def test_a_stream_answers_in_order_and_leaves_what_is_bound(open_session: Open, mode: str, frames: int) -> None:
+def test_stream_keeps_the_order_and_the_bound_arrays(open_session: Open, mode: str, frames: int) -> None:
     session = open_session(2, transfer=mode)
     session.bind(image=(image := image_of(99, 2)), depth=(depth := blank(2)))
     images = [image_of(seed, 2) for seed in range(frames)]
@@ -151,13 +139,13 @@ def test_a_stream_answers_in_order_and_leaves_what_is_bound(open_session: Open, 
     np.testing.assert_array_equal(depth, answer(image))
 
 
-def test_the_next_frame_is_under_way_before_an_answer_is_given(open_session: Open, world: World) -> None:
+def test_stream_starts_the_next_frame_before_it_answers(open_session: Open, world: World) -> None:
     session = open_session()
     under_way = [world.executed for _ in session.stream([image_of(seed) for seed in range(2)])]
     assert under_way == [2, 2]
 
 
-def test_a_stream_that_is_left_early_leaves_nothing(open_session: Open, fake: FakeCudart) -> None:
+def test_abandoned_stream_leaves_nothing(open_session: Open, fake: FakeCudart) -> None:
     session = open_session()
     held = fake.live()
     for _ in session.stream(image_of(seed) for seed in range(9)):
@@ -166,7 +154,7 @@ def test_a_stream_that_is_left_early_leaves_nothing(open_session: Open, fake: Fa
     assert fake.live() == held
 
 
-def test_a_wrong_frame_does_not_lose_the_answer_before_it(open_session: Open) -> None:
+def test_invalid_frame_comes_after_the_earlier_answers(open_session: Open) -> None:
     session = open_session()
     answers = session.stream([image_of(0), image_of(1), image_of(2)[:, 1:]])
     for seed in range(2):
@@ -175,7 +163,7 @@ def test_a_wrong_frame_does_not_lose_the_answer_before_it(open_session: Open) ->
         next(answers)
 
 
-def test_a_stream_ends_with_its_session(open_session: Open) -> None:
+def test_stream_ends_with_its_session(open_session: Open) -> None:
     session = open_session()
     answers = session.stream(image_of(seed) for seed in range(9))
     next(answers)
@@ -184,7 +172,7 @@ def test_a_stream_ends_with_its_session(open_session: Open) -> None:
         next(answers)
 
 
-def test_both_halves_of_a_stream_are_recorded(open_session: Open, fake: FakeCudart) -> None:
+def test_both_slots_of_a_stream_are_recorded(open_session: Open, fake: FakeCudart) -> None:
     session = open_session()
     list(session.stream(image_of(seed) for seed in range(8)))
     assert (fake.count("cudaStreamBeginCapture"), fake.count("cudaGraphLaunch")) == (2, 6)
