@@ -137,11 +137,9 @@ class Report:
     left_out: list[str] = field(default_factory=list)
 
     def add(self, rows: Sequence[Row]) -> None:
-        """More rows of the same bench."""
         self.result = replace(self.result, rows=(*self.result.rows, *rows))
 
     def leave_out(self, what: str, error: Exception) -> None:
-        """See `LeaveOut`."""
         kind = "" if isinstance(error, DepthkitError) else f"{type(error).__name__}: "
         line = f"{what}: {kind}{' '.join(str(error).split())[:500]}"
         print(f"left out: {line}", flush=True)
@@ -149,13 +147,11 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """See `main`."""
         well = self.result.rows and not self.result.failed and all(run.passed for run in self.tests)
         return 0 if well else 1
 
     @property
     def text(self) -> str:
-        """As Markdown."""
         tests = "".join(
             f"- `{run.command}`: {run.summary}\n" + "".join(f"  - {line}\n" for line in run.details)
             for run in self.tests
@@ -287,7 +283,6 @@ class OnGpu(SessionBase):
             self._resources = stack.pop_all()
 
     def run(self) -> None:
-        """See `Session.run`."""
         self._buffers()
         self._session.run()
 
@@ -307,7 +302,6 @@ class OnGpu(SessionBase):
         return np.array(self._depth.cpu())
 
     def close(self) -> None:
-        """See `Session.close`."""
         super().close()
         self._resources.close()
 

@@ -9,8 +9,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,6 +29,7 @@ from depthkit.runtime import ort, ov
 from depthkit.runtime.load import load
 from depthkit.session import Peer, Session
 from depthkit.tests.perf_bars import fp32_bars, has_bf16, here, session_bound
+from depthkit.tests.support import run_python
 from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
 from depthkit.train.fit_options import TrainOptions
@@ -65,13 +66,8 @@ def perf_help() -> None:
             start = perf_counter()
             subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
             times.append(perf_counter() - start)
-    report(
-        "depthkit --help",
-        median(whole),
-        f"s, of which Python {median(bare):.3f}",
-        "<= 0.25",
-        holds=median(whole) <= 0.25,
-    )
+    seconds = median(whole)
+    report("depthkit --help", seconds, f"s, of which Python {median(bare):.3f}", "<= 0.25", holds=seconds <= 0.25)
 
 
 def perf_scenes() -> None:
@@ -159,25 +155,26 @@ def perf_first_depth(run: Path) -> None:
         "with depthkit.load(sys.argv[1]) as session: session(np.zeros((240, 320, 3), np.uint8))\n"
         "print(time.perf_counter() - start)"
     )
-    times = [
-        float(
-            subprocess.run([sys.executable, "-c", program, engine], check=True, capture_output=True, text=True).stdout
-        )
-        for _ in range(5)
-    ]
-    report("import and load to first depth, OpenVINO", median(times), "s", "<= 1.5", holds=median(times) <= 1.5)
+    seconds = median(float(run_python("-c", program, engine)) for _ in range(5))
+    report("import and load to first depth, OpenVINO", seconds, "s", "<= 1.5", holds=seconds <= 1.5)
 
 
 def noise(size: tuple[int, int]) -> np.ndarray:
-    """Frames."""
     return np.random.default_rng(0).integers(0, 256, (8, *size, 3), np.uint8)
+
+
+@contextmanager
+def workspace() -> Iterator[Path]:
+    """A folder for runs, with an engine store of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DEPTHKIT_STORE"] = f"{folder}/store"
+        yield Path(folder)
 
 
 def perf_engines() -> None:
     """Everything that needs a run."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["DEPTHKIT_STORE"] = f"{folder}/store"
-        run = fit(TrainOptions("compact", size=SIZE, epochs=1, steps=2, batch=2, out=Path(folder)))
+    with workspace() as folder:
+        run = fit(TrainOptions("compact", size=SIZE, epochs=1, steps=2, batch=2, out=folder))
         assert run is not None
         for part in (perf_run, perf_large, perf_first_depth):
             part(run)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import random
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -36,7 +34,7 @@ from depthkit.export.recipe import ExportOptions
 from depthkit.reference import read_reference
 from depthkit.runtime.load import load
 from depthkit.session import Session, SessionBase
-from depthkit.tests.perf import FAILED, VENDORS, noise, report
+from depthkit.tests.perf import FAILED, VENDORS, noise, report, workspace
 from depthkit.train.bundle import read_bundle
 from depthkit.train.shipped import shipped_run
 from depthkit.train.torch_session import TorchSession
@@ -55,12 +53,10 @@ class Slowed(SessionBase):
         self.spec, self.provider, self.precision = inner.spec, inner.provider, inner.precision
 
     def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
-        """See `Session.bind`."""
         super().bind(image=image, depth=depth)
         self.inner.bind(image=image, depth=depth)
 
     def run(self) -> None:
-        """See `Session.run`."""
         start = perf_counter()
         self.inner.run()
         end = perf_counter() + SLOWDOWN * (perf_counter() - start)
@@ -68,7 +64,6 @@ class Slowed(SessionBase):
             pass
 
     def close(self) -> None:
-        """See `Session.close`."""
         super().close()
         self.inner.close()
 
@@ -203,9 +198,8 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=300.0, metavar="SECONDS")
     parser.add_argument("parts", nargs="*", default=["overhead", "repeatability", "compare"])
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["DEPTHKIT_STORE"] = f"{folder}/store"
-        made = make(Path(folder))
+    with workspace() as folder:
+        made = make(folder)
         if "overhead" in options.parts:
             perf_overhead(made)
         if "repeatability" in options.parts:

@@ -8,10 +8,8 @@ how fast INT8 is does not depend on its ranges. Whether gates hold on real frame
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -34,7 +32,7 @@ from depthkit.precisions import Precision
 from depthkit.reference import read_reference, reference_path
 from depthkit.runtime.load import load
 from depthkit.session import Session
-from depthkit.tests.perf import FAILED, VENDORS, lacks, noise, report
+from depthkit.tests.perf import FAILED, VENDORS, lacks, noise, report, workspace
 from depthkit.tests.perf_bars import RAW, engine_bars, has_bf16, here, least_fps
 from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
@@ -90,10 +88,8 @@ def perf_int8(run: Path) -> None:
         where = f"{size[0]}x{size[1]}"
         print(f"      {where}, p50 ms: {', '.join(f'{name} {ms:.1f}' for name, ms in p50.items())}")
         best = min(ours, key=p50.__getitem__)
-        p50 |= {
-            "ONNX Runtime fp32": p50["onnxruntime's own fp32"],
-            RAW: min(p50[f"{name}'s own fp32"] for name in VENDORS),
-        }
+        p50["ONNX Runtime fp32"] = p50["onnxruntime's own fp32"]
+        p50[RAW] = min(p50[f"{name}'s own fp32"] for name in VENDORS)
         for bar in engine_bars(here(), size):
             gain = p50[bar.over] / p50[best]
             what = f"{best} over {bar.over}, {where}"
@@ -151,13 +147,12 @@ def perf_tune(run: Path) -> None:
 def main() -> int:
     """Run all, or what is named: int8, networks, tune."""
     wanted = set(sys.argv[1:]) or {"int8", "networks", "tune"}
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["DEPTHKIT_STORE"] = f"{folder}/store"
-        compact = Path(shutil.copytree(shipped_run("compact"), Path(folder) / "compact"))
+    with workspace() as folder:
+        compact = Path(shutil.copytree(shipped_run("compact"), folder / "compact"))
         if "int8" in wanted:
             perf_int8(compact)
         if "networks" in wanted:
-            unet = fit(TrainOptions("unet", size=(96, 128), epochs=1, steps=2, batch=2, out=Path(folder)))
+            unet = fit(TrainOptions("unet", size=(96, 128), epochs=1, steps=2, batch=2, out=folder))
             assert unet is not None
             perf_networks(compact, unet)
         if "tune" in wanted:

@@ -135,20 +135,10 @@ def train_throughput(*, compiled: bool = False) -> Speeds:
         pairs, data = Path(folder, "pairs"), Path(folder, "prepared")
         write_pairs(pairs)
         prepare(pairs, data, size=SIZE)
-        fit(
-            TrainOptions(
-                "compact",
-                str(data),
-                SIZE,
-                epochs=EPOCHS,
-                steps=EPOCHS * STEPS,
-                batch=BATCH,
-                preset=replace(PRESETS["best"], stages=(Stage(1.0),)),
-                compiled=compiled,
-                out=Path(folder, "runs"),
-                on_epoch=bare_epoch,
-            )
-        )
+        options = TrainOptions("compact", str(data), SIZE, out=Path(folder, "runs"), on_epoch=bare_epoch)
+        best = replace(PRESETS["best"], stages=(Stage(1.0),))
+        steps = EPOCHS * STEPS
+        fit(replace(options, epochs=EPOCHS, steps=steps, batch=BATCH, preset=best, compiled=compiled))
     return speeds
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import onnx
@@ -23,6 +25,7 @@ from depthkit.engines.gpu import Gpu
 from depthkit.engines.manifest import Layer, Manifest
 from depthkit.engines.store import Entry, Store
 from depthkit.onnx_graph import METADATA, graph_sha256
+from depthkit.runtime.null import NullSession
 from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
 
 NO_GPU = "there is none in this test"
@@ -62,18 +65,81 @@ RunBench = Callable[..., Bench]
 Pretend = Callable[..., None]
 """The fixture that sets which backends are available."""
 
+Place: TypeAlias = tuple[str | int, ...]
+"""The keys and indices that lead to a node of a JSON document."""
+
+
+@contextmanager
+def files_at_most(size: int) -> Iterator[None]:
+    """Let the operating system refuse files of more bytes than this, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def places(node: Any, path: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Every place in a JSON document with its node, root first."""
+    yield path, node
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in items:
+        yield from places(child, (*path, key))
+
+
+def at(document: Any, path: Place) -> Any:
+    """The node at a place."""
+    for key in path:
+        document = document[key]
+    return document
+
+
+def save_array(path: Path, array: np.ndarray) -> Path:
+    """Write an array as a picture in the format of its suffix, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def run_python(*arguments: str | Path, **options: Any) -> str:
+    """Run Python in a process of its own, which must succeed; its standard output."""
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return str(done.stdout)
+
+
+class Recorded(NullSession):
+    """A session for frames of 16 x 32: `answer` makes their depth, and every run logs the name and the first pixels."""
+
+    def __init__(
+        self,
+        log: list[str],
+        name: str = "a",
+        batch: int | Dim = 1,
+        answer: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        spec = ModelSpec(name, (8,), *camera_ready(16, 32, batch), Preprocessing(), (0.0, 10.0), 123, 456)
+        super().__init__(spec, 2.5)
+        self.log, self.name, self.answer = log, name, answer
+        self.seen: list[np.ndarray] = []
+
+    def run(self) -> None:
+        image, depth = self._buffers()
+        self.log.append(self.name)
+        self.seen.append(image[:, 0, 0, 0].copy())
+        depth[...] = 2.5 if self.answer is None else np.stack([self.answer(frame) for frame in image])
+
 
 def model_spec(height: int, width: int, batch: int | Dim = 1) -> ModelSpec:
     """A spec of a network that need not exist."""
     return ModelSpec("compact", (8,), *camera_ready(height, width, batch), Preprocessing(), (0.0, 10.0), 100, 1000)
 
 
-def run_python(code: str, *arguments: object, **environment: str) -> str:
-    """Standard output of a new Python process."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-1000:]
-    return done.stdout
+def run_code(code: str, *arguments: object, **environment: str) -> str:
+    """Run code in a new Python process, which must succeed; its standard output."""
+    return run_python("-c", code, *map(str, arguments), env=os.environ | environment)
 
 
 def run_cli_alone(*arguments: object) -> tuple[str, set[str]]:
@@ -82,7 +148,7 @@ def run_cli_alone(*arguments: object) -> tuple[str, set[str]]:
         "import sys; from depthkit.cli import run; code = run(sys.argv[1:]);"
         "print('LOADED', *{name.partition('.')[0] for name in sys.modules}); sys.exit(code)"
     )
-    printed, _, loaded = run_python(code, *arguments).partition("LOADED")
+    printed, _, loaded = run_code(code, *arguments).partition("LOADED")
     return printed, set(loaded.split())
 
 

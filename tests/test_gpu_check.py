@@ -26,6 +26,7 @@ from depthkit.runtime.load import load
 from depthkit.session import Session, SessionBase
 from depthkit.spec import ModelSpec, Preprocessing, camera_ready
 
+from . import gpu_check
 from .gpu_check import ON_GPU, OnGpu, PytestRun, Report, bench, check, find_contenders, main, run_pytest
 
 STEM = "compact-32x48"
@@ -131,13 +132,11 @@ def test_nothing_measured_is_written_with_the_reasons(report: Report, tmp_path: 
 
 
 def test_the_command_writes_files_named_by_gpu_and_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        f"{__package__}.gpu_check.find_gpu", lambda: Gpu("Imaginary 9000 (PCIe)", (9, 0), False, "13.0")
-    )
-    monkeypatch.setattr(f"{__package__}.gpu_check.TESTS", ())
-    monkeypatch.setattr(
-        sys, "argv", ["gpu_check.py", "--out", str(tmp_path), "--size", "32x48", str(tmp_path / "absent")]
-    )
+    gpu = Gpu("Imaginary 9000 (PCIe)", (9, 0), False, "13.0")
+    monkeypatch.setattr(gpu_check, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(gpu_check, "TESTS", ())
+    arguments = ["--out", str(tmp_path), "--size", "32x48", str(tmp_path / "absent")]
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", *arguments])
     assert main() == 1
     names = sorted(path.name for path in tmp_path.iterdir())
     assert [name[: -len("2026-01-31.json")] for name in names[:1]] == ["imaginary-9000-pcie-"]
@@ -151,7 +150,7 @@ def test_onnx_files_serve_where_nothing_can_be_exported(
     """Batch 1 was exported, batch 16 was not; an engine of the CPU stands for one of the GPU."""
     for name in ("depthkit.export.onnx_file", "openvino"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(f"{__package__}.gpu_check._open_torch", lambda *_, **__: refuse())
+    monkeypatch.setattr(gpu_check, "_open_torch", lambda *_, **__: refuse())
     check([exports], (32, 48), ["onnxruntime", "openvino"], QUICK, report)
     text, document = written(report)
     assert [(row["backend"], row["batch"], row["precision_asked"]) for row in document["rows"]] == [

@@ -17,6 +17,8 @@ import pytest
 import depthkit
 from depthkit.cli import COMMANDS, EXTRAS
 
+from .support import run_python
+
 ROOT = Path(depthkit.__file__).resolve().parent
 TRAINING = ("torch", "lightning", "kornia", "polygraphy", "onnxscript", "safetensors", "huggingface_hub", "h5py")
 VENDORS = ("onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda")
@@ -31,39 +33,25 @@ DATA_FILES = {
 
 
 def _python(code: str, *arguments: str) -> str:
-    """Run code in a Python of its own; its standard output."""
+    """What this code prints in a Python of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error::ImportWarning", "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_python("-W", "error::ImportWarning", "-c", code, *arguments, env=environment)
 
 
 def _own_files() -> list[Path]:
     """Files of the checkout, relative: tracked, and new ones that are not ignored."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout: which files are ours cannot be told")
-    listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
     return [Path(name) for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
 def _shipped(files: list[Path]) -> set[str]:
     """What of the checkout belongs into a wheel."""
-    code = {
-        f"depthkit/{path}" for path in files if path.suffix == ".py" and path.parts[0] not in {"tests", "docs", ".ci"}
-    }
-    weights = {f"depthkit/{path}" for path in files if path.parts[0] == "weights"}
-    return code | weights | DATA_FILES
+    code = [path for path in files if path.suffix == ".py" and path.parts[0] not in {"tests", "docs", ".ci"}]
+    weights = [path for path in files if path.parts[0] == "weights"]
+    return {f"depthkit/{path}" for path in code + weights} | DATA_FILES
 
 
 def test_import_loads_no_vendor_library() -> None:
@@ -102,9 +90,7 @@ def test_version_is_said_once() -> None:
     assert found[1] == depthkit.__version__
     citation = ROOT / "CITATION.cff"
     if citation.is_file():
-        assert re.search(
-            rf"^version: [\"']?{re.escape(depthkit.__version__)}[\"']?$", citation.read_text(), re.MULTILINE
-        )
+        assert re.search(rf"^version: [\"']?{re.escape(found[1])}[\"']?$", citation.read_text(), re.MULTILINE)
 
 
 def test_running_half_imports_in_any_order_and_without_torch() -> None:
@@ -166,14 +152,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in _own_files():
         (copy / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, copy / path)
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-q", "-w", str(out)],
-        cwd=copy,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-1000:]
+    run_python("-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-q", "-w", out, cwd=copy)
     (built,) = out.glob("*.whl")
     return built
 

@@ -30,11 +30,13 @@ from depthkit.train.torch_session import TorchSession
 SCRIPTS = Path(__file__).parents[1] / "docs" / "results"
 COUNTS = {"train": 3, "val": 2, "test": 8}
 
+Main = Callable[[list[str]], int]
 Paper = Callable[..., int]
+Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def main() -> Iterator[Callable[[list[str]], int]]:
+def main() -> Iterator[Main]:
     """paper.py, found as it finds its own modules."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
@@ -72,9 +74,7 @@ def runs(pristine_run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[P
 
 
 @pytest.fixture(scope="module")
-def pristine(
-    main: Callable[[list[str]], int], data: Path, runs: list[Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def pristine(main: Main, data: Path, runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What measuring these runs leaves, with a sentence on each failure. Read only."""
     folder = tmp_path_factory.mktemp("measured") / "paper"
     folder.mkdir()
@@ -97,7 +97,7 @@ def measured(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def paper(main: Callable[[list[str]], int], folder: Path) -> Paper:
+def paper(main: Main, folder: Path) -> Paper:
     """Runs a step of paper.py in that folder and returns its exit code."""
     return lambda *arguments: main(["--folder", str(folder), *map(str, arguments)])
 
@@ -125,13 +125,19 @@ def _change(folder: Path, numbers: dict[str, Any]) -> None:
     (folder / "numbers.json").write_text(json.dumps(numbers))
 
 
+def _render(paper: Paper, folder: Path) -> str:
+    """The page, made of the numbers in that folder."""
+    assert paper("render") == 0
+    return folder.with_suffix(".md").read_text(encoding="utf-8")
+
+
 def _cells(page: str, start: str) -> list[str]:
     """The cells of the first row that begins with `start`."""
     line = next(line for line in page.splitlines() if line.startswith(f"| {start} |"))
     return [cell.strip() for cell in line.split("|")[1:-1]]
 
 
-def test_published_page_is_what_its_numbers_say_and_of_the_whole_test_set(main: Callable[[list[str]], int]) -> None:
+def test_published_page_is_what_its_numbers_say_and_of_the_whole_test_set(main: Main) -> None:
     folder = SCRIPTS / "paper"
     assert main(["render", "--check"]) == 0
     test = _numbers(folder)["test"]
@@ -204,8 +210,7 @@ def test_sheets_show_small_pictures_of_both_networks(measured: dict[str, Any], f
 def test_page_gives_means_over_seeds_and_names_no_path(
     paper: Paper, measured: dict[str, Any], folder: Path, tmp_path: Path
 ) -> None:
-    assert paper("render") == 0
-    page = folder.with_suffix(".md").read_text(encoding="utf-8")
+    page = _render(paper, folder)
     a, b = (row["scores"] for row in measured["runs"] if row["network"] == "compact")
     mean, deviation = (a["mse"] + b["mse"]) / 2, abs(a["mse"] - b["mse"]) / 2**0.5
     assert _cells(page, "proposed (compact)")[2] == f"{mean:.5f} ± {deviation:.5f}"
@@ -236,9 +241,8 @@ def test_goals_are_decided_from_the_numbers(
     measured["runs"] = measured["runs"][:2]
     measured["runs"][0]["scores"]["pooled"][field] = figure
     _change(folder, measured)
-    assert paper("render") == 0
     name = {"delta1": "δ1", "abs_rel": "AbsRel", "rmse": "RMSE m"}[field]
-    assert _cells(folder.with_suffix(".md").read_text(encoding="utf-8"), name)[2] == said
+    assert _cells(_render(paper, folder), name)[2] == said
 
 
 @pytest.mark.parametrize(("mse", "better"), [(0.01, "compact"), (0.03, "unet")])
@@ -246,8 +250,7 @@ def test_page_says_who_is_better(paper: Paper, measured: dict[str, Any], folder:
     for row in measured["runs"]:
         row["scores"]["mse"] = 0.02 if row["network"] == "unet" else mse
     _change(folder, measured)
-    assert paper("render") == 0
-    assert f"MSE: {better} is better, by 0.01000" in folder.with_suffix(".md").read_text(encoding="utf-8")
+    assert f"MSE: {better} is better, by 0.01000" in _render(paper, folder)
 
 
 def test_weights_meet_the_test_set_once(
@@ -265,7 +268,7 @@ def test_weights_meet_the_test_set_once(
 
 
 def test_numbers_of_different_test_frames_are_not_mixed(
-    paper: Paper, folder: Path, data: Path, runs: list[Path], capsys: pytest.CaptureFixture[str]
+    paper: Paper, folder: Path, data: Path, runs: list[Path], capsys: Captured
 ) -> None:
     before = (folder / "numbers.json").read_bytes()
     assert paper("measure", "--data", data, "--frames", 3, *runs) == 2
@@ -274,7 +277,7 @@ def test_numbers_of_different_test_frames_are_not_mixed(
 
 
 def test_failure_without_a_sentence_is_named(
-    paper: Paper, measured: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
+    paper: Paper, measured: dict[str, Any], folder: Path, capsys: Captured
 ) -> None:
     worst = measured["runs"][0]["worst"][0]["name"]
     sentences = json.loads((folder / "failures.json").read_text())
@@ -286,7 +289,7 @@ def test_failure_without_a_sentence_is_named(
 
 
 def test_page_without_the_baseline_is_refused(
-    paper: Paper, folder: Path, data: Path, runs: list[Path], capsys: pytest.CaptureFixture[str]
+    paper: Paper, folder: Path, data: Path, runs: list[Path], capsys: Captured
 ) -> None:
     (folder / "numbers.json").unlink()
     assert paper("measure", "--data", data, "--frames", 2, runs[0]) == 0
@@ -303,8 +306,7 @@ def test_ablation_is_of_the_validation_split(paper: Paper, folder: Path, data: P
         scores = measure_accuracy(session, [validation[i][:2] for i in range(len(validation))], None)
     assert found[0]["scores"]["pooled"] == vars(scores.pooled)
     assert [(row["label"], row["seed"]) for row in found] == [("lr=1e-4", 0), ("lr=1e-4", 1)]
-    assert paper("render") == 0
-    assert _cells(folder.with_suffix(".md").read_text(encoding="utf-8"), "lr=1e-4")[3] == "2"
+    assert _cells(_render(paper, folder), "lr=1e-4")[3] == "2"
 
 
 def test_row_without_a_label_is_refused(paper: Paper, data: Path, runs: list[Path]) -> None:
@@ -322,6 +324,4 @@ def test_both_protocols_time_runs_and_engines(paper: Paper, folder: Path, pristi
     ]
     assert all(len(row["paper_ms"]) == 10 and len(row["steady_ms"]) >= 10 for row in rows)
     assert rows[0]["macs"] > rows[1]["macs"]
-    assert paper("render") == 0
-    page = folder.with_suffix(".md").read_text(encoding="utf-8")
-    assert "| compact | torch eager, cpu | fp32 | 16x16 |" in page
+    assert "| compact | torch eager, cpu | fp32 | 16x16 |" in _render(paper, folder)

@@ -1,4 +1,4 @@
-"""The reference that travels with a model: exact, and refused in one sentence when it is not whole."""
+"""The reference file of a model: read back exactly, and refused in one sentence when it is damaged."""
 
 from __future__ import annotations
 
@@ -94,13 +94,6 @@ def test_single_array_is_no_reference(tmp_path: Path) -> None:
         read_reference(tmp_path / "a.npz")
 
 
-def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
-    arrays = {**vars(_reference()), "truths": np.array([print], dtype=object)}
-    np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(EngineError, match=r"a\.npz"):
-        read_reference(tmp_path / "a.npz")
-
-
 @pytest.mark.parametrize(
     ("name", "array"),
     [
@@ -113,6 +106,7 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
         ("depths", np.zeros((2, 4, 5), np.int64)),
         ("truths", np.zeros((2, 5, 4), np.float32)),
         ("truths", np.zeros((2, 4, 5, 1), np.float32)),
+        ("truths", np.array([print], dtype=object)),  # never unpickled
     ],
 )
 def test_arrays_that_do_not_fit_each_other_are_refused(tmp_path: Path, name: str, array: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""What every session does alike, on the one that needs no vendor."""
+"""What every session does alike, on the one that needs no vendor, and what it refuses, on torch as well."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from depthkit.errors import EngineError, FrameError
 from depthkit.runtime.null import NullSession
 from depthkit.session import Peer, Session
 from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
+from depthkit.train.torch_session import TorchSession
+
+from .support import Recorded
 
 DEPTH = 2.5
 
@@ -26,25 +29,36 @@ def _session(batch: int | Dim = 1, size: tuple[int, int] = (16, 32)) -> NullSess
     )
 
 
+@pytest.fixture(params=["null", "torch"])
+def session(request: pytest.FixtureRequest) -> Iterator[Session]:
+    """Two backends whose shared refusals come from `SessionBase`."""
+    if request.param == "null":
+        opened: Session = _session()
+    else:
+        opened = TorchSession(request.getfixturevalue("pristine_run"), (16, 32))
+    with opened:
+        yield opened
+
+
 def _frames(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.uint8)
 
 
-class _Watched(NullSession):
-    """Keeps the size of each run, and answers the first pixel of each frame."""
-
-    runs: list[int]
-
-    def run(self) -> None:
-        image, depth = self._buffers()
-        self.runs.append(len(image))
-        depth[...] = image[:, :1, :1, 0]
+def _bound() -> tuple[NullSession, np.ndarray]:
+    """A session, and the depth that it is bound to."""
+    session, depth = _session(), np.zeros((1, 16, 32), np.float32)
+    session.bind(image=_frames(1, 16, 32, 3), depth=depth)
+    return session, depth
 
 
-def _watched(batch: int | Dim) -> _Watched:
-    session = _Watched(_session(batch).spec, DEPTH)
-    session.runs = []
-    return session
+def _watched(batch: int | Dim) -> Recorded:
+    """Answers the first pixel of each frame."""
+    return Recorded([], batch=batch, answer=lambda frame: frame[:1, :1, 0])
+
+
+def _sizes(session: Recorded) -> list[int]:
+    """How many frames each run took."""
+    return [len(pixels) for pixels in session.seen]
 
 
 def test_null_session_keeps_the_protocol() -> None:
@@ -55,8 +69,7 @@ def test_null_session_keeps_the_protocol() -> None:
 
 
 def test_run_writes_into_the_callers_own_array() -> None:
-    session, depth = _session(), np.zeros((1, 16, 32), np.float32)
-    session.bind(image=_frames(1, 16, 32, 3), depth=depth)
+    session, depth = _bound()
     assert (depth == 0).all(), "bind computes nothing"
     session.run()
     assert (depth == DEPTH).all()
@@ -71,12 +84,12 @@ def test_one_frame_and_a_stack_answer_in_their_own_rank() -> None:
     assert (one == DEPTH).all()
 
 
-def test_answers_belong_to_the_caller() -> None:
-    session = _session()
-    first, second = session(_frames(16, 32, 3)), session(_frames(16, 32, 3))
+def test_answers_belong_to_the_caller(session: Session) -> None:
+    first = session(_frames(16, 32, 3))
+    kept = first.copy()
+    second = session(_frames(16, 32, 3) + np.uint8(99))
     assert not np.shares_memory(first, second)
-    first[:] = 0
-    assert (second == DEPTH).all()
+    np.testing.assert_array_equal(first, kept)
 
 
 @given(batch=st.integers(1, 5), frames=st.integers(0, 12))
@@ -85,12 +98,12 @@ def test_static_batch_takes_its_multiples_only(batch: int, frames: int) -> None:
     stack = _frames(frames, 16, 32, 3) + np.arange(frames, dtype=np.uint8)[:, None, None, None]
     if frames and frames % batch == 0:
         depth = session(stack)
-        assert session.runs == [batch] * (frames // batch)
+        assert _sizes(session) == [batch] * (frames // batch)
         assert (depth == np.arange(frames)[:, None, None]).all(), "frames in the order in which they came"
     else:
         with pytest.raises(FrameError, match=f"{frames} frames.*batch of {batch}"):
             session(stack)
-        assert not session.runs
+        assert not session.seen
 
 
 @given(sizes=st.tuples(*[st.integers(1, 6)] * 3), frames=st.integers(1, 20))
@@ -101,8 +114,8 @@ def test_dynamic_batch_runs_within_its_range(sizes: tuple[int, int, int], frames
     feasible = any(low * runs <= frames <= high * runs for runs in range(1, frames + 1))
     if feasible:
         assert (session(stack) == np.arange(frames)[:, None, None]).all()
-        assert sum(session.runs) == frames
-        assert all(low <= size <= high for size in session.runs)
+        assert sum(_sizes(session)) == frames
+        assert all(low <= size <= high for size in _sizes(session))
     else:
         with pytest.raises(FrameError):
             session(stack)
@@ -121,8 +134,8 @@ def test_dynamic_batch_runs_within_its_range(sizes: tuple[int, int, int], frames
         (np.uint8(3) + _frames(), "16, 32, 3"),
     ],
 )
-def test_frame_of_another_dtype_size_or_rank_is_named(frames: np.ndarray, words: str) -> None:
-    with _session() as session, pytest.raises(FrameError, match=words):
+def test_frame_of_another_dtype_size_or_rank_is_named(session: Session, frames: np.ndarray, words: str) -> None:
+    with pytest.raises(FrameError, match=words):
         session(frames)
 
 
@@ -181,18 +194,20 @@ def test_frames_that_are_not_contiguous_are_copied_by_a_call() -> None:
     ],
     ids=["strided image", "strided depth", "broadcast depth", "float64 depth", "two frames"],
 )
-def test_bind_refuses_memory_that_cannot_be_used_in_place(image: np.ndarray, depth: np.ndarray) -> None:
+def test_bind_refuses_memory_that_cannot_be_used_in_place(
+    session: Session, image: np.ndarray, depth: np.ndarray
+) -> None:
     with pytest.raises(FrameError):
-        _session().bind(image=image, depth=depth)
+        session.bind(image=image, depth=depth)
 
 
-def test_bind_refuses_a_read_only_depth_and_takes_a_read_only_image() -> None:
+def test_bind_refuses_a_read_only_depth_and_takes_a_read_only_image(session: Session) -> None:
     image, depth = _frames(1, 16, 32, 3), np.zeros((1, 16, 32), np.float32)
     image.flags.writeable = False
-    _session().bind(image=image, depth=depth)
+    session.bind(image=image, depth=depth)
     depth.flags.writeable = False
     with pytest.raises(FrameError, match="read-only"):
-        _session().bind(image=image, depth=depth)
+        session.bind(image=image, depth=depth)
 
 
 def test_bind_refuses_different_numbers_of_frames() -> None:
@@ -202,34 +217,30 @@ def test_bind_refuses_different_numbers_of_frames() -> None:
 
 
 def test_refused_bind_keeps_what_was_bound() -> None:
-    session, depth = _session(), np.zeros((1, 16, 32), np.float32)
-    session.bind(image=_frames(1, 16, 32, 3), depth=depth)
+    session, depth = _bound()
     with pytest.raises(FrameError):
         session.bind(image=_frames(1, 16, 48, 3), depth=depth)
     session.run()
     assert (depth == DEPTH).all()
 
 
-def test_run_before_bind_says_what_to_call() -> None:
+def test_run_before_bind_says_what_to_call(session: Session) -> None:
     with pytest.raises(EngineError, match="bind"):
-        _session().run()
+        session.run()
 
 
-def test_closed_session_refuses_everything_and_closing_twice_is_harmless() -> None:
-    with _session() as session:
-        session.bind(image=_frames(1, 16, 32, 3), depth=np.zeros((1, 16, 32), np.float32))
+def test_closed_session_refuses_everything_and_closing_twice_is_harmless(session: Session) -> None:
+    image, depth = _frames(1, 16, 32, 3), np.zeros((1, 16, 32), np.float32)
+    session.bind(image=image, depth=depth)
     session.close()
-    for use in (
-        session.run,
-        lambda: session(_frames(16, 32, 3)),
-        lambda: session.bind(image=_frames(1, 16, 32, 3), depth=np.zeros((1, 16, 32), np.float32)),
-    ):
+    session.close()
+    for use in (session.run, lambda: session(image[0]), lambda: session.bind(image=image, depth=depth)):
         with pytest.raises(EngineError, match="closed"):
             use()
 
 
 class _Slow(NullSession):
-    """Is in use until it is told to end."""
+    """Stays in use until `ends` is set."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec, DEPTH)
@@ -272,21 +283,19 @@ def test_a_session_in_use_refuses_another_thread_whatever_it_asks(index: int) ->
 
 
 def test_a_thread_may_run_what_another_bound() -> None:
-    session, depth = _session(), np.zeros((1, 16, 32), np.float32)
-    session.bind(image=_frames(1, 16, 32, 3), depth=depth)
+    session, depth = _bound()
     _in_a_thread(session.run)
     assert (depth == DEPTH).all()
 
 
 def test_run_refuses_where_another_thread_has_bound_its_own_memory_since() -> None:
-    session, depths = _session(), [np.zeros((1, 16, 32), np.float32) for _ in range(2)]
-    session.bind(image=_frames(1, 16, 32, 3), depth=depths[0])
-    _in_a_thread(lambda: session.bind(image=_frames(1, 16, 32, 3), depth=depths[1]))
+    session, depth = _bound()
+    _in_a_thread(lambda: session.bind(image=_frames(1, 16, 32, 3), depth=np.zeros_like(depth)))
     with pytest.raises(EngineError, match="another thread has bound"):
         session.run()
-    session.bind(image=_frames(1, 16, 32, 3), depth=depths[0])
+    session.bind(image=_frames(1, 16, 32, 3), depth=depth)
     session.run()
-    assert (depths[0] == DEPTH).all()
+    assert (depth == DEPTH).all()
 
 
 def test_a_stream_is_not_in_use_while_its_caller_holds_an_answer() -> None:

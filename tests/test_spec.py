@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +17,8 @@ from depthkit.documents import from_json, to_json
 from depthkit.errors import FrameError, SpecError
 from depthkit.sizes import check_size
 from depthkit.spec import Dim, ModelSpec, Preprocessing, TensorSpec, camera_ready
+
+from .support import Place, at, places
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
 TRIPLES = st.tuples(FLOATS, FLOATS, FLOATS)
@@ -52,27 +53,20 @@ EXAMPLE = ModelSpec(
 DOCUMENT: dict[str, Any] = json.loads(to_json(EXAMPLE))
 
 
-def _places(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Every place in a JSON document, root first."""
-    yield path, node
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, child in items:
-        yield from _places(child, (*path, key))
-
-
-def _at(document: Any, path: tuple[str | int, ...]) -> Any:
-    for key in path:
-        document = document[key]
-    return document
-
-
-PLACES = list(_places(DOCUMENT))
+PLACES = list(places(DOCUMENT))
 KEYS = [path for path, _ in PLACES if path and isinstance(path[-1], str)]
 OBJECTS = [path for path, node in PLACES if isinstance(node, dict)]
 
 
-def _named(path: tuple[str | int, ...]) -> str:
-    return ".".join(map(str, path))
+def _named(path: Place) -> str:
+    return ".".join(map(str, path)) or "root"
+
+
+def _refusal(document: Any) -> str:
+    """What SpecError says of a document."""
+    with pytest.raises(SpecError) as caught:
+        from_json(ModelSpec, json.dumps(document), source="it.json")
+    return str(caught.value)
 
 
 @given(spec=specs())
@@ -84,49 +78,43 @@ def test_json_round_trip_is_exact(spec: ModelSpec) -> None:
 
 
 @pytest.mark.parametrize("path", KEYS, ids=_named)
-def test_missing_key_is_named(path: tuple[str | int, ...]) -> None:
+def test_missing_key_is_named(path: Place) -> None:
     document = copy.deepcopy(DOCUMENT)
-    del _at(document, path[:-1])[path[-1]]
-    with pytest.raises(SpecError, match=r"it\.json") as caught:
-        from_json(ModelSpec, json.dumps(document), source="it.json")
-    assert str(path[-1]).replace("_", " ") in str(caught.value).replace("_", " ")
+    del at(document, path[:-1])[path[-1]]
+    message = _refusal(document)
+    assert "it.json" in message
+    assert str(path[-1]).replace("_", " ") in message.replace("_", " ")
 
 
-@pytest.mark.parametrize("path", OBJECTS, ids=lambda path: _named(path) or "root")
-def test_unknown_key_is_named(path: tuple[str | int, ...]) -> None:
+@pytest.mark.parametrize("path", OBJECTS, ids=_named)
+def test_unknown_key_is_named(path: Place) -> None:
     document = copy.deepcopy(DOCUMENT)
-    _at(document, path)["colour_of_the_sky"] = "blue"
-    with pytest.raises(SpecError, match="colour_of_the_sky"):
-        from_json(ModelSpec, json.dumps(document), source="it.json")
+    at(document, path)["colour_of_the_sky"] = "blue"
+    assert "colour_of_the_sky" in _refusal(document)
 
 
 @pytest.mark.parametrize("path", [path for path, _ in PLACES if path], ids=_named)
-def test_value_of_another_type_is_named(path: tuple[str | int, ...]) -> None:
+def test_value_of_another_type_is_named(path: Place) -> None:
     others: list[Any] = [None, True, "1", {}, [], {"x": 1}]
-    old = _at(DOCUMENT, path)
     place = "schema version" if path == ("schema_version",) else str(path[0])
     for value in others:
-        if type(value) is type(old):
-            continue
         document = copy.deepcopy(DOCUMENT)
-        _at(document, path[:-1])[path[-1]] = value
-        with pytest.raises(SpecError) as caught:
-            from_json(ModelSpec, json.dumps(document), source="it.json")
-        assert place in str(caught.value)
+        if type(value) is not type(at(document, path)):
+            at(document, path[:-1])[path[-1]] = value
+            assert place in _refusal(document)
 
 
 def test_every_fault_is_named_at_once() -> None:
     document = {**DOCUMENT, "sky": 1, "network": 7, "macs": "many"}
     del document["widths"]
-    with pytest.raises(SpecError) as caught:
-        from_json(ModelSpec, json.dumps(document), source="it.json")
-    assert all(word in str(caught.value) for word in ("sky", "network", "macs", "widths"))
+    message = _refusal(document)
+    assert all(word in message for word in ("sky", "network", "macs", "widths"))
 
 
 @given(version=st.integers().filter(lambda n: n != 1))
 def test_other_schema_version_is_one_sentence_with_both(version: int) -> None:
-    with pytest.raises(SpecError, match=rf"it\.json.*version {version}\b.*version 1\b"):
-        from_json(ModelSpec, json.dumps({**DOCUMENT, "schema_version": version}), source="it.json")
+    message = _refusal({**DOCUMENT, "schema_version": version})
+    assert re.search(rf"it\.json.*version {version}\b.*version 1\b", message)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", '"spec"', "{}", "\0", "[" * 100_000])
@@ -137,11 +125,10 @@ def test_what_is_no_document_is_a_spec_error(text: str) -> None:
 
 @pytest.mark.parametrize("shape", [[1, 32, 48], [1, 32, 48, 3, 1], [1, 32, 48, 4], [1, 48, 32, 3], [2, 32, 48, 3]])
 def test_document_whose_ends_do_not_fit_each_other_is_refused(shape: list[int]) -> None:
-    """A manifest edited by hand must not surface later as an assertion or as a frame that is read askew."""
+    """A manifest edited by hand must not surface later as an assertion or as a frame with swapped axes."""
     document = json.loads(to_json(EXAMPLE.with_batch(1)))
     document["input"]["shape"] = shape
-    with pytest.raises(SpecError, match=r"it\.json"):
-        from_json(ModelSpec, json.dumps(document), source="it.json")
+    assert "it.json" in _refusal(document)
 
 
 @given(height=st.integers(-40, 3000), width=st.integers(-40, 3000))
@@ -170,8 +157,7 @@ def test_dim_takes_only_an_ordered_range(sizes: tuple[int, int, int]) -> None:
             Dim("batch", *sizes)
         document = copy.deepcopy(DOCUMENT)
         document["input"]["shape"][0] = {"name": "batch", "min": sizes[0], "opt": sizes[1], "max": sizes[2]}
-        with pytest.raises(SpecError, match="min <= opt <= max"):
-            from_json(ModelSpec, json.dumps(document), source="it")
+        assert "min <= opt <= max" in _refusal(document)
 
 
 @given(batch=DIMS, frames=st.integers(0, 80))

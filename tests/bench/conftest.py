@@ -1,37 +1,15 @@
-"""Sessions that keep the protocol, need no vendor, and remember what was done to them."""
+"""Recorded sessions, their reference, and a simulated clock."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from depthkit.bench import timing
+from depthkit.bench.contender import SampleSet
 from depthkit.reference import Reference
-from depthkit.runtime.null import NullSession
-from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
 
-
-class Recorded(NullSession):
-    """Answers what `answer` makes of a frame, and writes its name into `log` at every run."""
-
-    def __init__(
-        self,
-        log: list[str],
-        name: str = "a",
-        batch: int | Dim = 1,
-        answer: Callable[[np.ndarray], np.ndarray] | None = None,
-    ) -> None:
-        spec = ModelSpec(name, (8,), *camera_ready(16, 32, batch), Preprocessing(), (0.0, 10.0), 123, 456)
-        super().__init__(spec, 2.5)
-        self.log, self.name, self.answer = log, name, answer
-        self.seen: list[np.ndarray] = []
-
-    def run(self) -> None:
-        image, depth = self._buffers()
-        self.log.append(self.name)
-        self.seen.append(image[:, 0, 0, 0].copy())
-        depth[...] = 2.5 if self.answer is None else np.stack([self.answer(frame) for frame in image])
+from ..support import Recorded
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +20,33 @@ def recorded() -> type[Recorded]:
 
 @pytest.fixture
 def reference() -> Reference:
-    """Four frames of 16 x 32 that are told apart by their first pixel; torch is said to have answered waves."""
+    """Four frames of 16 x 32, each with its number in the first pixel; torch's depth for them is made of waves."""
     images = np.zeros((4, 16, 32, 3), np.uint8) + np.arange(4, dtype=np.uint8)[:, None, None, None]
     y, x = np.mgrid[:16, :32]
     depths = np.stack([3 + np.sin(x / 3 + n) + y / 9 for n in range(4)]).astype(np.float32)
     return Reference(images, depths, depths * np.float32(1.1))
+
+
+@pytest.fixture
+def measured(reference: Reference) -> SampleSet:
+    """Those frames with their measured depth."""
+    return SampleSet("d", 4, 4, None, list(zip(reference.images, reference.truths, strict=True)))
+
+
+class Clock:
+    """Stands still until something sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of `bench.timing`: nothing that is measured by it depends on the machine."""
+    made = Clock()
+    monkeypatch.setattr(timing, "perf_counter", lambda: made.now)
+    monkeypatch.setattr(timing, "sleep", made.sleep)
+    return made

@@ -28,7 +28,7 @@ def _room(depth: float, size: tuple[int, int] = (40, 60)) -> Sample:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_session_that_knows_the_depth_makes_no_error(recorded: type, batch: int) -> None:
+def test_exact_depth_has_no_error(recorded: type, batch: int) -> None:
     rooms = [_room(2.5), _room(2.5, (16, 32)), _room(2.5, (100, 31))]
     scores = measure_accuracy(recorded([], batch=batch), rooms, None)
     assert scores.frames == 3
@@ -37,7 +37,7 @@ def test_session_that_knows_the_depth_makes_no_error(recorded: type, batch: int)
     assert astuple(scores.pooled) == astuple(scores.per_image) == (0, 0, 0, 1, 1, 1)
 
 
-def test_session_that_is_off_is_off_by_that_much(recorded: type) -> None:
+def test_constant_offset_is_measured(recorded: type) -> None:
     scores = measure_accuracy(recorded([]), [_room(2.0)], None)
     assert scores.mse == pytest.approx(0.05**2)
     assert scores.pooled.abs_rel == pytest.approx(0.25)
@@ -86,7 +86,7 @@ FP32, SHIFT = 1.05, 1.10
 
 
 def _unseen(reference: Reference) -> SampleSet:
-    """Frames that are told from the reference's by their first pixel, with measured depth."""
+    """Frames whose first pixel differs from all of the reference's, with measured depth."""
     pairs = list(zip(reference.images + np.uint8(100), reference.depths, strict=True))
     return SampleSet("nyu", 4, 654, None, pairs)
 
@@ -123,7 +123,7 @@ def test_accuracy_is_held_to_the_fp32_row_of_the_run(
     assert all(other.passed for other in others)
 
 
-def test_without_an_fp32_row_the_fp32_file_is_asked_and_without_one_a_note_says_so(
+def test_without_an_fp32_row_the_fp32_file_is_measured_and_without_one_there_is_a_note(
     recorded: type, reference: Reference
 ) -> None:
     samples = _unseen(reference)

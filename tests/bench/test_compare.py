@@ -1,19 +1,17 @@
-"""Two benches: what is a regression, what is none, and what cannot be told. No clock here is real: nothing is flaky."""
+"""Two benches: what is a regression, what is none, and what is undecided. All clocks are simulated."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthkit.bench import timing
 from depthkit.bench.compare import Change, Comparison, compare, markdown
 from depthkit.bench.contender import Contender
 from depthkit.bench.environment import environment
@@ -24,6 +22,9 @@ from depthkit.errors import UserError
 from depthkit.metrics import DepthScores, Scores
 from depthkit.parity import Parity
 from depthkit.reference import Reference
+
+if TYPE_CHECKING:
+    from .conftest import Clock
 
 HERE = environment("depthkit bench")
 ELSEWHERE = replace(HERE, cpu=replace(HERE.cpu, name="Imaginary 9000"))
@@ -114,9 +115,7 @@ def test_two_benches_of_the_same_give_overlapping_intervals_for_every_ratio() ->
     assert misses <= 0.05 * total
 
 
-def test_slowdown_of_a_session_is_found_by_the_whole_bench(
-    reference: Reference, recorded: type, virtual: Callable[[float], None]
-) -> None:
+def test_slowdown_of_a_session_is_found_by_the_whole_bench(reference: Reference, recorded: type, clock: Clock) -> None:
     """From the session's `run` to the verdict, on a clock that only sessions and rests move."""
 
     def benched(base: float, seed: int) -> BenchResult:
@@ -125,7 +124,7 @@ def test_slowdown_of_a_session_is_found_by_the_whole_bench(
         class Busy(recorded):  # type: ignore[misc]
             def run(self) -> None:
                 super().run()
-                virtual(base * random.lognormal(0, 0.05))
+                clock.sleep(base * random.lognormal(0, 0.05))
 
         contender = Contender("e", "recorded", lambda: Busy([]), "fp32", reference, 1)
         options = SuiteOptions(steady=Steady(duration_s=2.0), phases=False, memory=False, roofline=False)
@@ -134,19 +133,6 @@ def test_slowdown_of_a_session_is_found_by_the_whole_bench(
     old = benched(0.010, 0)
     assert only(compare(old, benched(0.011, 1))).verdict == "slower"
     assert all(only(compare(old, benched(0.010, seed))).verdict == "same" for seed in range(2, 12))
-
-
-@pytest.fixture
-def virtual(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """The clock of `bench.timing`, which stands still until it is moved by so many seconds."""
-    now = [0.0]
-
-    def move(seconds: float) -> None:
-        now[0] += seconds
-
-    monkeypatch.setattr(timing, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(timing, "sleep", move)
-    return move
 
 
 @given(factor=st.floats(0.5, 2), limit=st.floats(0.01, 0.3), spread=st.floats(0, 0.2))
@@ -170,7 +156,7 @@ def test_draws_of_two_files_are_not_paired() -> None:
     assert change.ratio.width == pytest.approx(2**0.5 * row.p50_interval.width, rel=0.25)
 
 
-def test_unsure_says_how_many_turns_would_tell_and_they_do() -> None:
+def test_unsure_says_how_many_turns_would_decide_and_they_do() -> None:
     def pair(times: float) -> Change:
         rows = (steady(p50, 0.12, turns=round(15 * times)) for p50 in (10.0, 10.9))
         return only(compare(*map(result, rows)))
@@ -214,15 +200,11 @@ def test_a_row_is_its_run_and_weights() -> None:
     """A folder that changed its name is found by the weights; one that was trained anew, by its name."""
     a, b, c = (steady(ms, run=run, weights=8 * run) for ms, run in ((10, "a"), (20, "b"), (30, "c")))
     found = compare(result(a, b, c), result(replace(b, run="x/b"), a, replace(c, weights="other")))
-    assert [(change.old.run, change.verdict) for change in found.changes] == [
-        ("b", "same"),
-        ("a", "same"),
-        ("c", "same"),
-    ]
+    assert [(change.old.run, change.verdict) for change in found.changes] == [(run, "same") for run in "bac"]
     assert [change.notes for change in found.changes] == [(), (), ("other weights than before",)]
     assert (found.gone, found.added) == ((), ())
-    told = compare(result(replace(a, run="b"), replace(b, run="a")), result(a, b))
-    assert [change.old.weights for change in told.changes] == [a.weights, b.weights]
+    swapped = compare(result(replace(a, run="b"), replace(b, run="a")), result(a, b))
+    assert [change.old.weights for change in swapped.changes] == [a.weights, b.weights]
 
 
 def test_nothing_in_common_is_a_users_error_that_names_both() -> None:
@@ -248,7 +230,7 @@ def test_another_machine_is_refused_unless_times_are_relative(changed: dict[str,
     assert not found.regressions
 
 
-def test_other_surroundings_are_warnings() -> None:
+def test_another_environment_is_a_warning() -> None:
     new = replace(
         HERE, cores=HERE.cores + 6, omp_num_threads="77", governor="imaginary", python="4.0", depthkit="9.9",
         packages={**HERE.packages, "openvino": "1999.1"}, load=99.0, time="later", command="other", commit="other",
@@ -261,7 +243,7 @@ def test_other_surroundings_are_warnings() -> None:
     assert compare(result(steady()), result(steady())).warnings == ()
 
 
-def test_unfinished_and_doubtful_benches_are_warned_of() -> None:
+def test_interrupted_and_noisy_benches_are_warnings() -> None:
     found = compare(result(steady(), complete=False), result(steady(), notes=("the machine was busy",)))
     assert found.warnings == ("the old bench was interrupted", "new: the machine was busy")
 
@@ -345,7 +327,7 @@ def test_accuracy_on_other_frames_is_not_compared() -> None:
     assert elsewhere.regressions
 
 
-def test_more_memory_is_told_and_is_no_regression() -> None:
+def test_more_memory_is_noted_and_is_no_regression() -> None:
     old, new = MemoryUse(100 * 2**20, 50 * 2**20, None), MemoryUse(104 * 2**20, 60 * 2**20, 10 * 2**20)
     change = only(compare(result(steady(memory=old)), result(steady(memory=new))))
     assert (change.faults, change.notes) == ((), ("steady memory 50.0 → 60.0 MiB",))

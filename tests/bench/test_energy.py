@@ -1,4 +1,4 @@
-"""Joules: counters that begin anew, zones that would count twice, and meters that are not there."""
+"""Joules: counters that overflow, zones that would count twice, and missing meters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from depthkit.bench.energy import RaplMeter, can_measure_energy, find_nvml, find
 from ..runtime.cudart import installed
 
 RANGE = 262_143_328_850
-"""Microjoules after which the counter of a real package begins anew."""
+"""Microjoules at which the counter of a real package overflows."""
 
 
 def zone(root: Path, folder: str, name: str, energy_uj: int = 0, modulus: int = RANGE) -> Path:
@@ -33,7 +33,7 @@ def zone(root: Path, folder: str, name: str, energy_uj: int = 0, modulus: int = 
 
 
 def count(zone: Path, joules: float) -> None:
-    """Let a zone take some energy, and begin anew where its range ends."""
+    """Let a zone consume energy; its counter overflows at the end of its range."""
     modulus = int((zone / "max_energy_range_uj").read_text())
     counter = zone / "energy_uj"
     counter.write_text(f"{(int(counter.read_text()) + round(joules * 1e6)) % modulus}\n")
@@ -67,7 +67,7 @@ def test_packages_are_summed_and_what_lies_within_or_around_them_is_not(tmp_path
     start=st.integers(0, 999_999_999),
     steps=st.lists(st.integers(0, 999_999_999), min_size=1, max_size=8),
 )
-def test_a_counter_that_begins_anew_loses_nothing(tmp_path: Path, start: int, steps: list[int]) -> None:
+def test_a_counter_that_overflows_loses_nothing(tmp_path: Path, start: int, steps: list[int]) -> None:
     package = zone(tmp_path, "intel-rapl:0", "package-0", start, modulus=1_000_000_000)
     meter = require(find_rapl(tmp_path))
     told = []
@@ -89,6 +89,14 @@ def test_counters_that_cannot_be_read_are_no_meter(tmp_path: Path, damage: str) 
         else:
             (package / "max_energy_range_uj").unlink()
     assert find_rapl(tmp_path) is None
+
+
+@pytest.fixture
+def zones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the RAPL zones of a machine without NVML."""
+    monkeypatch.setattr(energy, "find_rapl", lambda: find_rapl(tmp_path))
+    monkeypatch.setattr(energy, "find_nvml", lambda: None)
+    return tmp_path
 
 
 class Device:
@@ -135,17 +143,16 @@ def test_joules_a_frame_are_gross_and_count_every_frame_of_a_batch(device: Any, 
     assert (shown == np.arange(len(shown)) % 4).all(), "the frames are shown in turn"
 
 
-def test_a_meter_that_stands_still_tells_nothing(device: Any, reference: Any) -> None:
+def test_a_counter_that_does_not_move_is_no_measurement(device: Any, reference: Any) -> None:
     on = device(1)
     assert meter_energy(on.session, reference.images, lambda: 7.0, seconds=2.0) is None
 
 
 def test_a_session_on_the_cpu_is_metered_by_rapl(
-    device: Any, reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: Any, reference: Any, zones: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on = device(1)
-    package = zone(tmp_path, "intel-rapl:0", "package-0", RANGE - 1)
-    monkeypatch.setattr(energy, "find_rapl", lambda: find_rapl(tmp_path))
+    package = zone(zones, "intel-rapl:0", "package-0", RANGE - 1)
     run = on.session.run
 
     def taking() -> None:
@@ -157,11 +164,8 @@ def test_a_session_on_the_cpu_is_metered_by_rapl(
     assert measure_energy(on.session, reference.images) == pytest.approx(5.0)
 
 
-def test_a_machine_that_tells_nothing_says_so(
-    device: Any, reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(energy, "find_rapl", lambda: find_rapl(tmp_path))
-    monkeypatch.setattr(energy, "find_nvml", lambda: None)
+@pytest.mark.usefixtures("zones")
+def test_a_machine_without_meters_has_no_energy(device: Any, reference: Any) -> None:
     assert not can_measure_energy()
     assert measure_energy(device(1).session, reference.images) is None
 
@@ -189,7 +193,7 @@ PYNVML = ("nvmlInit", "nvmlDeviceGetHandleByPciBusId", "nvmlDeviceGetTotalEnergy
 
 @pytest.fixture(params=["cuda.bindings.nvml", "pynvml"])
 def nvml(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvml]:
-    """A GPU that one of the two modules tells of."""
+    """A GPU that one of the two modules reports."""
     fake = Nvml()
     names = {"cuda.bindings.nvml": BINDINGS, "pynvml": PYNVML}
     module = fake.module(request.param, *names[request.param])
@@ -214,14 +218,13 @@ def test_a_gpu_is_metered_by_nvml_at_its_bus(nvml: Nvml) -> None:
     assert nvml.asked == ["0000:1b:00.0"]
 
 
+@pytest.mark.usefixtures("zones")
 def test_a_session_on_a_gpu_is_not_metered_by_the_processor(
-    device: Any, reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    zone(tmp_path, "intel-rapl:0", "package-0")
-    monkeypatch.setattr(energy, "find_rapl", lambda: find_rapl(tmp_path))
-    monkeypatch.setattr(energy, "find_nvml", lambda: None)
     on = device(1)
-    on.session.provider = "CUDAExecutionProvider, no CUDA graph, pinned"
+    on.session.device = "gpu"
+    monkeypatch.setattr(energy, "find_rapl", lambda: on.meter)
     assert measure_energy(on.session, reference.images) is None
 
 

@@ -58,7 +58,7 @@ def test_memory_is_read_and_written_where_it_is(name: str, pristine_exports: Pat
 
 
 @pytest.mark.parametrize("name", GRAPH_RUNNERS)
-def test_a_file_that_a_vendor_refuses_is_told_in_a_sentence(name: str, tmp_path: Path) -> None:
+def test_a_file_that_a_vendor_rejects_raises_one_sentence(name: str, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(BackendError, match=f"{name} cannot be benched"):
         open_peer(name, tmp_path / "broken.onnx")

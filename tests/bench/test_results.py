@@ -18,21 +18,14 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from depthkit.bench.environment import environment
-from depthkit.bench.results import (
-    PHASES,
-    Accuracy,
-    BenchResult,
-    Peaks,
-    Roofline,
-    Row,
-    Throughput,
-    read_result,
-)
+from depthkit.bench.results import PHASES, Accuracy, BenchResult, Peaks, Roofline, Row, Throughput, read_result
 from depthkit.documents import to_json
 from depthkit.errors import DataError, SchemaVersionError, SpecError
 from depthkit.metrics import DepthScores, Scores
 from depthkit.parity import Parity
 from depthkit.session import LayerTime
+
+from ..support import run_python
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCHEMA = Draft202012Validator(json.loads((DOCS / "bench.schema.json").read_text(encoding="utf-8")))
@@ -86,8 +79,8 @@ RESULTS = st.builds(
 
 
 @pytest.fixture(scope="module")
-def document(benched: tuple[BenchResult, Any]) -> Any:
-    """Of a real bench, with a row of a broken engine."""
+def written(benched: tuple[BenchResult, Any]) -> str:
+    """A real bench as JSON, with a row of a broken engine."""
     result, _ = benched
     scores = Scores(*[NAN] * 6)
     broken = replace(
@@ -96,7 +89,13 @@ def document(benched: tuple[BenchResult, Any]) -> Any:
         accuracy=_accuracy(DepthScores(NAN, NAN, scores, scores, 1)),
         faults=("NaN or Inf in the output",),
     )
-    return json.loads(to_json(replace(result, rows=(result.rows[0], broken))))
+    return to_json(replace(result, rows=(result.rows[0], broken)))
+
+
+@pytest.fixture
+def document(written: str) -> Any:
+    """The same, for a test to change."""
+    return json.loads(written)
 
 
 def _write(folder: Path, document: Any) -> Path:
@@ -106,18 +105,18 @@ def _write(folder: Path, document: Any) -> Path:
 
 
 def test_schema_is_up_to_date_and_a_schema() -> None:
-    subprocess.run([sys.executable, DOCS / "schema.py", "--check"], check=True)
+    run_python(DOCS / "schema.py", "--check")
     Draft202012Validator.check_schema(SCHEMA.schema)
     assert SCHEMA.schema["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
 
 
-def test_schema_that_is_not_up_to_date_is_told(tmp_path: Path) -> None:
+def test_check_fails_for_an_outdated_schema(tmp_path: Path) -> None:
     """The script writes beside itself."""
     script = tmp_path / "schema.py"
     script.write_bytes((DOCS / "schema.py").read_bytes())
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
     assert (done.returncode, "make docs" in done.stderr) == (1, True)
-    subprocess.run([sys.executable, script], check=True)
+    run_python(script)
     assert (tmp_path / "bench.schema.json").read_bytes() == (DOCS / "bench.schema.json").read_bytes()
 
 
@@ -170,11 +169,10 @@ def _set(*path: Any) -> Change:
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_by_schema_and_reader(document: Any, tmp_path: Path, change: Change) -> None:
-    changed = copy.deepcopy(document)
-    change(changed)
-    assert not SCHEMA.is_valid(changed)
+    change(document)
+    assert not SCHEMA.is_valid(document)
     with pytest.raises(SpecError, match="does not fit its schema"):
-        read_result(_write(tmp_path, changed))
+        read_result(_write(tmp_path, document))
 
 
 @pytest.mark.parametrize("version", [3, 6, "5", None, True])
@@ -209,10 +207,9 @@ def test_file_that_is_not_there_is_named_with_the_remedy(tmp_path: Path) -> None
 
 
 def test_turns_that_do_not_make_the_samples_are_refused(document: Any, tmp_path: Path) -> None:
-    changed = copy.deepcopy(document)
-    changed["rows"][0]["turns"].append(1)
+    document["rows"][0]["turns"].append(1)
     with pytest.raises(SpecError, match="turns"):
-        read_result(_write(tmp_path, changed))
+        read_result(_write(tmp_path, document))
 
 
 @pytest.mark.parametrize(
@@ -228,21 +225,19 @@ def test_edited_figures_of_a_row_change_nothing(document: Any, tmp_path: Path, f
 
 
 def test_edited_figures_of_the_whole_change_nothing(document: Any, tmp_path: Path) -> None:
-    streamed = copy.deepcopy(document)
-    streamed["rows"][0]["throughput"] = {"streams": 2, "batch": 1, "frames": 100, "seconds": 2.0, "fps": 50.0}
-    changed = copy.deepcopy(streamed)
+    document["rows"][0]["throughput"] = {"streams": 2, "batch": 1, "frames": 100, "seconds": 2.0, "fps": 50.0}
+    changed = copy.deepcopy(document)
     changed["speedups"] = {"ours": {"low": 99.0, "middle": 100.0, "high": 101.0}}
     changed["rows"][0]["throughput"]["fps"] = 1e6
-    assert json.loads(to_json(read_result(_write(tmp_path, changed)))) == streamed
+    assert json.loads(to_json(read_result(_write(tmp_path, changed)))) == document
 
 
-def test_files_of_schema_version_4_are_read_with_the_run_that_their_targets_tell(document: Any, tmp_path: Path) -> None:
-    old = copy.deepcopy(document)
-    old["schema_version"] = 4
-    for row in old["rows"]:
+def test_rows_of_schema_version_4_take_the_run_from_their_target(document: Any, tmp_path: Path) -> None:
+    document["schema_version"] = 4
+    for row in document["rows"]:
         del row["run"], row["weights"]
-    old["rows"][0].update(target="runs/mine/compact-32x48.fp32.ort.onnx")
-    old["rows"][1].update(target="runs/mine", backend="torch")
-    rows = read_result(_write(tmp_path, old)).rows
+    document["rows"][0].update(target="runs/mine/compact-32x48.fp32.ort.onnx")
+    document["rows"][1].update(target="runs/mine", backend="torch")
+    rows = read_result(_write(tmp_path, document)).rows
     assert [(row.run, row.weights) for row in rows] == [("mine", "")] * 2
     assert rows[0].model == "compact 32x48 of mine"

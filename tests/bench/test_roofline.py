@@ -1,4 +1,4 @@
-"""Bytes and work of a run, counted by hand; peaks that libraries really reached in the precision that is claimed."""
+"""Bytes and work of a run, counted by hand; peaks measured with libraries in the stated precision."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_pooling_resizing_and_concatenation_are_layers_of_their_own() -> None:
     assert bytes_moved(model, 1, 2) == first + pool + resize + concat + 2 * (FIRST + 4)
 
 
-def test_a_sum_reads_only_its_second_operand_anew() -> None:
+def test_a_sum_reads_only_its_second_operand_from_memory() -> None:
     after = [
         helper.make_node("Conv", ["a", "second"], ["b"], pads=[1, 1, 1, 1]),
         helper.make_node("Add", ["b", "a"], ["sum"]),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthkit.bench import timing
 from depthkit.bench.statistics import bootstrap_medians, interval
 from depthkit.bench.timing import PAPER_RUNS, PAPER_WARM_UPS, Steady, Times, allocate, time_paper, time_steady
 from depthkit.spec import Dim
+
+if TYPE_CHECKING:
+    from .conftest import Clock
 
 FRAMES = np.zeros((5, 16, 32, 3), np.uint8) + np.arange(5, dtype=np.uint8)[:, None, None, None]
 BRIEF = Steady(warm_up_s=0.0, duration_s=0.0, min_runs=12, rest_s=0.0)
@@ -80,17 +83,19 @@ def test_first_run_of_a_turn_does_not_count(recorded: type) -> None:
 
 
 @given(runs=st.integers(1, 30))
-def test_every_session_runs_often_enough(recorded: type, runs: int) -> None:
+def test_every_session_runs_often_enough_and_turns_add_up_to_its_runs(recorded: type, runs: int) -> None:
     samples = time_steady([recorded([]), recorded([])], [FRAMES] * 2, Steady(0.0, 0.0, runs, rest_s=0.0))
     assert [len(times) for times in samples] == [runs, runs]
+    assert all(sum(times.turns) == len(times.turns) == runs for times in samples)
+
+
+def _slow(_: np.ndarray) -> np.float32:
+    time.sleep(0.002)
+    return np.float32(1)
 
 
 def test_every_session_runs_long_enough(recorded: type) -> None:
-    def slow(_: np.ndarray) -> np.float32:
-        time.sleep(0.002)
-        return np.float32(1)
-
-    sessions = [recorded([]), recorded([], answer=slow)]
+    sessions = [recorded([]), recorded([], answer=_slow)]
     samples = time_steady(sessions, [FRAMES] * 2, Steady(0.0, 0.05, 3, max_runs=10**6))
     assert all(sum(times) >= 50 for times in samples)
     assert all(len(times) >= 3 for times in samples)
@@ -134,12 +139,6 @@ def test_sessions_and_frames_come_in_pairs(recorded: type) -> None:
         time_steady([recorded([])], [FRAMES, FRAMES], BRIEF)
 
 
-def test_turns_add_up_to_all_runs(recorded: type) -> None:
-    for times in time_steady([recorded([]), recorded([])], [FRAMES] * 2, BRIEF):
-        assert sum(times.turns) == len(times)
-        assert len(times.turns) == BRIEF.min_runs
-
-
 def test_it_goes_on_until_the_interval_is_narrow(recorded: type) -> None:
     """Runs of anything from 1 to 2 ms: what the median is takes many turns to tell, far from a minute."""
     draw = np.random.default_rng(0)
@@ -158,13 +157,9 @@ def test_it_goes_on_until_the_interval_is_narrow(recorded: type) -> None:
 
 
 def test_narrowing_is_given_up_in_time(recorded: type) -> None:
-    def answer(_: np.ndarray) -> np.float32:
-        time.sleep(0.001)
-        return np.float32(1)
-
     never = Steady(0.0, 0.0, 2, rest_s=0.0, until=1e-9, max_duration_s=0.05)
     started = time.perf_counter()
-    time_steady([recorded([], answer=answer)], [FRAMES], never)
+    time_steady([recorded([], answer=_slow)], [FRAMES], never)
     assert 0.05 <= time.perf_counter() - started < 1
 
 
@@ -187,24 +182,16 @@ def test_a_session_that_fails_has_no_more_turns_and_the_others_go_on(recorded: t
 
 
 @pytest.mark.parametrize("runs_ms", [(0.5, 0.5), (75.0, 75.0), (0.5, 400.0), (20.0,)])
-def test_until_takes_at_most_a_minute_a_row(
-    recorded: type, runs_ms: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_until_takes_at_most_a_minute_a_row(recorded: type, runs_ms: tuple[float, ...], clock: Clock) -> None:
     """By the clock that a person sees: rests and runs that do not count are in it, and single runs a turn end too."""
-    now, random = [0.0], np.random.default_rng(0)
-
-    def move(seconds: float) -> None:
-        now[0] += seconds
+    random = np.random.default_rng(0)
 
     def busy(milliseconds: float) -> np.float32:
-        move(milliseconds / 1000 * random.lognormal(0, 0.6))
+        clock.sleep(milliseconds / 1000 * random.lognormal(0, 0.6))
         return np.float32(1)
 
-    monkeypatch.setattr(timing, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(timing, "sleep", move)
     sessions = [recorded([], answer=lambda _, ms=ms: busy(ms)) for ms in runs_ms]
-    time_steady(
-        sessions, [FRAMES] * len(sessions), Steady(duration_s=1.0, until=1e-6, max_runs=500, max_duration_s=6.0)
-    )
+    steady = Steady(duration_s=1.0, until=1e-6, max_runs=500, max_duration_s=6.0)
+    time_steady(sessions, [FRAMES] * len(sessions), steady)
     assert Steady.max_duration_s == 60
-    assert 6 <= now[0] / len(sessions) <= 7
+    assert 6 <= clock.now / len(sessions) <= 7

@@ -50,7 +50,7 @@ def written(tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("layout", [dict, older], ids=["new", "old"])
-def test_a_row_has_what_the_file_tells_and_nothing_else(written: Any, layout: Any) -> None:
+def test_a_row_has_what_is_in_the_file_and_nothing_else(written: Any, layout: Any) -> None:
     row = read_trtexec(written([layout(query(10.0)), layout(query(12.0, 3.0))]))
     assert row.wall_ms == (2.75, 3.75) and row.turns == (2,)
     assert row.phases == {"h2d": (0.5, 0.5), "device": (2.0, 3.0), "d2h": (0.25, 0.25), "enqueue": (0.25, 0.25)}

@@ -18,8 +18,8 @@ def test_demo_writes_a_report(tmp_path: Path, cli: Cli, monkeypatch: pytest.Monk
     if not everything:
         monkeypatch.setattr(demo, "PRECISIONS", ("fp32",))
         monkeypatch.setattr(demo, "TRAINED", (("compact", 1, ("fp32",)),))
-    # First where the name was imported to, which must not keep the patched one.
-    for module in ("depthkit.pipeline.candidates", "depthkit.engines.build"):
+    # First the modules that import the name: they must not keep the patched one.
+    for module in ("depthkit.pipeline.candidates", "depthkit.pipeline.export", "depthkit.engines.build"):
         monkeypatch.setattr(f"{module}.runnable", lambda: ["onnxruntime"])
     for module in ("bench.entry", "pipeline.search"):  # a process of its own for every engine, twice
         monkeypatch.setattr(f"depthkit.{module}.measure_memory", lambda _open: None)

@@ -60,6 +60,12 @@ def test_too_few_frames_are_refused(run: Path, tmp_path: Path, cli: Cli) -> None
     assert "at least 8 frames, and there are 1" in message
 
 
+def test_folder_without_pictures_is_refused(run: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "empty").mkdir()
+    message = cli("export", run, "--int8", "--calibrate", tmp_path / "empty", code=2).err
+    assert "none of the known layouts" in message
+
+
 @pytest.mark.filterwarnings("always::depthkit.data.images.DataWarning")
 @pytest.mark.slow
 def test_int8_file_is_kept_for_the_same_pictures(trained: Path, pictures: Path, store: Store, cli: Cli) -> None:

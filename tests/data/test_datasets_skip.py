@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from depthkit.data.dataset import RGBDDataset, SkipBad
 from depthkit.data.sources import open_dataset
 from depthkit.errors import DataError
+
+from ..support import save_array
 
 SIZE = (16, 32)
 COUNT = 7
@@ -24,15 +25,13 @@ def files(tmp_path: Path) -> RGBDDataset:
     """Seven pairs at 24x48, of which those in BAD cannot be read."""
     random = np.random.default_rng(0)
     images, depths = tmp_path / "images" / "train", tmp_path / "depth" / "train"
-    for folder in (images, depths):
-        folder.mkdir(parents=True)
     for index in range(COUNT):
-        Image.fromarray(random.integers(0, 256, (24, 48, 3)).astype(np.uint8)).save(images / f"{index}.jpg")
-        Image.fromarray(random.integers(1, 9000, (24, 48)).astype(np.uint16)).save(depths / f"{index}.png")
+        save_array(images / f"{index}.jpg", random.integers(0, 256, (24, 48, 3), np.uint8))
+        save_array(depths / f"{index}.png", random.integers(1, 9000, (24, 48), np.uint16))
     (images / "1.jpg").write_bytes((images / "1.jpg").read_bytes()[:-400])
     (images / "3.jpg").write_bytes(b"")
-    Image.fromarray(np.zeros((24, 48, 3), np.uint8)).save(depths / "4.png")
-    Image.fromarray(np.zeros((12, 48), np.uint16)).save(depths / "6.png")
+    save_array(depths / "4.png", np.zeros((24, 48, 3), np.uint8))
+    save_array(depths / "6.png", np.zeros((12, 48), np.uint16))
     return open_dataset(tmp_path, "train", size=SIZE)
 
 

@@ -1,4 +1,4 @@
-"""Pictures and depth maps on disk: exact round trips, a sentence for every broken file, honest resizing."""
+"""Pictures and depth maps on disk: exact round trips, one sentence for every broken file, resizing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image
@@ -46,15 +46,10 @@ def test_millimetres_survive_a_16_bit_png(depth: np.ndarray, tmp_path_factory: p
 
 
 def test_depth_is_rounded_to_the_nearest_millimetre_and_clipped(tmp_path: Path) -> None:
-    depth = np.array([[1.0004, 1.0006, -3.0, 70.0, 0.0]], np.float32)
-    write_depth_png(tmp_path / "d.png", depth)
-    assert read_depth(tmp_path / "d.png").tolist() == [[1000, 1001, 0, 65535, 0]]
-
-
-def test_hole_is_written_as_zero(tmp_path: Path) -> None:
     """NaN has no millimetres; 0 is what every reader of 16-bit depth takes for `not measured`."""
-    write_depth_png(tmp_path / "d.png", np.array([[np.nan, 2.0]], np.float32))
-    assert read_depth(tmp_path / "d.png").tolist() == [[0, 2000]]
+    depth = np.array([[1.0004, 1.0006, -3.0, 70.0, 0.0, np.nan]], np.float32)
+    write_depth_png(tmp_path / "d.png", depth)
+    assert read_depth(tmp_path / "d.png").tolist() == [[1000, 1001, 0, 65535, 0, 0]]
 
 
 def test_eight_bit_depth_stays_eight_bit(tmp_path: Path) -> None:
@@ -76,16 +71,6 @@ def test_depth_of_several_channels_or_a_palette_is_refused(tmp_path: Path, mode:
 def test_picture_survives_a_lossless_format(tmp_path: Path, suffix: str) -> None:
     write_image(tmp_path / f"a.{suffix}", PICTURE)
     assert np.array_equal(read_image(tmp_path / f"a.{suffix}"), PICTURE)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
-def test_every_mode_is_read_as_rgb(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
-    Image.fromarray(PICTURE).convert(mode).save(path)
-    found = read_image(path)
-    assert found.shape == (20, 30, 3)
-    assert found.dtype == np.uint8
-    assert found.flags.writeable
 
 
 @pytest.mark.parametrize("read", [read_image, read_depth])
@@ -119,16 +104,20 @@ def test_truncated_file_is_a_data_error_or_whole(
         assert np.array_equal(found, read_image(path))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, about damaged EXIF
+@settings(deadline=None)
 @given(
     suffix=st.sampled_from([*ENCODED, *OTHERS]),
     place=st.floats(0, 1, exclude_max=True),
-    value=st.integers(0, 255),
+    junk=st.binary(min_size=1),
 )
-def test_altered_byte_never_escapes_as_another_exception(
-    suffix: str, place: float, value: int, tmp_path_factory: pytest.TempPathFactory
+def test_damaged_file_is_a_data_error_or_a_picture(
+    suffix: str, place: float, junk: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    """Whatever Pillow makes of damaged bytes, no other exception comes out."""
     content = bytearray((ENCODED | OTHERS)[suffix])
-    content[int(len(content) * place)] = value
+    start = int(len(content) * place)
+    content[start : start + len(junk)] = junk
     path = tmp_path_factory.getbasetemp() / f"bent.{suffix}"
     path.write_bytes(content)
     try:

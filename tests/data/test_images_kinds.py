@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from PIL import Image
 
 from depthkit.data.images import DataWarning, find_images, read_depth, read_image, read_pair, read_resized, resize_image
 from depthkit.errors import DataError
+
+from ..support import run_python
 
 RAMP = np.linspace(0, 65535, 24 * 40).reshape(24, 40).astype(np.uint16)
 COLOURS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
@@ -86,7 +87,10 @@ def test_modes_of_8_bits_look_as_they_are(tmp_path: Path, mode: str) -> None:
     picture = Image.fromarray(COLOURS).convert(mode)
     path = tmp_path / ("a.png" if mode in {"1", "L", "LA", "P", "RGBA"} else "a.tif")
     picture.save(path)
-    np.testing.assert_array_equal(read_image(path), np.array(picture.convert("RGB")))
+    found = read_image(path)
+    np.testing.assert_array_equal(found, np.array(picture.convert("RGB")))
+    assert found.dtype == np.uint8
+    assert found.flags.writeable
 
 
 @pytest.mark.parametrize("suffix", ["gif", "avif", "jfif", "mpo", "jp2", "ppm", "tga", "qoi", "PNG", "ico"])
@@ -99,7 +103,7 @@ def test_what_pillow_opens_is_a_picture(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.eps", "a.h5", "a.mpeg", "a.pdf", "a.onnx", "a.npy", "a"])
-def test_what_pillow_cannot_decode_itself_is_none(tmp_path: Path, name: str) -> None:
+def test_what_pillow_cannot_decode_itself_is_no_picture(tmp_path: Path, name: str) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "b.png")
     (tmp_path / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     with pytest.warns(DataWarning, match=f"skipped 1 of 2 .*{name}"):
@@ -230,5 +234,4 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     ],
 )
 def test_a_large_picture_takes_no_more_memory_than_it_must(large: Path, call: str, mebibytes: int) -> None:
-    done = subprocess.run([sys.executable, "-c", _PEAK.format(call=call)], cwd=large, capture_output=True, check=True)
-    assert int(done.stdout) < mebibytes
+    assert int(run_python("-c", _PEAK.format(call=call), cwd=large)) < mebibytes

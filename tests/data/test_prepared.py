@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +24,8 @@ from depthkit.data.prepare import prepare
 from depthkit.data.sources import open_dataset
 from depthkit.errors import DataError, OutputError, SchemaVersionError, SpecError
 
+from ..support import at, files_at_most, places, save_array
+
 SIZE = (16, 32)
 SPLITS: tuple[Split, ...] = ("train", "val")
 ARRAYS = [f"{split}.{kind}.npy" for split in SPLITS for kind in ("images", "depths")]
@@ -39,14 +38,9 @@ def _write_pairs(root: Path, counts: dict[Split, int], size: tuple[int, int] = (
         for name in range(count):
             depth = random.integers(1, 65536, size) * (random.random(size) < 0.8)
             depth[0, 0] = 1
-            _write(root / "images" / split / f"{name}.png", random.integers(0, 256, (*size, 3)).astype(np.uint8))
-            _write(root / "depth" / split / f"{name}.png", depth.astype(np.uint16))
+            save_array(root / "images" / split / f"{name}.png", random.integers(0, 256, (*size, 3)).astype(np.uint8))
+            save_array(root / "depth" / split / f"{name}.png", depth.astype(np.uint16))
     return root
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
 
 
 @pytest.fixture
@@ -108,7 +102,7 @@ def test_what_comes_out_is_what_the_source_gives_at_that_size(
 
 def test_depth_beyond_what_16_bits_hold_ends_there(tmp_path: Path) -> None:
     root = _write_pairs(tmp_path / "source", {"train": 1, "val": 1})
-    _write(root / "depth" / "train" / "0.png", np.full((24, 40), 60_000, np.uint16))
+    save_array(root / "depth" / "train" / "0.png", np.full((24, 40), 60_000, np.uint16))
     prepare(root, tmp_path / "out", size=SIZE, depth_units=500.0)  # 120 m
     np.testing.assert_allclose(open_dataset(tmp_path / "out", "train")[0].depth, 65.535)
 
@@ -184,7 +178,7 @@ def test_bad_files_are_left_out_where_that_is_asked(source: Path, tmp_path: Path
 
 
 def test_samples_without_measured_depth_are_left_out_and_named(source: Path, tmp_path: Path) -> None:
-    _write(source / "depth" / "train" / "2.png", np.zeros((24, 40), np.uint16))
+    save_array(source / "depth" / "train" / "2.png", np.zeros((24, 40), np.uint16))
     document = prepare(source, tmp_path / "out", size=SIZE)
     assert document.train.unmeasured == (str(source / "images" / "train" / "2.png"),)
     assert document.train.unreadable == document.val.unmeasured == ()
@@ -193,7 +187,7 @@ def test_samples_without_measured_depth_are_left_out_and_named(source: Path, tmp
 
 def test_a_split_without_any_measured_depth_is_an_error(source: Path, tmp_path: Path) -> None:
     for path in (source / "depth" / "val").iterdir():
-        _write(path, np.zeros((24, 40), np.uint16))
+        save_array(path, np.zeros((24, 40), np.uint16))
     with pytest.raises(DataError, match=r"val.*measured"):
         prepare(source, tmp_path / "out", size=SIZE)
     assert not (tmp_path / "out").exists()
@@ -206,7 +200,7 @@ def test_a_folder_with_other_files_is_not_touched(source: Path, tmp_path: Path) 
     assert sorted(source.rglob("*")) == before
 
 
-def test_a_prepared_folder_is_not_made_anew(source: Path, prepared: Path) -> None:
+def test_a_prepared_folder_is_not_overwritten(source: Path, prepared: Path) -> None:
     before = {path: path.read_bytes() for path in prepared.iterdir()}
     with pytest.raises(OutputError, match="already"):
         prepare(source, prepared, size=(32, 32))
@@ -239,24 +233,13 @@ def test_a_killed_run_is_not_opened_and_can_be_repeated(source: Path, tmp_path: 
     assert len(open_dataset(out, "train")) == 5
 
 
-@contextmanager
-def _small_disk(limit: int) -> Iterator[None]:
-    """No file may grow beyond `limit` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk(source: Path, tmp_path: Path) -> None:
-    with _small_disk(3000), pytest.raises(OutputError, match="free space"):
+    with files_at_most(3000), pytest.raises(OutputError, match="free space"):
         prepare(source, tmp_path / "out", size=SIZE)
     assert not (tmp_path / "out").exists()
 
 
-def test_threads_that_mute_pillows_warnings_do_not_undo_each_other(
+def test_threads_that_silence_pillows_warnings_do_not_undo_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = _write_pairs(tmp_path / "source", {"train": 60, "val": 1}, (48, 64))
@@ -277,67 +260,48 @@ def test_an_array_that_is_cut_short_is_refused_by_name(pristine: Path, name: str
             open_dataset(out, name.split(".", maxsplit=1)[0])  # type: ignore[arg-type]
 
 
-def _swap_splits(out: Path, other: Path) -> str:
-    (out / "train.images.npy").write_bytes((out / "val.images.npy").read_bytes())
-    return "train.images.npy"
-
-
-def _from_another_set(out: Path, other: Path) -> str:
-    shutil.copy(other / "train.depths.npy", out)
-    return "train.depths.npy"
-
-
-def _missing(out: Path, other: Path) -> str:
-    (out / "train.images.npy").unlink()
-    return "train.images.npy"
-
-
-def _of_objects(out: Path, other: Path) -> str:
-    np.save(out / "train.images.npy", np.array([{}]), allow_pickle=True)
-    return "train.images.npy"
-
-
-@pytest.mark.parametrize("change", [_swap_splits, _from_another_set, _missing, _of_objects])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("train.images.npy", lambda path, _: shutil.copy(path.with_name("val.images.npy"), path)),
+        ("train.depths.npy", lambda path, other: shutil.copy(other / path.name, path)),
+        ("train.images.npy", lambda path, _: path.unlink()),
+        ("train.images.npy", lambda path, _: np.save(path, np.array([{}]), allow_pickle=True)),
+    ],
+    ids=["of another split", "of another set", "missing", "of objects"],
+)
 def test_an_array_of_something_else_is_refused_by_name(
-    prepared: Path, tmp_path: Path, change: Callable[[Path, Path], str]
+    prepared: Path, tmp_path: Path, name: str, change: Callable[[Path, Path], object]
 ) -> None:
     other = tmp_path / "other"
     prepare(_write_pairs(tmp_path / "another", {"train": 5, "val": 3}, seed=1), other, size=SIZE)
-    name = change(prepared, other)
+    change(prepared / name, other)
     with pytest.raises(DataError, match=name):
         open_dataset(prepared, "train")
-
-
-def _places(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Paths of all keys."""
-    for key, value in document.items() if isinstance(document, dict) else ():
-        yield (*path, key)
-        yield from _places(value, (*path, key))
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_document_with_unknown_missing_or_mistyped_keys_is_refused(pristine: Path, data: st.DataObject) -> None:
     document = json.loads((pristine / "prepared.json").read_text())
-    *parents, key = data.draw(st.sampled_from(sorted(_places(document))))
-    place = document
-    for parent in parents:
-        place = place[parent]
+    keys = [path for path, _ in places(document) if path and isinstance(path[-1], str)]
+    *parents, key = data.draw(st.sampled_from(keys))
+    place = at(document, tuple(parents))
     match data.draw(st.sampled_from(["drop", "rename", "mistype"])):
         case "drop":
             del place[key]
         case "rename":
-            place[key + "_"] = place.pop(key)
+            place[f"{key}_"] = place.pop(key)
         case _:
             place[key] = {"a": [place[key]]}
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "prepared.json").write_text(json.dumps(document))
-        with pytest.raises(SpecError, match=key.replace("_", ".")):  # "schema version" in words
+        with pytest.raises(SpecError, match=str(key).replace("_", ".")):  # "schema version" in words
             open_dataset(name, "train")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b'{"schema_version": 2}'])
-def test_a_document_that_is_none_of_this_version(prepared: Path, content: bytes) -> None:
+def test_a_document_of_another_kind_or_version_is_refused(prepared: Path, content: bytes) -> None:
     (prepared / "prepared.json").write_bytes(content)
     with pytest.raises(SpecError, match=r"prepared\.json") as caught:
         open_dataset(prepared, "train")
@@ -347,7 +311,7 @@ def test_a_document_that_is_none_of_this_version(prepared: Path, content: bytes)
 def test_the_command_prepares_what_training_takes(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _write(source / "depth" / "train" / "2.png", np.zeros((24, 40), np.uint16))
+    save_array(source / "depth" / "train" / "2.png", np.zeros((24, 40), np.uint16))
     bad = _break(source)
     out = tmp_path / "out"
     command = ["data", "prepare", str(source), "--size", "16x32", "--out", str(out)]

@@ -19,7 +19,7 @@ SIZE = (24, 32)
 
 
 def _points(scene: rooms.Scene, size: tuple[int, int], depth: Tensor) -> Tensor:
-    """Unproject with a camera written down anew: float64 points (B, N, 3)."""
+    """Unproject with an independent camera: float64 points (B, N, 3)."""
     height, width = size
     rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     focal = 0.5 * (height**2 + width**2) ** 0.5 / scene.field.double()[:, :, None]
@@ -125,10 +125,12 @@ def test_one_scene_at_every_size() -> None:
 
 
 def test_global_state_is_left_alone() -> None:
-    before = torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate(), torch.get_num_threads()
+    def state() -> tuple[object, ...]:
+        return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate(), torch.get_num_threads()
+
+    before = state()
     render_scenes([1, 2], SIZE)
-    after = torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate(), torch.get_num_threads()
-    assert after == before
+    assert state() == before
 
 
 _KEYS = st.tuples(st.sampled_from(["train", "val", "test"]), st.integers(0, 2**40 - 1), st.integers(0, 2**64))

@@ -26,7 +26,7 @@ from depthkit.onnx_graph import METADATA, describe_onnx
 from depthkit.precisions import Precision
 from depthkit.reference import read_reference, write_reference
 
-from ..support import STEM, contents, invent_operator, run_python
+from ..support import STEM, contents, invent_operator, run_code
 
 EXPORTED = ("onnxruntime", "null")
 """Backends of the engines that the exported run has."""
@@ -58,7 +58,7 @@ def test_backend_that_is_not_installed_says_what_to_install(pristine_exports: Pa
         "    try: use(Path(sys.argv[1]))\n"
         "    except BackendError as error: print(error)\n"
     )
-    printed = run_python(code, pristine_exports / f"{STEM}.fp32.onnx")
+    printed = run_code(code, pristine_exports / f"{STEM}.fp32.onnx")
     assert printed.count("pip install 'depthkit[cpu]'") == 2
 
 

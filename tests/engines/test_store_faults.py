@@ -16,7 +16,7 @@ from depthkit.engines.store import Store
 from depthkit.errors import BackendError, OutputError
 from depthkit.files import sha256
 
-from ..support import build_null, contents, edit_json, flip_bit, only_entry, run_python, truncate
+from ..support import build_null, contents, edit_json, flip_bit, only_entry, run_code, truncate
 
 FULL_DISK = """
 import resource, sys
@@ -119,7 +119,7 @@ def test_failed_build_keeps_the_previous_engine(
 def test_full_disk_in_the_store_loses_nothing(store: Store, onnx_file: Path, backend: str, limit: int) -> None:
     build(onnx_file, BuildOptions(backend))
     before = contents(onnx_file.parent), contents(store.root)
-    said = run_python(FULL_DISK, onnx_file, backend, limit, "rebuild")
+    said = run_code(FULL_DISK, onnx_file, backend, limit, "rebuild")
     assert "DEPTHKIT_STORE" in said
     assert str(store.root) in said
     assert (contents(onnx_file.parent), contents(store.root)) == before
@@ -145,6 +145,6 @@ def test_full_disk_keeps_the_previous_copy(store: Store, onnx_file: Path, limit:
     engine.write_text('{"depth_m": 1.0}')
     write_manifest(engine, replace(read_manifest(engine), engine_sha256=sha256(engine)))
     before = contents(onnx_file.parent)
-    assert str(onnx_file.parent) in run_python(FULL_DISK, onnx_file, "null", limit)
+    assert str(onnx_file.parent) in run_code(FULL_DISK, onnx_file, "null", limit)
     assert contents(onnx_file.parent) == before
     assert build_null(onnx_file).reused

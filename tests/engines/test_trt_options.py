@@ -16,7 +16,7 @@ from depthkit.engines.gpu import Gpu
 from depthkit.engines.trt import TENSORRT, TENSORRT_RTX, TensorRT, TensorRTOptions
 from depthkit.errors import BackendError
 
-from ..support import L4, NO_GPU, FindGpu, needs_rtx, run_python
+from ..support import L4, NO_GPU, FindGpu, needs_rtx, run_code
 
 pytestmark = pytest.mark.usefixtures("find_gpu")
 
@@ -217,7 +217,7 @@ def test_availability_does_not_import_the_library() -> None:
         "print(TENSORRT.availability(), TENSORRT_RTX.availability())\n"
         "print([name for name in sys.modules if name.startswith('tensorrt')])\n"
     )
-    assert run_python(code, CUDA_VISIBLE_DEVICES="").splitlines()[-1] == "[]"
+    assert run_code(code, CUDA_VISIBLE_DEVICES="").splitlines()[-1] == "[]"
 
 
 @needs_rtx

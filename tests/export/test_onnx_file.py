@@ -106,5 +106,5 @@ def test_goal_that_cannot_be_written_is_an_output_error(run: Path) -> None:
         (Dim("batch", 1, 1, 1), "unet-480x640-b1to1"),
     ],
 )
-def test_stem_tells_batches_apart(batch: int | Dim, name: str) -> None:
+def test_stem_depends_on_the_batch(batch: int | Dim, name: str) -> None:
     assert stem("unet", (480, 640), batch) == name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +72,17 @@ def graph(bundle: Bundle) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
+def images(rooms: Calibration) -> list[np.ndarray]:
+    """The rooms at the size of the network."""
+    return [resize_image(image, SIZE) for image in rooms.frames[0].images]
+
+
+@pytest.fixture(scope="module")
+def reference(bundle: Bundle) -> Reference:
+    return make_reference(bundle, SIZE)
+
+
+@pytest.fixture(scope="module")
 def quantized(bundle: Bundle, rooms: Calibration, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The INT8 file of the weights that come with depthkit. Read only."""
     out = tmp_path_factory.mktemp("int8")
@@ -105,17 +115,18 @@ def test_what_is_quantised_is_what_all_three_runtimes_read(quantized: Path) -> N
             assert values[node.input[2]].dtype == np.float32
 
 
+def _predict(path: Path, images: np.ndarray) -> np.ndarray:
+    with load(path) as session:
+        return np.stack(list(predict_frames(session, images)))
+
+
 def test_runtimes_agree_on_what_a_concat_joins(quantized: Path) -> None:
     """Of signed numbers OpenVINO would round the decoder's inputs to whole ones (docs/log.md)."""
     if not backend("openvino").availability().usable:
         pytest.skip("openvino is not installed")
     reference = read_reference(reference_path(quantized))
     engines = [build(quantized, BuildOptions(name)).path for name in ("openvino", "onnxruntime")]
-    distances = []
-    for engine in engines:
-        with load(engine) as session:
-            answers = np.stack(list(predict_frames(session, reference.images)))
-        distances.append(float(np.abs(answers - reference.depths).mean()))
+    distances = [np.abs(_predict(engine, reference.images) - reference.depths).mean() for engine in engines]
     assert distances[0] < 1.5 * distances[1]
 
 
@@ -135,9 +146,7 @@ def test_a_file_that_is_opened_answers_as_its_engine_does(quantized: Path) -> No
     """Else the file saturates where the engine does not."""
     images = read_reference(reference_path(quantized)).images
     engine = build(quantized, BuildOptions("onnxruntime")).path
-    with load(quantized) as file, load(engine) as built:
-        found, expected = (np.stack(list(predict_frames(session, images))) for session in (file, built))
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(_predict(quantized, images), _predict(engine, images), atol=1e-3)
 
 
 def _by_work(graph: onnx.ModelProto) -> list[Sensitivity]:
@@ -147,17 +156,17 @@ def _by_work(graph: onnx.ModelProto) -> list[Sensitivity]:
 
 
 def test_keep_auto_refuses_where_too_little_would_be_left_in_int8(
-    graph: onnx.ModelProto, bundle: Bundle, rooms: Calibration, monkeypatch: pytest.MonkeyPatch
+    graph: onnx.ModelProto, reference: Reference, images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantize, "gate_faults", lambda *_: ["SSIM"])  # nothing holds
     monkeypatch.setattr(quantize, "rank_layers", lambda model, *_: _by_work(model))
     with pytest.raises(GateError, match=r"95% of the work in INT8: with .*node_conv2d.* would be left.*--quantize RUN"):
-        plan(graph, rooms.frames[0].images, make_reference(bundle, SIZE), keep="auto")
+        plan(graph, images, reference, keep="auto")
 
 
-def test_keep_of_every_layer_is_refused(graph: onnx.ModelProto, bundle: Bundle, rooms: Calibration) -> None:
+def test_keep_of_every_layer_is_refused(graph: onnx.ModelProto, reference: Reference, images: list[np.ndarray]) -> None:
     with pytest.raises(GateError, match="leaves nothing in INT8: the network has 19 convolutions"):
-        plan(graph, rooms.frames[0].images, make_reference(bundle, SIZE), keep=19)
+        plan(graph, images, reference, keep=19)
 
 
 def test_frames_that_choose_do_not_prove(trained: Bundle, rooms: Calibration) -> None:
@@ -166,15 +175,13 @@ def test_frames_that_choose_do_not_prove(trained: Bundle, rooms: Calibration) ->
     black = Calibration.of("night", Frames((night,) * 8), Frames((night,) * 3))
     with pytest.raises(GateError):
         export_onnx(trained, ExportOptions("int8", SIZE, calibration=black))
-    made = export_onnx(
-        trained, ExportOptions("int8", SIZE, calibration=Calibration.of("r", rooms.frames[0], rooms.frames[0]))
-    )
+    lit = Calibration.of("r", rooms.frames[0], rooms.frames[0])
+    made = export_onnx(trained, ExportOptions("int8", SIZE, calibration=lit))
     assert [check.name for check in made.checks][-1] == "held-out frames"
 
 
 def test_tensorrt_rtx_builds_the_int8_file(quantized: Path) -> None:
-    found = _build(quantized, "tensorrt-rtx")
-    assert found.share == 1
+    assert _build(quantized, "tensorrt-rtx").share == 1
 
 
 def _build(onnx_file: Path, name: str) -> Manifest:
@@ -186,10 +193,10 @@ def _build(onnx_file: Path, name: str) -> Manifest:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_convolution_before_a_relu_has_the_range_that_the_relu_leaves(
-    graph: onnx.ModelProto, rooms: Calibration, method: Method
+    graph: onnx.ModelProto, images: list[np.ndarray], method: Method
 ) -> None:
     """Otherwise values are rounded twice, and half of the steps go to numbers that nobody reads."""
-    placed = place(graph, calibrate(graph, rooms.frames[0].images, method), ()).graph
+    placed = place(graph, calibrate(graph, images, method), ()).graph
     scales = {
         node.input[0]: float(numpy_helper.to_array(next(t for t in placed.initializer if t.name == node.input[1])))
         for node in placed.node
@@ -229,32 +236,30 @@ def test_layers_that_read_an_outlier_are_ranked_first_and_kept(
 
 
 def test_keep_takes_no_more_layers_than_the_gate_needs(
-    graph: onnx.ModelProto, bundle: Bundle, rooms: Calibration
+    graph: onnx.ModelProto, reference: Reference, images: list[np.ndarray]
 ) -> None:
-    assert plan(graph, rooms.frames[0].images, make_reference(bundle, SIZE), keep="auto").kept == ()
+    assert plan(graph, images, reference, keep="auto").kept == ()
 
 
-def test_a_shift_of_all_depths_is_found_and_taken_back(graph: onnx.ModelProto, rooms: Calibration) -> None:
+def test_a_shift_of_all_depths_is_found_and_corrected(graph: onnx.ModelProto, images: list[np.ndarray]) -> None:
     """Ranges that cut off what is bright make depth too near or too far as a whole."""
-    narrow = {tensor: 0.7 * limit for tensor, limit in calibrate(graph, rooms.frames[0].images, "minmax").items()}
-    plain, wrong = answers(graph, rooms), answers(place(graph, narrow, ()), rooms)
-    images = np.stack([resize_image(image, SIZE) for image in rooms.frames[0].images])
-    shift, metres = find_shift(graph, narrow, Reference(images, plain, np.zeros_like(plain)), wrong)
+    narrow = {tensor: 0.7 * limit for tensor, limit in calibrate(graph, images, "minmax").items()}
+    plain, wrong = answers(graph, images), answers(place(graph, narrow, ()), images)
+    shift, metres = find_shift(graph, narrow, Reference(np.stack(images), plain, np.zeros_like(plain)), wrong)
     assert abs(metres) > 0.002
-    mended = answers(place(graph, narrow, (), shift=shift), rooms)
+    mended = answers(place(graph, narrow, (), shift=shift), images)
     assert abs(np.median(plain - mended)) < 0.25 * abs(np.median(plain - wrong))
 
 
-def test_a_network_without_one_last_bias_is_not_shifted(graph: onnx.ModelProto, rooms: Calibration) -> None:
+def test_a_network_without_one_last_bias_is_not_shifted(graph: onnx.ModelProto, images: list[np.ndarray]) -> None:
     bare = onnx.ModelProto()
     bare.CopyFrom(graph)
     (head,) = (node for node in bare.graph.node if node.name == HEAD)
     del head.input[2]
-    ranges = calibrate(bare, rooms.frames[0].images, "minmax")
-    placed = answers(place(bare, ranges, ()), rooms)
+    ranges = calibrate(bare, images, "minmax")
+    placed = answers(place(bare, ranges, ()), images)
     assert placed.any()
-    images = np.stack([resize_image(image, SIZE) for image in rooms.frames[0].images])
-    assert find_shift(bare, ranges, Reference(images, placed, placed), placed) == (0.0, 0.0)
+    assert find_shift(bare, ranges, Reference(np.stack(images), placed, placed), placed) == (0.0, 0.0)
 
 
 def test_the_shipped_weights_hold_the_gate_on_real_frames(trained: Bundle, nyu: Path) -> None:
@@ -272,23 +277,21 @@ def test_the_shipped_weights_hold_the_gate_on_real_frames(trained: Bundle, nyu: 
 
 
 def test_a_shift_that_makes_it_worse_is_not_taken(
-    bundle: Bundle, graph: onnx.ModelProto, rooms: Calibration, monkeypatch: pytest.MonkeyPatch
+    graph: onnx.ModelProto, reference: Reference, images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranges = {tensor: 0.7 * limit for tensor, limit in calibrate(graph, rooms.frames[0].images, "minmax").items()}
-    reference = make_reference(bundle, SIZE)
+    ranges = {tensor: 0.7 * limit for tensor, limit in calibrate(graph, images, "minmax").items()}
     plain = judge(place(graph, ranges, ()), reference)
     assert gate_faults(plain, "int8"), "or nobody would look for a shift"
     monkeypatch.setattr(quantize, "calibrate", lambda *_: ranges)
     monkeypatch.setattr(quantize, "find_shift", lambda *_: (0.3, 3.0))
-    decided = plan(graph, rooms.frames[0].images, reference)
+    decided = plan(graph, images, reference)
     assert decided.best.shift == 0
     assert decided.best.parity == plain
 
 
-def answers(model: onnx.ModelProto, frames: Calibration) -> np.ndarray:
+def answers(model: onnx.ModelProto, images: list[np.ndarray]) -> np.ndarray:
     session = import_onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    shown = [resize_image(image, SIZE)[None] for image in frames.frames[0].images]
-    return np.concatenate([session.run(None, {"image": image})[0] for image in shown])
+    return np.concatenate([session.run(None, {"image": image[None]})[0] for image in images])
 
 
 @pytest.mark.parametrize(
@@ -316,18 +319,10 @@ def test_calibration_frames_may_be_of_any_size(graph: onnx.ModelProto, rooms: Ca
     assert calibrate(graph, larger, "minmax") == calibrate(graph, [resize_image(i, SIZE) for i in larger], "minmax")
 
 
-@pytest.mark.parametrize(
-    ("images", "words"),
-    [
-        ((), "at least 8 frames, and there are 0"),
-        ((np.eye(32, dtype=np.uint8)[..., None].repeat(3, 2),) * 7, "at least 8 frames, and there are 7"),
-    ],
-)
-def test_frames_that_cannot_calibrate_are_refused(
-    graph: onnx.ModelProto, images: tuple[np.ndarray, ...], words: str
-) -> None:
-    with pytest.raises(DataError, match=words):
-        calibrate(graph, images, "minmax")
+@pytest.mark.parametrize("count", [0, 7])
+def test_too_few_frames_to_calibrate_are_refused(graph: onnx.ModelProto, count: int) -> None:
+    with pytest.raises(DataError, match=f"at least 8 frames, and there are {count}"):
+        calibrate(graph, (np.eye(32, dtype=np.uint8)[..., None].repeat(3, 2),) * count, "minmax")
 
 
 def test_int8_without_frames_is_refused(trained: Bundle) -> None:
@@ -358,21 +353,11 @@ def test_several_heads_are_all_last() -> None:
     assert set(last_convolutions(graph)) == {"n1", "side"}
 
 
-def test_work_of_a_strided_and_grouped_convolution(make_convolution: Callable[..., onnx.ModelProto]) -> None:
-    (found,) = convolutions(make_convolution(channels=8, out=16, group=4, stride=2, size=(12, 20)))
+def test_work_of_a_strided_and_grouped_convolution() -> None:
+    weight = numpy_helper.from_array(np.zeros((16, 2, 3, 3), np.float32), "w")
+    node = helper.make_node("Conv", ["x", "w"], ["y"], name="c", group=4, strides=[2, 2], pads=[1] * 4)
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 12, 20])
+    answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "g", [image], [answer], [weight])
+    (found,) = convolutions(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]))
     assert found.macs == 16 * (8 // 4) * 3 * 3 * 6 * 10
-
-
-@pytest.fixture
-def make_convolution() -> Callable[..., onnx.ModelProto]:
-    def make(channels: int, out: int, group: int, stride: int, size: tuple[int, int]) -> onnx.ModelProto:
-        weight = numpy_helper.from_array(np.zeros((out, channels // group, 3, 3), np.float32), "w")
-        node = helper.make_node("Conv", ["x", "w"], ["y"], name="c", group=group, strides=[stride] * 2, pads=[1] * 4)
-        ends = [
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, channels, *size]),
-            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
-        ]
-        graph = helper.make_graph([node], "g", ends[:1], ends[1:], [weight])
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-
-    return make

@@ -25,15 +25,17 @@ from depthkit.train.document import BundleDocument, read_document
 
 STEM = "compact-32x48"
 FULL = ExportOptions()
+Install = Callable[[dict[str, str | None]], None]
+Damage = Callable[[Path], object]
 
 
 def _find(folder: Path, **changed: Any) -> Path | None:
-    """What of the run with these options is there."""
+    """The current export of the run with these options, or None."""
     return find_current(folder, read_document(folder), replace(FULL, **changed))
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str | None]], None]:
+def installed(monkeypatch: pytest.MonkeyPatch) -> Install:
     """Lets distributions be installed in these versions; None: not at all."""
     really = Distribution.from_name
 
@@ -57,19 +59,18 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str | None
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_export_of_just_now_is_current(pristine_exports: Path, precision: str) -> None:
     assert _find(pristine_exports, precision=precision) == pristine_exports / f"{STEM}.{precision}.onnx"
-    assert _find(pristine_exports, precision=precision, size=(32, 48)), "its own size, said aloud"
+    assert _find(pristine_exports, precision=precision, size=(32, 48)), "its own size, given explicitly"
 
 
-@pytest.mark.parametrize("changed", [{"size": (48, 64)}, {"batch": 2}, {"batch": Dim("batch", 1, 2, 4)}], ids=str)
+OTHER_SHAPES: list[dict[str, Any]] = [{"size": (48, 64)}, {"batch": 2}, {"batch": Dim("batch", 1, 2, 4)}]
+
+
+@pytest.mark.parametrize("changed", OTHER_SHAPES, ids=str)
 def test_what_was_not_exported_is_not_there(pristine_exports: Path, changed: dict[str, Any]) -> None:
     assert _find(pristine_exports, **changed) is None
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [{"size": (48, 64)}, {"batch": 2}, {"batch": Dim("batch", 1, 2, 4)}, {"precision": "fp16"}],
-    ids=str,
-)
+@pytest.mark.parametrize("changed", [*OTHER_SHAPES, {"precision": "fp16"}], ids=str)
 def test_file_of_other_options_under_the_right_name_is_not_taken(exports: Path, changed: dict[str, Any]) -> None:
     """Say somebody renamed it."""
     options = replace(FULL, **changed)
@@ -99,7 +100,7 @@ def test_optimum_of_a_dynamic_batch_counts(pristine_exports: Path) -> None:
     ],
     ids=["weights", "network", "widths", "preprocessing", "range", "parameters"],
 )
-def test_run_that_is_another_now_is_exported_anew(
+def test_changed_run_is_exported_again(
     pristine_exports: Path, change: Callable[[BundleDocument], BundleDocument]
 ) -> None:
     document = read_document(pristine_exports)
@@ -114,7 +115,7 @@ def test_training_that_ended_in_the_same_weights_changes_nothing(pristine_export
     assert find_current(pristine_exports, longer, FULL)
 
 
-def test_changed_frames_are_exported_anew(exports: Path) -> None:
+def test_changed_frames_are_exported_again(exports: Path) -> None:
     with np.load(exports / "frames.npz") as content:
         images, depths = content["images"], content["depths"]
     images[0, 0, 0, 0] ^= 1
@@ -123,23 +124,19 @@ def test_changed_frames_are_exported_anew(exports: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["torch", "onnx", "onnxscript", "polygraphy", "onnxruntime"])
-def test_another_version_of_what_makes_it_exports_anew(
-    pristine_exports: Path, package: str, installed: Callable[[dict[str, str | None]], None]
-) -> None:
+def test_another_version_of_a_package_exports_again(pristine_exports: Path, package: str, installed: Install) -> None:
     assert _find(pristine_exports)
     installed({package: "0.0.1"})
     assert _find(pristine_exports) is None
 
 
-def test_another_version_of_depthkit_exports_anew(pristine_exports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_depthkit_exports_again(pristine_exports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(recipe(pristine_exports, FULL))["versions"]["depthkit"] == __version__
     monkeypatch.setattr("depthkit.export.recipe.__version__", "0.0.0")
     assert _find(pristine_exports) is None
 
 
-def test_gpu_build_of_onnx_runtime_is_onnx_runtime(
-    pristine_exports: Path, installed: Callable[[dict[str, str | None]], None]
-) -> None:
+def test_gpu_build_of_onnx_runtime_is_onnx_runtime(pristine_exports: Path, installed: Install) -> None:
     """`depthkit[gpu]` installs the distribution onnxruntime-gpu in place of onnxruntime."""
     installed({"onnxruntime": None, "onnxruntime-gpu": "1.31.1"})
     assert "1.31.1" in recipe(pristine_exports, FULL)
@@ -160,24 +157,7 @@ def _other_weights(path: Path) -> None:
     write_reference(path, replace(read_reference(path), weights_sha256="0" * 64))
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        _truncate,
-        Path.unlink,
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_text("none"),
-        _other_size,
-        _other_weights,
-    ],
-    ids=["truncated", "gone", "emptied", "text", "another size", "other weights"],
-)
-def test_damaged_reference_is_made_anew(exports: Path, damage: Callable[[Path], object]) -> None:
-    damage(exports / f"{STEM}.reference.npz")
-    assert _find(exports) is None
-
-
-def _edit(change: Callable[[onnx.ModelProto], object]) -> Callable[[Path], None]:
+def _edit(change: Callable[[onnx.ModelProto], object]) -> Damage:
     def edit(path: Path) -> None:
         model = onnx.load(path)
         change(model)
@@ -203,10 +183,15 @@ def _metadata(key: str, value: str | None) -> Callable[[onnx.ModelProto], None]:
 
 
 KEYS = [key for name, key in vars(METADATA).items() if not name.startswith("_")]
-DAMAGES: dict[str, Callable[[Path], object]] = {
+DAMAGES: dict[str, Damage] = {
     "truncated": _truncate,
     "gone": Path.unlink,
     "emptied": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("none"),
+}
+REFERENCE_DAMAGES = {**DAMAGES, "another size": _other_size, "other weights": _other_weights}
+ONNX_DAMAGES = {
+    **DAMAGES,
     "weight": _edit(_weight),
     "node renamed": _edit(lambda model: setattr(model.graph.node[3], "name", "edited")),
     "node gone": _edit(lambda model: model.graph.node.pop()),
@@ -215,21 +200,27 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_or_edited_onnx_file_is_made_anew(exports: Path, damage: str) -> None:
-    DAMAGES[damage](exports / f"{STEM}.fp32.onnx")
+@pytest.mark.parametrize("damage", REFERENCE_DAMAGES)
+def test_damaged_reference_is_written_again(exports: Path, damage: str) -> None:
+    REFERENCE_DAMAGES[damage](exports / f"{STEM}.reference.npz")
+    assert _find(exports) is None
+
+
+@pytest.mark.parametrize("damage", ONNX_DAMAGES)
+def test_damaged_or_edited_onnx_file_is_written_again(exports: Path, damage: str) -> None:
+    ONNX_DAMAGES[damage](exports / f"{STEM}.fp32.onnx")
     assert _find(exports) is None
     assert _find(exports, precision="fp16"), "the other file has nothing to do with it"
 
 
-def test_range_that_was_edited_in_the_metadata_is_made_anew(exports: Path) -> None:
+def test_range_that_was_edited_in_the_metadata_is_exported_again(exports: Path) -> None:
     model = read_document(exports).model
     wider = to_json(replace(model, depth_range=(0.0, 20.0)))
     _edit(_metadata(METADATA.spec, wider))(exports / f"{STEM}.fp32.onnx")
     assert _find(exports) is None
 
 
-def test_looking_changes_nothing(exports: Path) -> None:
+def test_find_current_changes_nothing(exports: Path) -> None:
     before = {path.name: sha256(path) for path in exports.iterdir()}
     assert _find(exports)
     assert _find(exports, batch=2) is None

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from depthkit.engines.build import BACKENDS, backend
 from depthkit.export.graph import Origin, build_graph
 from depthkit.export.onnx_file import make_reference
 from depthkit.export.recipe import ExportOptions, onnx_path
@@ -66,3 +67,17 @@ def write_onnx(path: Path, bundle: Bundle, spec: ModelSpec, precision: Precision
 def networks(shared: Callable[[str, Callable[[Path], object]], Path]) -> Exports:
     """See `Exports`. Read only."""
     return Exports(shared)
+
+
+def require(name: str) -> None:
+    """Skip where a backend cannot run."""
+    found = backend(name).availability()
+    if not found.runnable:
+        pytest.skip(f"{name}: {found.reason}")
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name != "null"])
+def name(request: pytest.FixtureRequest) -> str:
+    """Each backend that computes and can run here."""
+    require(request.param)
+    return str(request.param)

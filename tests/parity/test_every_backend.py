@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -13,10 +12,12 @@ import numpy as np
 import psutil
 import pytest
 
-from depthkit.engines.build import BACKENDS, BuildOptions, backend, build
+from depthkit.engines.build import BuildOptions, build
 from depthkit.errors import EngineError
 from depthkit.reference import read_reference, reference_path
 from depthkit.runtime.load import load
+
+from ..support import run_python
 
 if TYPE_CHECKING:
     from .conftest import Exports
@@ -36,15 +37,6 @@ with depthkit.load(engine) as session:
 """
 
 
-@pytest.fixture(params=[name for name in BACKENDS if name != "null"])
-def name(request: pytest.FixtureRequest) -> str:
-    """Each backend that computes and can run here."""
-    found = backend(request.param).availability()
-    if not found.runnable:
-        pytest.skip(f"{request.param}: {found.reason}")
-    return str(request.param)
-
-
 def test_sessions_in_two_threads_answer_as_one_does(name: str, networks: Exports) -> None:
     onnx = networks.onnx("compact", "fp32", "static")
     engine, images = build(onnx, BuildOptions(name)).path, read_reference(reference_path(onnx)).images
@@ -60,11 +52,7 @@ def test_sessions_in_two_threads_answer_as_one_does(name: str, networks: Exports
             for _ in range(5):
                 answers[index].append(session(images[:: 1 - 2 * index]))
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in answers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work)
     for index, found in answers.items():
         assert len(found) == 5
         for depths in found:
@@ -136,7 +124,4 @@ def test_ten_thousand_runs_grow_no_memory(name: str, networks: Exports) -> None:
 
 def test_builds_and_runs_where_torch_is_not(name: str, networks: Exports) -> None:
     onnx = networks.onnx("compact", "fp32", "static")
-    command = [sys.executable, "-c", TORCH_FREE, str(onnx), str(reference_path(onnx)), name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["8"]
+    assert run_python("-c", TORCH_FREE, onnx, reference_path(onnx), name).split() == ["8"]

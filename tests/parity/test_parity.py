@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from depthkit.engines.build import BACKENDS, BuildOptions, backend, build
+from depthkit.engines.build import BuildOptions, build
 from depthkit.errors import BackendError, EngineError
 from depthkit.precisions import Precision
 from depthkit.reference import Reference, reference_path
@@ -20,24 +20,15 @@ from depthkit.spec import Dim
 from depthkit.testing import assert_parity, read_reference
 from depthkit.train.torch_session import TorchSession
 
+from .conftest import require
+
 if TYPE_CHECKING:
     from .conftest import Exports
 
-COMPUTING = [name for name in BACKENDS if name != "null"]
-
-
-def require(name: str) -> None:
-    """Skip where a backend cannot run."""
-    found = backend(name).availability()
-    if not found.runnable:
-        pytest.skip(f"{name}: {found.reason}")
-
 
 @contextmanager
-def engine(
-    onnx: Path, name: str, vendor: dict[str, str | int | bool] | None = None
-) -> Iterator[tuple[Session, Reference]]:
-    with load(build(onnx, BuildOptions(name, vendor or {})).path) as session:
+def engine(onnx: Path, name: str) -> Iterator[tuple[Session, Reference]]:
+    with load(build(onnx, BuildOptions(name)).path) as session:
         yield session, read_reference(reference_path(onnx))
 
 
@@ -46,11 +37,9 @@ def engine(
     ("network", "precision"),
     [("compact", "fp32"), ("compact", "fp16"), ("unet", "fp32"), pytest.param("unet", "fp16", marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize("name", COMPUTING)
 def test_engine_is_the_network_that_torch_trained(
     networks: Exports, name: str, network: str, precision: Precision, batch: str
 ) -> None:
-    require(name)
     with engine(networks.onnx(network, precision, batch), name) as (session, reference):
         parity = assert_parity(session, reference, precision=precision)
         assert session.precision.startswith(precision) or session.precision == "unknown"
@@ -71,9 +60,7 @@ def test_bfloat16_of_openvino_holds_its_gate(networks: Exports, network: str) ->
     assert parity.max_abs_mm > 0, "BF16 answers cannot be FP32's to the bit"
 
 
-@pytest.mark.parametrize("name", COMPUTING)
 def test_dynamic_batch_answers_alike_for_every_number_of_frames(networks: Exports, name: str) -> None:
-    require(name)
     with engine(networks.onnx("compact", "fp32", "dynamic"), name) as (session, reference):
         batch = session.spec.batch
         assert isinstance(batch, Dim)
@@ -82,9 +69,7 @@ def test_dynamic_batch_answers_alike_for_every_number_of_frames(networks: Export
         np.testing.assert_allclose(session(reference.images), reference.depths, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", COMPUTING)
 def test_engine_agrees_with_torch_on_frames_that_no_reference_holds(networks: Exports, name: str) -> None:
-    require(name)
     noise = np.random.default_rng(0).integers(0, 256, (5, 64, 96, 3), np.uint8)
     onnx = networks.onnx("compact", "fp32", "static")
     with TorchSession(networks.run("compact")) as torch, engine(onnx, name) as (session, _):

@@ -1,4 +1,4 @@
-"""What `predict` and every command with a path take as input: folders as they are in real life, patterns, `~`, URLs."""
+"""What `predict` and every command with a path take as input: mixed folders, patterns, `~`, URLs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from depthkit.data.sources import open_dataset
 from depthkit.pipeline.pictures import read_pictures
 from depthkit.runtime.frames import predict_frames
 from depthkit.runtime.load import load
+
+from ..support import save_array
 
 Captured = pytest.CaptureFixture[str]
 
@@ -79,7 +81,7 @@ def test_results_never_replace_a_picture(here: Path, capsys: Captured) -> None:
     assert picture.read_bytes() == before
 
 
-def test_what_lies_about_in_a_folder_is_skipped_and_named(here: Path, capsys: Captured) -> None:
+def test_other_files_in_a_folder_are_skipped_and_named(here: Path, capsys: Captured) -> None:
     (here / "p" / "._a.png").write_bytes(b"\0\5\26\7")
     (here / "p" / "folder.jpg").mkdir()
     (here / "p" / "loop.png").symlink_to("loop.png")
@@ -103,9 +105,8 @@ def test_a_long_name_gives_all_results_or_none(here: Path, capsys: Captured, ste
 
 def _pairs(root: Path, picture: np.ndarray) -> Path:
     for split in ("train", "val", "test"):
-        for kind, array in (("images", picture), ("depth", np.full(picture.shape[:2], 2000, np.uint16))):
-            (root / kind / split).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(root / kind / split / ("a.tif" if kind == "images" else "a.png"))
+        save_array(root / "images" / split / "a.tif", picture)
+        save_array(root / "depth" / split / "a.png", np.full(picture.shape[:2], 2000, np.uint16))
     return root
 
 

@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from depthkit.pipeline import search as search_module
 from depthkit.pipeline.budget import Budget, Candidate, Quality, Trial, Tuning
 from depthkit.pipeline.search import Make, Panel, Search
 
+Makes = dict[Candidate, Make]
+Start = Callable[..., Search]
 FP32, FP16, FILE, NULL = (Candidate(name, "fp32", (32, 48)) for name in ("fp32", "fp16", "file", "null"))
 
 
@@ -30,15 +33,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def makes(contenders: list[Contender]) -> dict[Candidate, Make]:
+def makes(contenders: list[Contender]) -> Makes:
     """What builds each candidate, in another process."""
-    return {
-        candidate: partial(copy, contender)
-        for candidate, contender in zip((FP32, FP16, FILE, NULL), contenders, strict=True)
-    }
-
-
-Start = Callable[..., Search]
+    candidates = (FP32, FP16, FILE, NULL)
+    return {candidate: partial(copy, each) for candidate, each in zip(candidates, contenders, strict=True)}
 
 
 @pytest.fixture
@@ -58,9 +56,7 @@ def _states(tuning: Tuning) -> dict[str, str]:
     return {trial.candidate.backend: trial.state for trial in tuning.trials}
 
 
-def test_what_holds_its_gate_is_measured_and_the_best_chosen(
-    makes: dict[Candidate, Make], start: Start, tmp_path: Path
-) -> None:
+def test_what_holds_its_gate_is_measured_and_the_best_chosen(makes: Makes, start: Start, tmp_path: Path) -> None:
     said: list[Trial] = []
     tuning = start(makes).run(list(makes), tell=said.append)
     assert [trial.candidate for trial in said] == list(makes)
@@ -79,29 +75,24 @@ def test_what_holds_its_gate_is_measured_and_the_best_chosen(
     assert tuning.environment.command == "depthkit tune"
 
 
-def test_a_candidate_that_dies_or_fails_is_recorded_and_the_search_goes_on(
-    makes: dict[Candidate, Make], start: Start
-) -> None:
-    bad: dict[Candidate, Make] = {
-        Candidate("dies", "fp32", (32, 48)): partial(os._exit, 11),
-        Candidate("lacks", "fp32", (32, 48)): partial(build, Path("there/is.no.onnx")),  # type: ignore[dict-item]
-        Candidate("refuses", "fp32", (32, 48)): partial(backend, "no such backend"),  # type: ignore[dict-item]
-        Candidate("breaks", "fp32", (32, 48)): partial(int, "one"),  # type: ignore[dict-item]
+def test_a_candidate_that_dies_or_fails_is_recorded_and_the_search_goes_on(makes: Makes, start: Start) -> None:
+    cases: dict[str, tuple[object, str, str]] = {
+        "dies": (partial(os._exit, 11), "failed", "its process died"),
+        "lacks": (partial(build, Path("there/is.no.onnx")), "failed", "no ONNX file"),
+        "refuses": (partial(backend, "no such backend"), "skipped", "there is no backend"),
+        "breaks": (partial(int, "one"), "failed", "ValueError: invalid literal"),
     }
+    bad: Any = {Candidate(name, "fp32", (32, 48)): make for name, (make, _, _) in cases.items()}
     tuning = start({**bad, FP32: makes[FP32]}).run([*bad, FP32])
-    states = {"dies": "failed", "lacks": "failed", "refuses": "skipped", "breaks": "failed", "fp32": "measured"}
-    assert _states(tuning) == states
-    reasons = [trial.reason for trial in tuning.trials[:4]]
-    assert "its process died" in reasons[0]
-    assert "no ONNX file" in reasons[1]
-    assert "there is no backend" in reasons[2]
-    assert "ValueError: invalid literal" in reasons[3]
+    assert _states(tuning) == {**{name: state for name, (_, state, _) in cases.items()}, "fp32": "measured"}
+    for trial, (_, _, reason) in zip(tuning.trials, cases.values(), strict=False):
+        assert reason in trial.reason
     assert tuning.chosen == FP32.name
 
 
 @pytest.mark.parametrize("where", ["open", "run"])
 def test_a_session_that_fails_beside_its_rivals_ends_no_search(
-    makes: dict[Candidate, Make], start: Start, monkeypatch: pytest.MonkeyPatch, where: str
+    makes: Makes, start: Start, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """FP32 was much the faster alone, and breaks in the long measurement; what it had ruled out is measured then."""
     search = start(makes)
@@ -128,7 +119,7 @@ def test_a_session_that_fails_beside_its_rivals_ends_no_search(
     assert tuning.chosen == FILE.name
 
 
-def test_a_candidate_that_cannot_be_made_is_recorded(makes: dict[Candidate, Make], start: Start) -> None:
+def test_a_candidate_that_cannot_be_made_is_recorded(makes: Makes, start: Start) -> None:
     def refuse(candidate: Candidate) -> Make:
         raise BackendError("no such kernel")
 
@@ -138,7 +129,7 @@ def test_a_candidate_that_cannot_be_made_is_recorded(makes: dict[Candidate, Make
     assert (trial.state, trial.reason) == ("skipped", "no such kernel")
 
 
-def test_a_search_goes_on_where_it_was_stopped(makes: dict[Candidate, Make], start: Start) -> None:
+def test_a_search_goes_on_where_it_was_stopped(makes: Makes, start: Start) -> None:
     class Stop(BaseException):
         """As Ctrl-C does."""
 
@@ -159,13 +150,13 @@ def test_a_search_goes_on_where_it_was_stopped(makes: dict[Candidate, Make], sta
     assert start(makes).run([NULL, FILE, FP32]).trials == before, "nothing is measured twice"
 
 
-def test_another_key_forgets(makes: dict[Candidate, Make], start: Start) -> None:
+def test_another_key_starts_a_new_search(makes: Makes, start: Start) -> None:
     start(makes).run([NULL])
     assert start(makes).left([NULL]) == []
     assert start(makes, key="other weights").left([NULL]) == [NULL]
 
 
-def test_what_was_too_slow_is_looked_at_again_for_a_larger_budget(makes: dict[Candidate, Make], start: Start) -> None:
+def test_what_was_too_slow_is_looked_at_again_for_a_larger_budget(makes: Makes, start: Start) -> None:
     tuning = start(makes, Budget(max_latency_ms=1e-6)).run([FP32])
     assert tuning.trials[0].quality is None
     assert not tuning.chosen
@@ -173,22 +164,22 @@ def test_what_was_too_slow_is_looked_at_again_for_a_larger_budget(makes: dict[Ca
     assert start(makes, Budget(max_latency_ms=1e6)).run([FP32]).chosen == FP32.name
 
 
-def test_a_failure_is_tried_again(makes: dict[Candidate, Make], start: Start) -> None:
+def test_a_failure_is_tried_again(makes: Makes, start: Start) -> None:
     assert not start({FP32: partial(os._exit, 1)}).run([FP32]).chosen
     assert start(makes).run([FP32]).chosen == FP32.name
 
 
-def test_time_that_is_over_leaves_candidates_untried(makes: dict[Candidate, Make], start: Start) -> None:
+def test_time_that_is_over_leaves_candidates_untried(makes: Makes, start: Start) -> None:
     tuning = start(makes).run(list(makes), seconds=0)
     assert tuning.trials == ()
     assert tuning.untried == tuple(candidate.name for candidate in makes)
 
 
-def test_what_an_earlier_search_tried_beside_these_is_not_chosen(makes: dict[Candidate, Make], start: Start) -> None:
+def test_what_an_earlier_search_tried_beside_these_is_not_chosen(makes: Makes, start: Start) -> None:
     start(makes).run([FP32, FILE])
     assert start(makes).run([FILE]).chosen == FILE.name
 
 
-def test_a_damaged_record_is_begun_anew(makes: dict[Candidate, Make], start: Start, tmp_path: Path) -> None:
+def test_a_damaged_record_starts_a_new_search(makes: Makes, start: Start, tmp_path: Path) -> None:
     (tmp_path / "tune.json").write_text('{"key": ')
     assert start(makes).left([FP32]) == [FP32]

@@ -1,4 +1,4 @@
-"""Augmentation: repeatable, geometrically true, and honest about pixels that nobody measured."""
+"""Augmentation: repeatable, geometrically consistent, and without depth where none was measured."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from depthkit.train.augment import Augmentation, Strength
+from depthkit.train.augment import Augmentation
 
-STRENGTHS: tuple[Strength, ...] = ("paper", "strong")
 NEAR, FAR = 3.0, 9.0
+
+
+@pytest.fixture(scope="module", params=["paper", "strong"])
+def augmentation(request: pytest.FixtureRequest) -> Augmentation:
+    return Augmentation(request.param)
 
 
 def _disc(count: int = 8, side: int = 96, radius: float = 22.0) -> tuple[Tensor, Tensor]:
@@ -32,43 +36,38 @@ def _ramp(count: int = 8, size: tuple[int, int] = (32, 48)) -> tuple[Tensor, Ten
     return (depth / 10).expand(-1, 3, -1, -1).contiguous(), depth
 
 
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_the_same_seed_gives_the_same_result(strength: Strength) -> None:
+def test_the_same_seed_gives_the_same_result(augmentation: Augmentation) -> None:
     image, depth = _ramp()
-    first = Augmentation(strength)(image, depth, 7)
+    first = augmentation(image, depth, 7)
     torch.manual_seed(99)  # whatever the global generator says
-    used = Augmentation(strength)
-    used(image, depth, 1)  # and whatever came before
-    again = used(image, depth, 7)
+    augmentation(image, depth, 1)  # and whatever came before
+    again = augmentation(image, depth, 7)
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
-    other = used(image, depth, 8)
+    other = augmentation(image, depth, 8)
     assert not torch.equal(first[1], other[1])
 
 
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_samples_of_a_batch_differ(strength: Strength) -> None:
-    image, depth = Augmentation(strength)(*_ramp(), 3)
+def test_samples_of_a_batch_differ(augmentation: Augmentation) -> None:
+    image, depth = augmentation(*_ramp(), 3)
     assert len({sample.numpy().tobytes() for sample in image}) == 8
     assert len({sample.numpy().tobytes() for sample in depth}) == 8
 
 
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_global_random_state_and_inputs_are_left_alone(strength: Strength) -> None:
+def test_global_random_state_and_inputs_are_left_alone(augmentation: Augmentation) -> None:
     image, depth = _ramp()
     copies = image.clone(), depth.clone()
     before = torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
-    Augmentation(strength)(image, depth, 7)
+    augmentation(image, depth, 7)
     assert (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()) == before
     assert torch.equal(image, copies[0])
     assert torch.equal(depth, copies[1])
 
 
-@pytest.mark.parametrize("strength", STRENGTHS)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_shapes_types_and_range_stay(strength: Strength, seed: int) -> None:
-    image, depth = Augmentation(strength)(*_ramp(3), seed)
+def test_shapes_types_and_range_stay(augmentation: Augmentation, seed: int) -> None:
+    image, depth = augmentation(*_ramp(3), seed)
     assert image.shape == (3, 3, 32, 48)
     assert depth.shape == (3, 1, 32, 48)
     assert image.dtype == depth.dtype == torch.float32
@@ -76,12 +75,11 @@ def test_shapes_types_and_range_stay(strength: Strength, seed: int) -> None:
     assert 0 <= depth.min() <= depth.max() <= 9 / 0.85 + 1e-4  # the farthest that a zoom takes 9 m
 
 
-@pytest.mark.parametrize("strength", STRENGTHS)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_no_depth_is_invented_between_two_surfaces(strength: Strength, seed: int) -> None:
+def test_no_depth_is_interpolated_between_two_surfaces(augmentation: Augmentation, seed: int) -> None:
     """A sample has the wall's depth, the disc's and 0, and nothing between."""
-    _, depth = Augmentation(strength)(*_disc(), seed)
+    _, depth = augmentation(*_disc(), seed)
     for sample in depth:
         values = torch.unique(sample).tolist()
         assert values[-1] / values[-2] == pytest.approx(FAR / NEAR, rel=1e-6)
@@ -112,12 +110,11 @@ def test_a_zoom_moves_the_room() -> None:
     assert 1.05 < max(zooms) <= 1.15 + 1e-6
 
 
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_picture_and_depth_move_together(strength: Strength) -> None:
+def test_picture_and_depth_move_together(augmentation: Augmentation) -> None:
     """Where the picture shows the disc, the depth map has it too, though off the centre and turned."""
     image, depth = (t.roll((9, 17), (-2, -1)) for t in _disc(radius=14.0))
     for seed in range(5):
-        moved_image, moved_depth = Augmentation(strength)(image, depth, seed)
+        moved_image, moved_depth = augmentation(image, depth, seed)
         for picture, sample in zip(moved_image, moved_depth, strict=True):
             near = torch.unique(sample)[-2]
             level = picture.mean(0)
@@ -128,13 +125,12 @@ def test_picture_and_depth_move_together(strength: Strength) -> None:
             assert ((bright & disc).sum() / union).item() > 0.85
 
 
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_uncovered_pixels_are_not_measured(strength: Strength) -> None:
+def test_uncovered_pixels_are_not_measured(augmentation: Augmentation) -> None:
     """What a rotation brings in from outside is black in the picture and 0 in the depth map, and only that."""
     image, depth = torch.full((8, 3, 48, 64), 0.6), torch.full((8, 1, 48, 64), 5.0)
     uncovered = 0
     for seed in range(6):
-        moved_image, moved_depth = Augmentation(strength)(image, depth, seed)
+        moved_image, moved_depth = augmentation(image, depth, seed)
         level = moved_image.mean(1, keepdim=True)
         top = level.amax((1, 2, 3), keepdim=True)
         outside, inside = level == 0, level > 0.99 * top
@@ -152,12 +148,11 @@ def test_holes_stay_holes() -> None:
         assert (moved[:, :, 44:52, 44:52] == 0).all()
 
 
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_half_precision_around_it_changes_nothing(strength: Strength) -> None:
+def test_half_precision_around_it_changes_nothing(augmentation: Augmentation) -> None:
     image, depth = _ramp()
-    expected = Augmentation(strength)(image, depth, 7)
+    expected = augmentation(image, depth, 7)
     with torch.autocast("cpu", torch.bfloat16):
-        found = Augmentation(strength)(image, depth, 7)
+        found = augmentation(image, depth, 7)
     assert all(map(torch.equal, found, expected))
 
 

@@ -15,6 +15,8 @@ from depthkit.train.bundle import read_bundle
 from depthkit.train.document import read_document
 from depthkit.train.shipped import shipped_run
 
+from .runs import record_of
+
 Captured = pytest.CaptureFixture[str]
 
 
@@ -78,8 +80,7 @@ def test_what_is_no_convolution_is_left_alone() -> None:
 def test_a_run_goes_on_with_its_own_network_size_and_data(tmp_path: Path, capsys: Captured) -> None:
     arguments = ["train", "--quantize", "compact", "--data", "scenes", "--size", "32x48", "--epochs", "1"]
     assert depthkit([*arguments, "--steps", "2", "--batch", "2", "--out", str(tmp_path)]) == 0
-    record = read_document(tmp_path / "compact").training
-    assert record is not None
+    record = record_of(tmp_path / "compact")
     assert (record.preset, record.data, record.size) == ("int8", "scenes", (32, 48))
     assert record.init == read_document(shipped_run("compact")).weights_sha256
     trained, first = (
@@ -98,7 +99,7 @@ def test_a_run_goes_on_with_its_own_network_size_and_data(tmp_path: Path, capsys
         (["--quantize", "nowhere"], "there is no run"),
     ],
 )
-def test_options_that_would_go_unheard_are_refused(arguments: list[str], words: str, capsys: Captured) -> None:
+def test_options_without_effect_are_refused(arguments: list[str], words: str, capsys: Captured) -> None:
     assert depthkit(["train", "--quantize", "compact", *arguments]) == 2
     assert words in capsys.readouterr().err
 

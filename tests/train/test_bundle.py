@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from depthkit.errors import BundleError, OutputError, SpecError, UserError
+from depthkit.errors import BundleError, DepthkitError, OutputError, SpecError, UserError
 from depthkit.files import sha256
-from depthkit.train.bundle import Bundle, Frames, read_bundle, write_bundle
+from depthkit.train.bundle import Frames, read_bundle, write_bundle
 from depthkit.train.networks import build_network
 
-Keys = tuple[str | int, ...]
+from ..support import Place, at, places
+
 BUNDLE = {"model.safetensors", "model.json", "frames.npz"}
+
+
+def _archive(**arrays: np.ndarray) -> bytes:
+    stream = BytesIO()
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+IMAGES_ALONE = _archive(images=np.zeros((1, 4, 6, 3), np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -44,32 +56,14 @@ def _edit(folder: Path, change: Callable[[Any], None]) -> None:
     (folder / "model.json").write_text(json.dumps(document), encoding="utf-8")
 
 
-def _objects(node: Any, path: Keys = ()) -> Iterator[Keys]:
-    """Where the JSON objects of a document stand. `versions` maps free names: any key may come or go there."""
-    if isinstance(node, dict):
-        if path[-1:] != ("versions",):
-            yield path
-        for key, value in node.items():
-            yield from _objects(value, (*path, key))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _objects(value, (*path, index))
-
-
-def _at(document: Any, path: Keys) -> Any:
-    for key in path:
-        document = document[key]
-    return document
-
-
-def _write_again(bundle: Bundle, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bundle(folder, bundle.network, bundle.spec, bundle.training, bundle.frames)
+def _objects(document: Any) -> list[Place]:
+    """Where its JSON objects stand. `versions` maps free names: any key may come or go there."""
+    return [path for path, node in places(document) if isinstance(node, dict) and path[-1:] != ("versions",)]
 
 
 def test_round_trip(pristine_run: Path, tmp_path: Path) -> None:
     first = read_bundle(pristine_run)
-    _write_again(first, tmp_path)
+    write_bundle(tmp_path, first.network, first.spec, first.training, first.frames)
     second = read_bundle(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == BUNDLE
     assert (second.spec, second.training, second.folder) == (first.spec, first.training, tmp_path)
@@ -125,21 +119,21 @@ def test_a_run_that_was_cut_short_can_be_resumed(run: Path) -> None:
         read_bundle(run)
 
 
-def test_another_schema_version(run: Path) -> None:
-    _edit(run, lambda document: document.update(schema_version=1))
-    with pytest.raises(SpecError, match=r"model\.json.*version 1"):
-        read_bundle(run)
-
-
-def test_another_schema_version_of_the_spec(run: Path) -> None:
-    _edit(run, lambda document: document["model"].update(schema_version=2))
-    with pytest.raises(SpecError, match=r"model\.json.*schema_version"):
-        read_bundle(run)
-
-
-def test_an_unknown_key_is_named(run: Path) -> None:
-    _edit(run, lambda document: document["training"].update(momentum=0.9))
-    with pytest.raises(SpecError, match=r"model\.json.*momentum"):
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda document: document.update(schema_version=1), SpecError, r"model\.json.*version 1"),
+        (lambda document: document["model"].update(schema_version=2), SpecError, r"model\.json.*schema_version"),
+        (lambda document: document["training"].update(momentum=0.9), SpecError, r"model\.json.*momentum"),
+        (lambda document: document["model"].update(network="resnet"), UserError, "resnet"),
+    ],
+    ids=["schema version", "schema version of the spec", "unknown key", "unknown network"],
+)
+def test_a_document_that_does_not_fit_names_what(
+    run: Path, change: Callable[[Any], None], error: type[DepthkitError], words: str
+) -> None:
+    _edit(run, change)
+    with pytest.raises(error, match=words):
         read_bundle(run)
 
 
@@ -147,7 +141,7 @@ def test_an_unknown_key_is_named(run: Path) -> None:
 @given(data=st.data(), value=st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers()))
 def test_any_unknown_key_is_refused(pristine_run: Path, scratch: Path, data: st.DataObject, value: Any) -> None:
     document = _document(pristine_run)
-    node = _at(document, data.draw(st.sampled_from(list(_objects(document))), label="object"))
+    node = at(document, data.draw(st.sampled_from(_objects(document)), label="object"))
     name = data.draw(st.text().filter(lambda text: text not in node), label="key")
     node[name] = value
     (scratch / "model.json").write_text(json.dumps(document), encoding="utf-8")
@@ -160,9 +154,9 @@ def test_any_missing_key_is_refused(pristine_run: Path, scratch: Path) -> None:
     document = _document(pristine_run)
     accepted = []
     for path in _objects(document):
-        for key in _at(document, path):
+        for key in at(document, path):
             shorter = copy.deepcopy(document)
-            del _at(shorter, path)[key]
+            del at(shorter, path)[key]
             (scratch / "model.json").write_text(json.dumps(shorter), encoding="utf-8")
             try:
                 read_bundle(scratch)
@@ -176,7 +170,7 @@ def test_any_missing_key_is_refused(pristine_run: Path, scratch: Path) -> None:
 @given(data=st.data())
 def test_a_value_of_another_type_is_refused(pristine_run: Path, scratch: Path, data: st.DataObject) -> None:
     document = _document(pristine_run)
-    node = _at(document, data.draw(st.sampled_from(list(_objects(document))), label="object"))
+    node = at(document, data.draw(st.sampled_from(_objects(document)), label="object"))
     key = data.draw(st.sampled_from(list(node)), label="key")
     # No key of the document takes these, but for those that may be null.
     nullable = {"training", "init", "place", "fingerprint", "depth_units"}
@@ -186,16 +180,19 @@ def test_a_value_of_another_type_is_refused(pristine_run: Path, scratch: Path, d
         read_bundle(scratch)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe\x00", b"[" * 100_000])
-def test_a_document_that_is_none(run: Path, content: bytes) -> None:
-    (run / "model.json").write_bytes(content)
-    with pytest.raises(SpecError, match=r"model\.json"):
-        read_bundle(run)
-
-
-def test_an_unknown_network(run: Path) -> None:
-    _edit(run, lambda document: document["model"].update(network="resnet"))
-    with pytest.raises(UserError, match="resnet"):
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        *[
+            ("model.json", content, SpecError)
+            for content in (b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe\x00", b"[" * 100_000)
+        ],
+        *[("frames.npz", content, UserError) for content in (b"", b"no archive", b"PK\x03\x04", IMAGES_ALONE)],
+    ],
+)
+def test_a_file_of_another_kind_is_named(run: Path, name: str, content: bytes, error: type[DepthkitError]) -> None:
+    (run / name).write_bytes(content)
+    with pytest.raises(error, match=re.escape(name)):
         read_bundle(run)
 
 
@@ -220,27 +217,13 @@ def test_weights_that_do_not_fit_though_their_hash_does(run: Path, kind: str) ->
         read_bundle(run)
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
-def test_frames_that_are_none(run: Path, content: bytes) -> None:
-    (run / "frames.npz").write_bytes(content)
-    with pytest.raises(UserError, match=r"frames\.npz"):
-        read_bundle(run)
-
-
-def test_frames_without_depth(run: Path) -> None:
-    np.savez(run / "frames.npz", images=np.zeros((1, 4, 6, 3), np.uint8))
-    with pytest.raises(UserError, match=r"frames\.npz"):
-        read_bundle(run)
-
-
 @settings(max_examples=100, deadline=None, report_multiple_bugs=False)
 @given(data=st.data())
 def test_damaged_frames_are_refused_or_read(pristine_run: Path, scratch: Path, data: st.DataObject) -> None:
     """Whatever the archive's reader makes of a damaged file, only our own error comes out."""
     shutil.copy(pristine_run / "model.json", scratch)
     path, depths = scratch / "frames.npz", np.arange(24, dtype=np.float32).reshape(1, 4, 6)
-    np.savez_compressed(path, images=np.full((1, 4, 6, 3), 7, np.uint8), depths=depths)
-    content = bytearray(path.read_bytes())
+    content = bytearray(_archive(images=np.full((1, 4, 6, 3), 7, np.uint8), depths=depths))
     if data.draw(st.booleans(), label="truncated"):
         content = content[: data.draw(st.integers(0, len(content) - 1), label="length")]
     else:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +21,12 @@ from depthkit.train.fit_options import TrainOptions
 from depthkit.train.history import EpochRecord
 from depthkit.train.presets import PresetName
 
-from .runs import KilledError, curve_of, fitted, weights_of
+from ..support import files_at_most
+from .runs import abs_rel_of, curve_of, cut_short, fitted, record_of, train_options, weights_of
 
 PRESETS: tuple[PresetName, ...] = ("paper", "best")
 EPOCHS, STEPS_AN_EPOCH = 2, 2  # ten pictures in batches of four, the last two left out
-
-
-def _options(pairs: Path, out: Path, **changes: Any) -> TrainOptions:
-    return replace(TrainOptions("compact", str(pairs), (32, 48), epochs=EPOCHS, batch=4, out=out), **changes)
+_options = partial(train_options, epochs=EPOCHS)
 
 
 @pytest.fixture(scope="module", params=PRESETS)
@@ -45,25 +40,9 @@ def whole(request: pytest.FixtureRequest, pairs: Path, tmp_path_factory: pytest.
 @pytest.fixture(scope="module")
 def cut(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
     """The options of a run of one epoch that was cut short: `last.ckpt` is there, a bundle is not. Read only."""
-    options = _options(pairs, tmp_path_factory.mktemp("cut"), on_epoch=_kill)
-    with pytest.raises(KilledError):
-        fit(options)
-    return replace(options, on_epoch=None)
-
-
-def _kill(_: EpochRecord) -> None:
-    raise KilledError
-
-
-@contextmanager
-def _files_at_most(size: int) -> Iterator[None]:
-    """Let the operating system refuse files of more bytes than this, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    options = _options(pairs, tmp_path_factory.mktemp("cut"))
+    cut_short(options)
+    return options
 
 
 def test_a_run_leaves_a_whole_bundle(whole: TrainOptions) -> None:
@@ -74,12 +53,8 @@ def test_a_run_leaves_a_whole_bundle(whole: TrainOptions) -> None:
         picture = np.array(Image.open(folder / name).convert("RGB"))
         assert min(picture.shape[:2]) > 100
         assert picture.std() > 10
-    bundle = read_bundle(folder)
-    assert bundle.spec.network == "compact"
-    assert bundle.spec.size == (32, 48)
-    assert bundle.spec.parameters == 1_218_350
-    record = bundle.training
-    assert record is not None
+    spec, record = read_bundle(folder).spec, record_of(folder)
+    assert (spec.network, spec.size, spec.parameters) == ("compact", (32, 48), 1_218_350)
     assert (record.data, record.place) == (Path(whole.data).name, str(Path(whole.data).resolve()))
     assert (record.samples, record.size, record.preset) == (10, (32, 48), whole.preset)
     assert (record.epochs, record.steps, record.batch, record.devices) == (EPOCHS, EPOCHS * STEPS_AN_EPOCH, 4, 1)
@@ -107,17 +82,7 @@ def test_the_curve_has_a_line_an_epoch(whole: TrainOptions) -> None:
 
 
 def test_the_validation_columns_are_those_of_the_weights(whole: TrainOptions, pairs: Path) -> None:
-    """AbsRel over the pooled valid pixels, from the bundle's weights, in NumPy."""
-    from depthkit.data.sources import open_dataset
-    from depthkit.train.torch_session import TorchSession
-
-    errors = []
-    with TorchSession(whole.folder) as session:
-        data = open_dataset(str(pairs), "val", size=(32, 48))
-        for image, depth, _ in (data[index] for index in range(len(data))):
-            measured = (depth > 1e-3) & (depth <= 10)
-            errors.append((np.abs(session(image) - depth) / np.where(measured, depth, 1))[measured])
-    assert float(curve_of(whole.folder)[-1]["val_abs_rel"]) == pytest.approx(np.concatenate(errors).mean(), rel=1e-3)
+    assert float(curve_of(whole.folder)[-1]["val_abs_rel"]) == pytest.approx(abs_rel_of(whole.folder, pairs), rel=1e-3)
 
 
 def test_a_seed_gives_the_same_weights_twice(whole: TrainOptions, tmp_path: Path) -> None:
@@ -131,31 +96,17 @@ def test_another_seed_gives_other_weights(whole: TrainOptions, tmp_path: Path) -
     assert weights_of(fitted(replace(whole, out=tmp_path, seed=1))) != weights_of(whole.folder)
 
 
-def test_a_run_that_was_cut_and_resumed_is_the_run_that_was_not(whole: TrainOptions, tmp_path: Path) -> None:
-    cut = replace(whole, out=tmp_path, on_epoch=_kill)
-    with pytest.raises(KilledError):
-        fit(cut)
-    assert len(curve_of(cut.folder)) == 1
+@pytest.mark.parametrize("after", [1, EPOCHS], ids=["halfway", "before the bundle"])
+def test_a_run_that_was_cut_and_resumed_is_the_run_that_was_not(
+    whole: TrainOptions, tmp_path: Path, after: int
+) -> None:
+    cut = replace(whole, out=tmp_path)
+    cut_short(cut, after)
+    assert len(curve_of(cut.folder)) == after
     assert not (cut.folder / "model.json").exists()
     lines: list[EpochRecord] = []
     resumed = fitted(replace(cut, resume=True, on_epoch=lines.append))
-    assert [line.epoch for line in lines] == [2]
-    assert curve_of(resumed) == curve_of(whole.folder)
-    assert weights_of(resumed) == weights_of(whole.folder)
-
-
-def test_resuming_a_run_that_was_cut_after_its_last_epoch_finishes_it(whole: TrainOptions, tmp_path: Path) -> None:
-    """A kill between the last checkpoint and the bundle loses nothing."""
-
-    def kill_at_the_end(record: EpochRecord) -> None:
-        if record.epoch == EPOCHS:
-            raise KilledError
-
-    cut = replace(whole, out=tmp_path, on_epoch=kill_at_the_end)
-    with pytest.raises(KilledError):
-        fit(cut)
-    assert not (cut.folder / "model.json").exists()
-    resumed = fitted(replace(cut, resume=True))
+    assert [line.epoch for line in lines] == list(range(after + 1, EPOCHS + 1))
     assert curve_of(resumed) == curve_of(whole.folder)
     assert weights_of(resumed) == weights_of(whole.folder)
 
@@ -167,7 +118,7 @@ def test_resuming_a_finished_run_changes_nothing(whole: TrainOptions, tmp_path: 
 
 
 @pytest.mark.parametrize("whole", ["paper"], indirect=True)
-def test_resume_without_a_checkpoint_starts_anew(whole: TrainOptions, tmp_path: Path) -> None:
+def test_resume_without_a_checkpoint_starts_from_scratch(whole: TrainOptions, tmp_path: Path) -> None:
     assert weights_of(fitted(replace(whole, out=tmp_path, resume=True))) == weights_of(whole.folder)
 
 
@@ -225,13 +176,13 @@ def test_training_needs_a_whole_batch(pairs: Path, tmp_path: Path) -> None:
 def test_steps_end_a_run(pairs: Path, tmp_path: Path, steps: int, taken: int, epochs: int) -> None:
     """Never more than asked for, and in equal epochs: three steps in two epochs are one each."""
     folder = fitted(_options(pairs, tmp_path, steps=steps))
-    document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    assert document["training"]["steps"] == taken
-    assert document["training"]["epochs"] == len(curve_of(folder)) == epochs
+    record = record_of(folder)
+    assert record.steps == taken
+    assert record.epochs == len(curve_of(folder)) == epochs
 
 
 def test_a_full_disk_names_the_run_folder(pairs: Path, tmp_path: Path) -> None:
-    with _files_at_most(1 << 20), pytest.raises(OutputError, match=str(tmp_path / "compact")):
+    with files_at_most(1 << 20), pytest.raises(OutputError, match=str(tmp_path / "compact")):
         fit(_options(pairs, tmp_path))
     assert not list(tmp_path.rglob("*.ckpt"))
     assert not (tmp_path / "compact" / "model.json").exists()
@@ -267,8 +218,7 @@ def _unmeasured(root: Path, *, measured: int) -> Path:
     return root
 
 
-def test_batches_without_a_measured_pixel_are_survived(tmp_path: Path) -> None:
-    """They neither stop a run nor spoil its weights."""
+def test_batches_without_a_measured_pixel_leave_weights_finite(tmp_path: Path) -> None:
     folder = fitted(_options(_unmeasured(tmp_path, measured=1), tmp_path / "runs", epochs=1))
     assert all(np.isfinite(values).all() for values in weights_of(folder).values())
 

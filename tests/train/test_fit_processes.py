@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from depthkit.data.sources import open_dataset
-from depthkit.train.bundle import read_bundle
-from depthkit.train.fit import fit
-from depthkit.train.fit_options import TrainOptions
-from depthkit.train.torch_session import TorchSession
-
-from .runs import curve_of
+from .runs import abs_rel_of, curve_of, fitted, record_of, train_options, weights_of
 
 LIMIT = 240  # seconds after which a process is taken to hang
 
@@ -50,21 +43,18 @@ def _stop_after_the_first_epoch(process: subprocess.Popen[str], number: signal.S
     return process.returncode, errors
 
 
-def test_a_killed_process_is_resumed_as_if_nothing_had_happened(pairs: Path, tmp_path: Path) -> None:
-    options = TrainOptions("compact", str(pairs), (32, 48), epochs=3, batch=4, preset="best", out=tmp_path / "whole")
+def test_a_killed_and_resumed_process_ends_with_the_same_run(pairs: Path, tmp_path: Path) -> None:
+    options = train_options(pairs, tmp_path / "whole", epochs=3, preset="best")
     process = _start(pairs, tmp_path / "cut", "--epochs", "3", "--batch", "4", "--preset", "best")
     status, _ = _stop_after_the_first_epoch(process, signal.SIGKILL)
     assert status == -signal.SIGKILL
     cut = tmp_path / "cut" / "compact"
     assert 1 <= len(curve_of(cut)) < 3
     assert not (cut / "model.json").exists()
-    whole = fit(options)
-    again = fit(TrainOptions(**{**options.__dict__, "out": tmp_path / "cut", "resume": True}))
-    assert whole is not None
-    assert again == cut
+    whole = fitted(options)
+    assert fitted(replace(options, out=tmp_path / "cut", resume=True)) == cut
     assert curve_of(cut) == curve_of(whole)
-    expected, found = (read_bundle(folder).network.state_dict() for folder in (whole, cut))
-    assert all(tensor.equal(found[name]) for name, tensor in expected.items())
+    assert weights_of(cut) == weights_of(whole)
     assert not list(cut.glob(".*"))
 
 
@@ -88,19 +78,11 @@ def test_two_processes_share_the_work_and_leave_one_bundle(pairs: Path, tmp_path
     assert output.count("trained") == 1
     assert output.count("epoch") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["compact"]
-    record = json.loads((tmp_path / "compact" / "model.json").read_text(encoding="utf-8"))["training"]
-    assert record["devices"] == 2
-    assert record["steps"] == 2  # ten samples, two processes, batches of two: five each
-    measured, errors_of = [], []
-    with TorchSession(tmp_path / "compact") as session:
-        data = open_dataset(str(pairs), "val", size=(32, 48))
-        for image, depth, _ in (data[index] for index in range(len(data))):
-            valid = (depth > 1e-3) & (depth <= 10)
-            measured.append(valid.sum())
-            errors_of.append((np.abs(session(image) - depth) / np.where(valid, depth, 1))[valid].sum())
-    line = curve_of(tmp_path / "compact")[0]
+    folder = tmp_path / "compact"
+    record = record_of(folder)
+    assert (record.devices, record.steps) == (2, 2), "ten samples, two processes, batches of two: five each"
     # Both processes' validation samples, each once, though three do not divide by two.
-    assert float(line["val_abs_rel"]) == pytest.approx(sum(errors_of) / sum(measured), rel=1e-3)
+    assert float(curve_of(folder)[0]["val_abs_rel"]) == pytest.approx(abs_rel_of(folder, pairs), rel=1e-3)
 
 
 @pytest.mark.slow
@@ -113,8 +95,8 @@ def test_one_process_is_resumed_by_two(pairs: Path, tmp_path: Path) -> None:
     output, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, errors
     assert output.count("epoch") == 3 - done
-    record = json.loads((tmp_path / "compact" / "model.json").read_text(encoding="utf-8"))["training"]
-    assert (record["devices"], record["batch"], record["steps"]) == (2, 2, 6)
+    record = record_of(tmp_path / "compact")
+    assert (record.devices, record.batch, record.steps) == (2, 2, 6)
     assert [int(line["step"]) for line in curve_of(tmp_path / "compact")] == [2, 4, 6]
 
 

@@ -19,34 +19,30 @@ from depthkit.spec import Preprocessing
 from depthkit.train import networks
 from depthkit.train.bundle import import_weights, read_bundle
 from depthkit.train.fit import fit
-from depthkit.train.fit_options import TrainOptions
 from depthkit.train.losses import LossWeights
 from depthkit.train.presets import Preset, Stage
 
-from .runs import KilledError, curve_of, fitted, weights_of
+from .runs import curve_of, cut_short, fitted, record_of, weights_of
+from .runs import train_options as _options
 
 STAGES = (Stage(0.4, scenes=True, scale=0.5), Stage(0.2, scale=0.5), Stage(0.4))
 STAGED = Preset("adamw", 1e-3, LossWeights(scale_invariant=0.1, gradient=0.1), "strong", 0.1, STAGES)
 
 
-def _options(data: Path, out: Path, **changes: Any) -> TrainOptions:
-    return replace(TrainOptions("compact", str(data), (32, 48), epochs=5, batch=4, out=out), **changes)
+@pytest.fixture
+def data(pairs: Path, tmp_path: Path) -> Path:
+    """A copy of `pairs` that a test may damage."""
+    return Path(shutil.copytree(pairs, tmp_path / "data"))
 
 
 def test_stages_follow_each_other_and_a_cut_in_any_of_them_changes_nothing(pairs: Path, tmp_path: Path) -> None:
-    options = _options(pairs, tmp_path / "whole", preset=STAGED)
+    options = _options(pairs, tmp_path / "whole", epochs=5, preset=STAGED)
     whole = fitted(options)
     stages = [line["stage"] for line in curve_of(whole)]
     assert stages == ["scenes 16x32", "scenes 16x32", "data 16x32", "data 32x48", "data 32x48"]
     for end in (1, 3):
         cut = replace(options, out=tmp_path / f"cut{end}")
-
-        def kill(record: Any, end: int = end) -> None:
-            if record.epoch == end:
-                raise KilledError
-
-        with pytest.raises(KilledError):
-            fit(replace(cut, on_epoch=kill))
+        cut_short(cut, after=end)
         resumed = fitted(replace(cut, resume=True))
         assert curve_of(resumed) == curve_of(whole)
         assert weights_of(resumed) == weights_of(whole)
@@ -69,28 +65,22 @@ def test_every_epoch_on_scenes_has_rooms_of_its_own(tmp_path: Path, monkeypatch:
 
 
 def test_accumulated_passes_make_one_step(pairs: Path, tmp_path: Path) -> None:
-    record = read_bundle(fitted(_options(pairs, tmp_path, epochs=1, batch=2, accumulate=2))).training
-    assert record is not None
+    record = record_of(fitted(_options(pairs, tmp_path, batch=2, accumulate=2)))
     assert (record.steps, record.batch, record.accumulate) == (2, 2, 2)  # of ten pictures, the last two left out
 
 
 def test_a_resumed_run_may_spread_its_steps_otherwise(pairs: Path, tmp_path: Path) -> None:
-    def kill(_: Any) -> None:
-        raise KilledError
-
-    options = _options(pairs, tmp_path, epochs=2, batch=4, preset="best")
-    with pytest.raises(KilledError):
-        fit(replace(options, on_epoch=kill))
+    options = _options(pairs, tmp_path, epochs=2, preset="best")
+    cut_short(options)
     folder = fitted(replace(options, batch=2, accumulate=2, resume=True))
-    record = read_bundle(folder).training
-    assert record is not None
+    record = record_of(folder)
     assert (record.steps, record.batch, record.accumulate) == (4, 2, 2)
     assert len(curve_of(folder)) == 2
 
 
 def test_a_run_starts_from_the_weights_of_another(pairs: Path, tmp_path: Path) -> None:
-    first = fitted(_options(pairs, tmp_path / "first", epochs=1))
-    still = fitted(_options(pairs, tmp_path / "still", epochs=1, steps=1, learning_rate=1e-12, init=first))
+    first = fitted(_options(pairs, tmp_path / "first"))
+    still = fitted(_options(pairs, tmp_path / "still", steps=1, learning_rate=1e-12, init=first))
     start, end = (read_bundle(folder).network for folder in (first, still))
     for before, after in zip(start.parameters(), end.parameters(), strict=True):
         torch.testing.assert_close(before, after, atol=1e-9, rtol=0)
@@ -98,33 +88,25 @@ def test_a_run_starts_from_the_weights_of_another(pairs: Path, tmp_path: Path) -
         fit(_options(pairs, tmp_path / "unet", network="unet", init=first))
 
 
-def test_a_corrupt_picture_ends_a_run_unless_it_may_be_skipped(pairs: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(pairs, data)
+def test_a_corrupt_picture_ends_a_run_unless_it_may_be_skipped(data: Path, tmp_path: Path) -> None:
     broken = sorted((data / "images" / "train").iterdir())[5]
     broken.write_bytes(broken.read_bytes()[:200])
     options = _options(data, tmp_path / "runs", epochs=2)
     with pytest.raises(Exception, match=broken.name):
         fit(options)
     folder = fitted(replace(options, skip_bad=True))
-    record = read_bundle(folder).training
-    assert record is not None
-    assert record.skipped == (str(broken),)
+    assert record_of(folder).skipped == (str(broken),)
     assert all(np.isfinite(values).all() for values in weights_of(folder).values())
     seen = sorted((data / "images" / "val").iterdir())[0]
     seen.write_bytes(b"")
     folder = fitted(replace(options, out=tmp_path / "both", skip_bad=True))
-    bundle = read_bundle(folder)
-    assert bundle.training is not None
-    assert bundle.training.skipped == (str(broken), str(seen))
-    assert len(bundle.frames.images) == len(list((data / "images" / "val").iterdir())) - 1
+    assert record_of(folder).skipped == (str(broken), str(seen))
+    assert len(read_bundle(folder).frames.images) == len(list((data / "images" / "val").iterdir())) - 1
 
 
-def test_skipping_does_not_hide_that_nothing_is_left(pairs: Path, tmp_path: Path) -> None:
+def test_skipping_every_sample_is_an_error(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="--depth-units"):
-        fit(_options(pairs, tmp_path, skip_bad=True, depth_units=1e9))
-    data = tmp_path / "data"
-    shutil.copytree(pairs, data)
+        fit(_options(data, tmp_path, skip_bad=True, depth_units=1e9))
     for path in (data / "images" / "train").iterdir():
         path.write_bytes(b"")
     with pytest.raises(TrainingError, match="no pixel of 8 samples"):
@@ -137,42 +119,35 @@ def test_a_precision_that_the_machine_lacks_is_not_replaced(pairs: Path, tmp_pat
     assert not (tmp_path / "compact").exists()
 
 
-def test_a_data_set_that_grew_is_another_run(pairs: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(pairs, data)
-    options = _options(data, tmp_path / "runs", epochs=1)
+def test_a_data_set_that_grew_is_another_run(data: Path, tmp_path: Path) -> None:
+    options = _options(data, tmp_path / "runs")
     fitted(options)
-    for folder, suffix in (("images", "*"), ("depth", "*")):
-        first = sorted((data / folder / "train").glob(suffix))[0]
+    for folder in ("images", "depth"):
+        first = sorted((data / folder / "train").iterdir())[0]
         shutil.copyfile(first, first.with_stem("another"))
     with pytest.raises(TrainingError, match=r"samples 10 -> 11"):
         fit(replace(options, resume=True))
 
 
 def test_a_start_keeps_range_and_preprocessing(pairs: Path, tmp_path: Path) -> None:
-    first = fitted(_options(pairs, tmp_path / "first", epochs=1))
+    first = fitted(_options(pairs, tmp_path / "first"))
     weights, normal = first / "model.safetensors", Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     val = open_dataset(pairs, "val")
     here = tmp_path / "imported"
     import_weights(here, "compact", weights, (32, 48), val, preprocessing=normal, depth_range=(0.5, 20.0))
-    spec = read_bundle(fitted(_options(pairs, tmp_path / "second", epochs=1, init=here))).spec
+    spec = read_bundle(fitted(_options(pairs, tmp_path / "second", init=here))).spec
     assert (spec.preprocessing, spec.depth_range) == (normal, (0.5, 20.0))
 
 
 def test_workers_load_the_same_samples_also_after_a_cut(pairs: Path, tmp_path: Path) -> None:
-    """A worker begins to load before Lightning tells a resumed epoch's number."""
-
-    def kill(_: Any) -> None:
-        raise KilledError
-
+    """A worker begins to load before Lightning knows the number of a resumed epoch."""
     options = _options(pairs, tmp_path / "none", epochs=2)
     one = replace(options, out=tmp_path / "one", workers=1)
-    with pytest.raises(KilledError):
-        fit(replace(one, on_epoch=kill))
+    cut_short(one)
     assert weights_of(fitted(replace(one, resume=True))) == weights_of(fitted(options))
 
 
-def test_lightnings_csv_logger_is_told_of_steps_and_epochs(pairs: Path, tmp_path: Path) -> None:
+def test_lightnings_csv_logger_records_steps_and_epochs(pairs: Path, tmp_path: Path) -> None:
     folder = fitted(_options(pairs, tmp_path, epochs=2, loggers=("csv",)))
     with next((folder / "csv").rglob("metrics.csv")).open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -180,7 +155,7 @@ def test_lightnings_csv_logger_is_told_of_steps_and_epochs(pairs: Path, tmp_path
     assert sum(bool(row["val_loss"]) for row in rows) == 2
 
 
-def test_a_logger_whose_package_is_missing_says_so(pairs: Path, tmp_path: Path) -> None:
+def test_a_logger_whose_package_is_missing_names_it(pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="pip install wandb"):
         fit(_options(pairs, tmp_path, loggers=("wandb",)))
 

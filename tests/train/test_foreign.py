@@ -1,4 +1,4 @@
-"""Other people's networks: found, tried, and refused with a sentence; the page about them does as it says."""
+"""Networks of other packages: imported, tried out, and refused with one sentence; docs/networks.md works as written."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from depthkit.spec import Preprocessing
 from depthkit.train.bundle import import_weights, load_weights, read_bundle
 from depthkit.train.document import read_document
 from depthkit.train.networks import build_network, check_network, count_macs, count_parameters
+
+from ..support import run_python
 
 Captured = pytest.CaptureFixture[str]
 Write = Callable[[str], str]
@@ -58,7 +60,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
             del sys.modules[name]
 
 
-def test_network_of_the_current_folder_is_built_anew_each_time(write: Write) -> None:
+def test_network_of_the_current_folder_is_a_new_one_each_time(write: Write) -> None:
     module = write(f"{NET}\ndef make():\n    return Net()\n")
     path = list(sys.path)
     first, second, made = (build_network(f"{module}:{name}") for name in ("Net", "Net", "make"))
@@ -82,7 +84,7 @@ def test_network_of_the_current_folder_is_built_anew_each_time(write: Write) -> 
         ("def oh no", "{}:Net", ["SyntaxError", "python -c 'import"]),
     ],
 )
-def test_network_that_cannot_be_had_is_one_sentence(write: Write, source: str, name: str, words: list[str]) -> None:
+def test_network_that_cannot_be_built_is_one_sentence(write: Write, source: str, name: str, words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         build_network(name.format(write(source)))
     assert all(word in str(caught.value) for word in words), caught.value
@@ -123,7 +125,7 @@ def _depends_on_values(depth: Tensor) -> Tensor:
     ],
     ids=["channels", "no channel", "half", "one for all", "tuple", "dict", "none", "fails", "by values"],
 )
-def test_answer_that_is_none_is_named(change: Callable[[Tensor], object], words: list[str]) -> None:
+def test_output_that_is_no_depth_is_named(change: Callable[[Tensor], object], words: list[str]) -> None:
     with pytest.raises(SpecError) as caught:
         check_network(_Answers(change), (10, 14))
     assert "_Answers" in str(caught.value)
@@ -145,22 +147,21 @@ def test_trial_leaves_the_network_as_it_was(change: Callable[[Tensor], Tensor]) 
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-class _Wide(nn.Sequential):
-    def __init__(self, layers: int) -> None:
-        super().__init__(*[nn.Conv2d(3, 3, 1) for _ in range(layers)])
+def _wide(layers: int) -> nn.Sequential:
+    return nn.Sequential(*[nn.Conv2d(3, 3, 1) for _ in range(layers)])
 
 
 def test_weights_that_do_not_fit_are_named_ten_at_most(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    save_file({**_Wide(1).state_dict(), "0.weight": torch.zeros(3, 3, 2, 2), "odd": torch.zeros(1)}, path)
+    save_file({**_wide(1).state_dict(), "0.weight": torch.zeros(3, 3, 2, 2), "odd": torch.zeros(1)}, path)
     with pytest.raises(BundleError) as caught:
-        load_weights(_Wide(12), path)
+        load_weights(_wide(12), path)
     message = str(caught.value)
     assert all(word in message for word in ("lacks", "1.weight", "and 12 more", "not: odd", "0.weight (3, 3, 2, 2)"))
     assert message.count("weight") + message.count("bias") < 15
     path.write_bytes(b"PK\x03\x04")
     with pytest.raises(BundleError, match=r"w\.safetensors.*save_file\(torch\.load"):
-        load_weights(_Wide(1), path)
+        load_weights(_wide(1), path)
 
 
 def test_tied_weights_come_back_from_all_names_or_one(tmp_path: Path, write: Write) -> None:
@@ -216,7 +217,7 @@ def test_run_that_was_trained_or_is_of_another_is_not_overwritten(run: Path, tmp
 
 
 @pytest.mark.parametrize(("scale", "words"), [({"high": -1.0}, "LOW < HIGH"), ({"std": 0.0}, "std")], ids=str)
-def test_scale_that_is_none_is_refused(tmp_path: Path, write: Write, scale: dict[str, float], words: str) -> None:
+def test_invalid_range_or_std_is_refused(tmp_path: Path, write: Write, scale: dict[str, float], words: str) -> None:
     network = f"{write(NET)}:Net"
     with pytest.raises(SpecError, match=words):
         _import(tmp_path / "run", network, _weights(network, tmp_path / "w.safetensors"), **scale)
@@ -246,7 +247,7 @@ def test_command_line_refuses_what_it_cannot_adopt(
     assert not Path("runs").exists()
 
 
-def test_command_line_makes_the_run_keeps_it_and_knows_whose_it_is(write: Write, capsys: Captured) -> None:
+def test_command_line_imports_a_run_and_keeps_it_for_its_network(write: Write, capsys: Captured) -> None:
     network, other = (f"{write(NET)}:Net" for _ in range(2))
     _weights(network, Path("w.safetensors"))
     export = ["export", network, "--onnx-only"]
@@ -269,7 +270,7 @@ def _blocks(kind: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_page_about_networks_does_as_it_says(tmp_path: Path) -> None:
+def test_page_about_networks_works_as_written(tmp_path: Path) -> None:
     """By the console script, which does not put the current folder on Python's path by itself."""
     for source in _blocks("python"):
         path = tmp_path / source.splitlines()[0].removeprefix("# ")
@@ -277,12 +278,11 @@ def test_page_about_networks_does_as_it_says(tmp_path: Path) -> None:
         path.write_text(source)
     scripts = {"depthkit": [str(Path(sysconfig.get_path("scripts")) / "depthkit")], "python": [sys.executable]}
     make = "import torch, mypackage.module as m; torch.save(m.MyNet().state_dict(), 'checkpoint.pt')"
-    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True)
-    for line in "".join(_blocks("console")).splitlines():
-        command, *arguments = shlex.split(line.removeprefix("$ "))
-        done = subprocess.run(
-            [*scripts[command], *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+    run_python("-c", make, cwd=tmp_path)
+    for typed in "".join(_blocks("console")).splitlines():
+        command, *arguments = shlex.split(typed.removeprefix("$ "))
+        line = [*scripts[command], *arguments]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "FAIL" not in done.stdout
     assert (tmp_path / "runs" / "MyNet" / "MyNet-52x72.fp16.onnx").is_file()

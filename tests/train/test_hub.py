@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -31,6 +29,9 @@ from depthkit.train.hub import DepthModel
 from depthkit.train.shipped import SHIPPED, shipped_names, shipped_run
 from depthkit.train.torch_session import TorchSession
 
+from ..support import run_python
+from .runs import fitted, record_of, train_options
+
 ROOT = Path(depthkit.__file__).parent
 PUBLISHED = {"README.md", "config.json", "frames.npz", "model.json", "model.safetensors"}
 
@@ -47,12 +48,9 @@ def same_network(a: DepthModel, b: DepthModel) -> bool:
 @pytest.fixture(scope="module")
 def ship() -> ModuleType:
     """The script that puts weights into the package."""
-    specification = importlib.util.spec_from_file_location("ship", ROOT / "docs" / "ship.py")
-    assert specification
-    assert specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "docs"))
+        return importlib.import_module("ship")
 
 
 @pytest.fixture
@@ -72,12 +70,12 @@ def test_a_model_maps_camera_frames_to_metres() -> None:
 
 
 def test_predict_answers_what_every_session_answers(model: DepthModel, run: Path) -> None:
-    for image in (picture(), picture(*model.spec.size), picture(200, 30)):
-        depth = model.predict(image)
-        assert depth.dtype == np.float32
-        with TorchSession(run) as session:
-            (expected,) = predict_frames(session, [image])
-        np.testing.assert_array_equal(depth, expected)
+    images = [picture(), picture(*model.spec.size), picture(200, 30)]
+    with TorchSession(run) as session:
+        for image, expected in zip(images, predict_frames(session, images), strict=True):
+            depth = model.predict(image)
+            assert depth.dtype == np.float32
+            np.testing.assert_array_equal(depth, expected)
 
 
 @pytest.mark.parametrize("image", [picture().astype(np.float32), picture()[..., 0], picture()[None], picture()[:0]])
@@ -101,9 +99,9 @@ try:
 except depthkit.DepthkitError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "needs torch" in done.stdout
-    assert "depthkit[train]" in done.stdout
+    printed = run_python("-c", code)
+    assert "needs torch" in printed
+    assert "depthkit[train]" in printed
 
 
 def test_what_is_saved_is_read_back_and_is_a_run(model: DepthModel, tmp_path: Path) -> None:
@@ -118,11 +116,7 @@ def test_what_is_saved_is_read_back_and_is_a_run(model: DepthModel, tmp_path: Pa
 
 
 def test_what_is_saved_holds_no_pictures_of_the_data_set_and_no_path(pairs: Path, tmp_path: Path) -> None:
-    from depthkit.train.fit import fit
-    from depthkit.train.fit_options import TrainOptions
-
-    run = fit(TrainOptions("compact", str(pairs), size=(32, 48), epochs=1, steps=1, batch=2, out=tmp_path / "runs"))
-    assert run is not None
+    run = fitted(train_options(pairs, tmp_path / "runs", steps=1, batch=2))
     DepthModel(read_bundle(run)).save_pretrained(tmp_path / "saved")
     assert is_rooms(tmp_path / "saved")
     assert not is_rooms(run)
@@ -149,20 +143,23 @@ def test_a_card_goes_along_with_its_weights_only(tmp_path: Path) -> None:
     assert same_network(DepthModel.from_pretrained(tmp_path / "tuned"), model)
 
 
-def test_a_repository_of_the_hub_is_read_from_its_cache(model: DepthModel, tmp_path: Path) -> None:
+@pytest.fixture
+def snapshot(model: DepthModel, tmp_path: Path) -> Path:
+    """The folder in which the Hub's cache at `tmp_path` keeps the repository somebody/compact."""
     repository = tmp_path / "models--somebody--compact"
     model.save_pretrained(repository / "snapshots" / ("0" * 40))
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
+    return repository / "snapshots" / ("0" * 40)
+
+
+@pytest.mark.usefixtures("snapshot")
+def test_a_repository_of_the_hub_is_read_from_its_cache(model: DepthModel, tmp_path: Path) -> None:
     found = DepthModel.from_pretrained("somebody/compact", cache_dir=tmp_path, local_files_only=True)
     assert same_network(found, model)
 
 
-def test_a_download_does_not_choose_what_code_is_imported(model: DepthModel, tmp_path: Path) -> None:
-    snapshot = tmp_path / "models--somebody--compact" / "snapshots" / ("0" * 40)
-    model.save_pretrained(snapshot)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+def test_a_download_does_not_choose_what_code_is_imported(snapshot: Path, tmp_path: Path) -> None:
     document = (snapshot / "model.json").read_text()
     (snapshot / "model.json").write_text(document.replace('"compact"', '"os:abort"'))
     with pytest.raises(BundleError, match=r"os:abort.*trust"):
@@ -223,9 +220,7 @@ def test_shipped_card_states_the_evaluation(name: str, ship: ModuleType) -> None
     assert card.data.datasets == ["nyu_depth_v2"]
     row = f"| pooled | {scores['mse']:.5f} | {scores['ssim']:.4f} | {scores['pooled']['abs_rel']:.3f} |"
     assert row in card.text
-    training = read_document(folder).training
-    assert training
-    assert f"{training.samples} labelled frames" in card.text
+    assert f"{record_of(folder).samples} labelled frames" in card.text
     assert "None" not in card.text.replace("None of its pictures", "")
 
 

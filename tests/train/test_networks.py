@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -29,9 +31,18 @@ def network(request: pytest.FixtureRequest) -> DepthNetwork:
     return NETWORKS[request.param]().eval()
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("compact", 1_218_350), ("unet", 17_262_977)])
-def test_parameters(name: str, parameters: int) -> None:
-    assert count_parameters(build_network(name)) == parameters
+@pytest.mark.parametrize(
+    ("name", "parameters", "gmac", "widths"),
+    [
+        ("compact", 1_218_350, 31.73, (24, 24, 96, 128, 101, 128, 64, 32, 16)),
+        ("unet", 17_262_977, 187.41, (64, 128, 256, 512, 512)),
+    ],
+)
+def test_parameters_macs_and_widths(name: str, parameters: int, gmac: float, widths: tuple[int, ...]) -> None:
+    network = build_network(name)
+    assert count_parameters(network) == parameters
+    assert round(count_macs(network, (480, 640)) / 1e9, 2) == gmac
+    assert widths_of(network) == widths
 
 
 def test_parameters_are_those_that_train() -> None:
@@ -41,13 +52,8 @@ def test_parameters_are_those_that_train() -> None:
     assert count_parameters(network) == 1_218_350 - (16 * 9 + 1)
 
 
-@pytest.mark.parametrize(("name", "gmac"), [("compact", 31.73), ("unet", 187.41)])
-def test_macs(name: str, gmac: float) -> None:
-    assert round(count_macs(build_network(name), (480, 640)) / 1e9, 2) == gmac
-
-
 def test_macs_agree_with_a_count_by_hand(network: DepthNetwork) -> None:
-    """Kernel area x input channels x output elements, of every convolution that really runs."""
+    """Kernel area x input channels x output elements, of every convolution that runs."""
     counted = 0
 
     def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
@@ -65,12 +71,10 @@ def test_macs_agree_with_a_count_by_hand(network: DepthNetwork) -> None:
 
 
 def test_counting_leaves_the_network_alone(network: DepthNetwork) -> None:
-    was_training = network.training
-    network.train()
-    count_macs(network, (32, 48))
-    assert network.training
-    assert all(parameter.device.type == "cpu" for parameter in network.parameters())
-    network.train(was_training)
+    copied = copy.deepcopy(network).train()
+    count_macs(copied, (32, 48))
+    assert copied.training
+    assert all(parameter.device.type == "cpu" for parameter in copied.parameters())
 
 
 @settings(max_examples=12, deadline=None)
@@ -107,11 +111,6 @@ def test_widths_are_those_of_the_blocks(network: DepthNetwork) -> None:
 
     blocks = [network.stem, *network.encoder, *network.decoder]
     assert tuple(map(width, blocks))[: len(network.widths)] == network.widths
-
-
-def test_the_widths() -> None:
-    assert widths_of(build_network("compact")) == (24, 24, 96, 128, 101, 128, 64, 32, 16)
-    assert widths_of(build_network("unet")) == (64, 128, 256, 512, 512)
 
 
 def test_compact_is_built_as_designed() -> None:

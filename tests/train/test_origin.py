@@ -1,10 +1,11 @@
-"""Which data a run was trained on: found from any folder, told from others of that name, asked for where gone."""
+"""Which data a run was trained on: found from any folder, distinguished by content, requested where missing."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from depthkit.train.fit_options import TrainOptions
 from depthkit.train.origin import find_data, fingerprint
 from depthkit.train.shipped import shipped_run
 
+from .runs import record_of
+
 Captured = pytest.CaptureFixture[str]
 REMEDY = "give --data"
 
@@ -28,10 +31,9 @@ REMEDY = "give --data"
 def _rooms(root: Path, metres: float = 2.0) -> Path:
     """A `pairs` set of eight pictures, of which only the depth depends on `metres`."""
     random = np.random.default_rng(0)
-    for split in ("train", "val", "test"):
-        for index in range(8):
-            write_image(root / "images" / split / f"{index}.png", random.integers(0, 256, (32, 48, 3), np.uint8))
-            write_depth_png(root / "depth" / split / f"{index}.png", np.full((32, 48), metres + index / 10))
+    for split, index in product(("train", "val", "test"), range(8)):
+        write_image(root / "images" / split / f"{index}.png", random.integers(0, 256, (32, 48, 3), np.uint8))
+        write_depth_png(root / "depth" / split / f"{index}.png", np.full((32, 48), metres + index / 10))
     return root
 
 
@@ -41,6 +43,12 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
     for name, metres in (("a", 2.0), ("b", 8.0)):
         _rooms(tmp_path / name / "rooms", metres)
     return tmp_path / "a", tmp_path / "b"
+
+
+@pytest.fixture
+def rooms(places: tuple[Path, Path]) -> str:
+    """The data that `trained` was trained on."""
+    return str(places[0] / "rooms")
 
 
 @pytest.fixture
@@ -63,7 +71,7 @@ def test_a_fingerprint_is_of_what_is_stored(places: tuple[Path, Path], tmp_path:
     assert fingerprint(open_dataset(copy, "train")) != first
 
 
-def test_a_fingerprint_bears_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_fingerprint_tolerates_unreadable_files(tmp_path: Path) -> None:
     root = _rooms(tmp_path)
     (root / "images" / "train" / "0.png").write_bytes(b"")
     assert len(fingerprint(open_dataset(root, "train"))) == 64
@@ -77,8 +85,8 @@ def test_going_on_with_a_run_from_another_folder_takes_its_own_data(
     assert "500 depth units per metre" in capsys.readouterr().out
     before, after = (read_bundle(folder) for folder in (trained, Path("q/compact")))
     np.testing.assert_array_equal(after.frames.depths, before.frames.depths)
-    assert after.training is not None
-    assert (after.training.place, after.training.depth_units) == (str(places[0] / "rooms"), 500)
+    record = record_of(after.folder)
+    assert (record.place, record.depth_units) == (str(places[0] / "rooms"), 500)
 
 
 def test_depth_units_that_are_typed_count(trained: Path, tmp_path: Path) -> None:
@@ -103,57 +111,53 @@ def test_other_data_in_their_place_are_refused(trained: Path, places: tuple[Path
 
 @pytest.mark.parametrize(
     ("command", "remedy"),
-    [(["export", "--int8", "--onnx-only", "RUN"], "--calibrate"), (["train", "--quantize", "RUN"], "--data")],
+    [
+        (["export", "--int8", "--onnx-only", "RUN"], "--calibrate"),
+        (["train", "--quantize", "RUN", "--out", "q"], "--data"),
+    ],
     ids=["export", "train"],
 )
 def test_shipped_weights_take_no_folder_that_has_their_datas_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, command: list[str], remedy: str
 ) -> None:
     run = shutil.copytree(shipped_run("compact"), tmp_path / "runs" / "compact")
-    training = read_document(run).training
-    assert training is not None
-    _rooms(tmp_path / training.data)
+    data = record_of(run).data
+    _rooms(tmp_path / data)
     monkeypatch.chdir(tmp_path)
-    assert (
-        depthkit([str(run) if word == "RUN" else word for word in command] + (["--out", "q"] * ("train" in command)))
-        == 2
-    )
+    assert depthkit([str(run) if word == "RUN" else word for word in command]) == 2
     said = capsys.readouterr().err
-    assert f"does not say where its training data ({training.data}) are" in said
+    assert f"does not say where its training data ({data}) are" in said
     assert remedy in said
     assert not (tmp_path / "q").exists()
 
 
 def test_shipped_weights_name_no_path() -> None:
-    training = read_document(shipped_run("compact")).training
-    assert training is not None
-    assert training.place is None
-    assert "/" not in training.data
+    record = record_of(shipped_run("compact"))
+    assert record.place is None
+    assert "/" not in record.data
 
 
-def test_evaluate_reads_depth_as_the_run_did(trained: Path, places: tuple[Path, Path], capsys: Captured) -> None:
-    data = str(places[0] / "rooms")
+def test_evaluate_reads_depth_as_the_run_did(trained: Path, rooms: str, capsys: Captured) -> None:
     printed = []
     for more in ([], ["--depth-units", "500"], ["--depth-units", "1000"]):
-        assert depthkit(["evaluate", str(trained), "--data", data, "--json", *more]) == 0
+        assert depthkit(["evaluate", str(trained), "--data", rooms, "--json", *more]) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1] != printed[2]
 
 
-def test_runs_of_different_units_ask_for_one(trained: Path, places: tuple[Path, Path], capsys: Captured) -> None:
-    data = str(places[0] / "rooms")
-    assert depthkit(["evaluate", str(trained), "compact", "--data", data]) == 0, "compact's data knew their unit"
+def test_runs_of_different_units_ask_for_one(trained: Path, rooms: str, capsys: Captured) -> None:
+    assert depthkit(["evaluate", str(trained), "compact", "--data", rooms]) == 0, "compact's data knew their unit"
     other = Path(shutil.copytree(trained, trained.with_name("other")))
     document = json.loads((other / "model.json").read_text())
     document["training"]["depth_units"] = 1000.0
     (other / "model.json").write_text(json.dumps(document))
-    assert depthkit(["evaluate", str(trained), str(other), "--data", data]) == 2
+    assert depthkit(["evaluate", str(trained), str(other), "--data", rooms]) == 2
     assert "choose one by --depth-units" in capsys.readouterr().err
-    assert depthkit(["evaluate", str(trained), str(other), "--data", data, "--depth-units", "500"]) == 0
+    assert depthkit(["evaluate", str(trained), str(other), "--data", rooms, "--depth-units", "500"]) == 0
 
 
-def test_a_prepared_set_hands_its_units_on(places: tuple[Path, Path], tmp_path: Path, capsys: Captured) -> None:
-    rooms, prepared = str(places[0] / "rooms"), tmp_path / "prepared data"
+def test_a_prepared_set_hands_its_units_on(rooms: str, tmp_path: Path, capsys: Captured) -> None:
+    prepared = tmp_path / "prepared data"
     arguments = ["data", "prepare", rooms, "--size", "40x50", "--depth-units", "500", "--out", str(prepared)]
     assert depthkit(arguments) == 0
     hint = capsys.readouterr().out.rpartition("(")[2].strip().removesuffix(")")
@@ -161,18 +165,15 @@ def test_a_prepared_set_hands_its_units_on(places: tuple[Path, Path], tmp_path: 
     assert words[:4] == ["depthkit", "train", "--data", str(prepared)]
     out = tmp_path / "runs"
     assert depthkit([*words[1:], "--network", "compact", "--steps", "1", "--out", str(out)]) == 0, "the hint works"
-    training = read_document(out / "compact").training
-    assert training is not None
-    assert training.depth_units == 500
+    assert record_of(out / "compact").depth_units == 500
 
 
 @pytest.mark.parametrize(("units", "why"), [("20000", "nearer than"), ("100", "beyond 10 m")])
-def test_depth_of_no_room_or_street_is_doubted(
-    trained: Path, places: tuple[Path, Path], tmp_path: Path, capsys: Captured, units: str, why: str
+def test_implausible_depth_is_a_warning(
+    trained: Path, rooms: str, tmp_path: Path, capsys: Captured, units: str, why: str
 ) -> None:
-    data = str(places[0] / "rooms")
-    depthkit(["evaluate", str(trained), "--data", data, "--depth-units", units])
-    assert f"{why}" in capsys.readouterr().err
-    prepare = ["data", "prepare", data, "--size", "32x48", "--out", str(tmp_path / "prepared"), "--depth-units", units]
+    depthkit(["evaluate", str(trained), "--data", rooms, "--depth-units", units])
+    assert why in capsys.readouterr().err
+    prepare = ["data", "prepare", rooms, "--size", "32x48", "--out", str(tmp_path / "prepared"), "--depth-units", units]
     assert depthkit(prepare) == 0
     assert why in capsys.readouterr().out

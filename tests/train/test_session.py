@@ -1,4 +1,4 @@
-"""Torch as a session: the same contract as an engine's."""
+"""Torch as a session. What every session refuses: tests/test_session.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from depthkit.errors import EngineError, FrameError, SpecError
+from depthkit.errors import FrameError, SpecError
 from depthkit.session import Session
 from depthkit.train.bundle import read_bundle
 from depthkit.train.torch_session import TorchSession
@@ -72,15 +72,7 @@ def test_bound_memory_is_read_and_written_in_place(session: TorchSession) -> Non
         np.testing.assert_array_equal(depth[0], answer)
 
 
-def test_answers_are_the_callers_own(session: TorchSession) -> None:
-    first = session(_frames(1, seed=1))
-    kept = first.copy()
-    session(_frames(1, seed=2))
-    np.testing.assert_array_equal(first, kept)
-
-
 def test_a_read_only_picture_is_taken(session: TorchSession) -> None:
-    """A session only reads it: frames from a memory map or a decoder are read-only."""
     frame = _frames(1)
     expected = session(frame)
     frame.flags.writeable = False
@@ -113,41 +105,6 @@ def test_a_batch(pristine_run: Path, session: TorchSession) -> None:
         np.testing.assert_allclose(pair(frames), session(frames), atol=1e-4)
         with pytest.raises(FrameError, match="3 frames"):
             pair(frames[:3])
-
-
-@pytest.mark.parametrize(
-    "frame",
-    [np.zeros((32, 40, 3), np.uint8), np.zeros((*SIZE, 3), np.float32), np.zeros(SIZE, np.uint8)],
-    ids=["size", "dtype", "one channel"],
-)
-def test_frames_that_do_not_fit_are_refused(session: TorchSession, frame: np.ndarray) -> None:
-    with pytest.raises(FrameError):
-        session(frame)
-
-
-def test_memory_that_cannot_be_used_in_place_is_refused(session: TorchSession) -> None:
-    image, depth = _frames(1), np.zeros((1, *SIZE), np.float32)
-    with pytest.raises(FrameError, match="contiguous"):
-        session.bind(image=image[:, :, ::-1], depth=depth)
-    depth.flags.writeable = False
-    with pytest.raises(FrameError, match="read-only"):
-        session.bind(image=image, depth=depth)
-
-
-def test_nothing_bound(session: TorchSession) -> None:
-    with pytest.raises(EngineError, match="bind"):
-        session.run()
-
-
-def test_a_closed_session_refuses_everything(pristine_run: Path) -> None:
-    session = TorchSession(pristine_run)
-    image, depth = _frames(1), np.zeros((1, *SIZE), np.float32)
-    session.bind(image=image, depth=depth)
-    session.close()
-    session.close()
-    for use in (session.run, lambda: session(image), lambda: session.bind(image=image, depth=depth)):
-        with pytest.raises(EngineError, match="closed"):
-            use()
 
 
 def test_the_bundles_own_preprocessing_and_range_are_used(run: Path) -> None:

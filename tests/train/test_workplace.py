@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,21 +12,13 @@ from depthkit.cli import run as depthkit
 from depthkit.errors import TrainingError
 from depthkit.train import fit as fit_module
 from depthkit.train.fit import fit
-from depthkit.train.fit_options import TrainOptions
 from depthkit.train.history import EpochRecord
 from depthkit.train.workplace import claimed
 
-from .runs import KilledError, fitted, weights_of
+from .runs import KilledError, cut_short, fitted, weights_of
+from .runs import train_options as _options
 
 Captured = pytest.CaptureFixture[str]
-
-
-def _options(pairs: Path, out: Path, **changes: Any) -> TrainOptions:
-    return replace(TrainOptions("compact", str(pairs), (32, 48), epochs=1, batch=4, out=out), **changes)
-
-
-def _kill(_: EpochRecord) -> None:
-    raise KilledError
 
 
 def _content(folder: Path) -> dict[str, bytes]:
@@ -60,8 +51,7 @@ def test_a_finished_run_is_not_replaced_unasked(old: Path, pairs: Path, *, itsel
 def test_until_the_new_run_is_whole_the_old_one_is(old: Path, pairs: Path, tmp_path: Path, *, itself: bool) -> None:
     before = _content(old)
     options = _options(pairs, old.parent, epochs=2, seed=1, init=old if itself else None, force=True)
-    with pytest.raises(KilledError):
-        fit(replace(options, on_epoch=_kill))
+    cut_short(options)
     assert _content(old) == before
     epochs: list[EpochRecord] = []
     assert fitted(replace(options, force=False, resume=True, on_epoch=epochs.append)) == old

@@ -16,7 +16,7 @@ from depthkit.errors import EngineError
 from depthkit.runtime.ov import open_engine
 from depthkit.runtime.run_options import RunOptions
 
-from ...support import STEM, run_python
+from ...support import STEM, run_code
 from .engines import Engine
 
 
@@ -86,6 +86,6 @@ def test_engine_of_another_cpu_is_refused(pristine_exports: Path, engine: Engine
         "import sys; from pathlib import Path; from depthkit.engines.ov import OPENVINO\n"
         "OPENVINO.build(Path(sys.argv[1]), Path(sys.argv[2]), 'fp32', OPENVINO.parse_options({}))"
     )
-    run_python(code, pristine_exports / f"{STEM}.fp32.onnx", tmp_path / "engine", ONEDNN_MAX_CPU_ISA="AVX2")
+    run_code(code, pristine_exports / f"{STEM}.fp32.onnx", tmp_path / "engine", ONEDNN_MAX_CPU_ISA="AVX2")
     with pytest.raises(EngineError, match=r"OpenVINO says: .*isa mismatch.*AVX2"):
         open_engine(tmp_path / "engine", engine[1], RunOptions())
