@@ -1,4 +1,4 @@
-"""How true an engine is: its depth against measured depth, at the camera's own resolution."""
+"""Accuracy of an engine: its depth against measured depth, at the camera's resolution."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def measure_accuracy(
     """Score a session on pictures with measured depth.
 
     Args:
-        session: any; a picture is resized to its size, and the depth back, so a smaller engine pays for its blur.
+        session: pictures are resized to its size and the depth back, so a smaller engine is penalised for its blur.
         samples: pairs of H x W x 3 uint8 and H x W metres (0: not measured), read one by one.
         crop: rows and columns that count for AbsRel, RMSE, log10 and the thresholds; None: all.
     """
@@ -32,7 +32,7 @@ def measure_accuracy(
 
 
 def accuracy_faults(scores: DepthScores, fp32: DepthScores, precision: Precision) -> list[str]:
-    """Why scores are worse than FP32's on the same pictures by more than the gate of a precision allows; empty: not."""
+    """How scores fall short of FP32's on the same pictures beyond a precision's tolerance; empty: they do not."""
     abs_rel = scores.pooled.abs_rel - fp32.pooled.abs_rel
     delta1 = fp32.pooled.delta1 - scores.pooled.delta1
     return loss_faults(abs_rel, delta1, precision, f"FP32's on {scores.frames} measured frames")

@@ -1,8 +1,8 @@
-"""Where an engine goes wrong: the first layer whose output leaves that of the FP32 graph.
+"""Find where an engine goes wrong: the first layer whose output diverges from the FP32 graph's.
 
-The engine's graph is cut behind a layer, built anew by the same vendor with the same settings, and run; so is the FP32
-graph, by ONNX Runtime on the CPU without optimisation. A cut graph keeps all that a vendor may fuse before the cut;
-the whole graph with more outputs would not.
+The engine's graph is cut after a layer, built by the same vendor with the same settings, and run. The FP32 graph is cut
+likewise and run by ONNX Runtime on the CPU without optimisation. Cutting keeps the vendor's fusions before the cut;
+adding outputs to the whole graph would not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ..engines.fingerprint import cpu_fingerprint
 from ..errors import BackendError, EngineError
 from ..onnx_graph import copied, module_of, read_onnx
 from ..precisions import PRECISIONS, Precision
-from ..runtime.runner import Graph, onnx_runner, open_graph
+from ..runtime.contract import Graph
+from ..runtime.runner import onnx_runner, open_graph
 
 if TYPE_CHECKING:
     import onnx
@@ -27,28 +28,28 @@ if TYPE_CHECKING:
 __all__ = ["Divergence", "first_divergence"]
 
 _PLUMBING: Final = frozenset({"Constant", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear"})
-"""Operators that a precision adds or takes away: no layers, even where both graphs have one of the same name."""
+"""Operators that a precision adds or removes: never layers, even if both graphs have one of the same name."""
 
 _PROBE: Final = "depthkit_probe"
 
 Options: TypeAlias = Mapping[str, str | int | bool]
 _Run: TypeAlias = Callable[[bytes, Sequence[np.ndarray]], list[np.ndarray]]
-"""Computes a serialised graph of one output for each of its inputs."""
+"""Runs a serialised graph with one output on each of the inputs."""
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """A layer whose output leaves that of the FP32 graph, while what it reads does not.
+    """A layer whose output diverges from the FP32 graph's, although its inputs do not.
 
     Attributes:
         layer: its node in the ONNX file.
-        module: of the network, whose weights it computes with; empty: it has none.
+        module: the network's module whose weights it uses; empty: it has no weights.
         kind: its ONNX operator.
-        error: ||a - b|| / ||b|| of its output over all frames; infinite where the output is not finite.
-        limit: of the error.
-        checked: how many layers were looked at.
-        culprit: "file": the engine's ONNX file, computed by ONNX Runtime as it is written, leaves the FP32 graph there
-            as well; "engine": it does not.
+        error: ||a - b|| / ||b|| of its output over all frames; infinite if the output is not finite.
+        limit: the largest allowed error.
+        checked: number of layers compared.
+        culprit: "file": the engine's ONNX file, run by ONNX Runtime as written, diverges there too; "engine": it does
+            not.
     """
 
     layer: str
@@ -60,7 +61,7 @@ class Divergence:
     culprit: Literal["file", "engine"]
 
     def describe(self) -> str:
-        """In words.
+        """Describe it in a sentence.
 
         >>> Divergence("node_conv2d_3", "encoder.0.3", "Conv", 0.41, 0.01, 7, "file").describe()
         'node_conv2d_3 (Conv, encoder.0.3) is off by 0.41, limit 0.01: the ONNX file itself is wrong'
@@ -79,27 +80,26 @@ def first_divergence(
     images: np.ndarray,
     options: Options | None = None,
 ) -> Divergence | None:
-    """Find the first layer of an engine that goes wrong; None: no layer does.
+    """Find the first layer of an engine that diverges; None: no layer does.
 
-    Layers are those that both graphs have, by the name of their output or of their node. A wrong
-    one is looked for from the end; where the end is right, since a layer can hide the error of another, at its middle,
-    quarters and so on. Before it errors are taken to go on, so that bisection finds the first; what that one reads
-    from is then seen to be right.
+    Only layers that both graphs have are compared, matched by the name of their output or node. First a wrong layer is
+    searched: the last one, then, since a later layer can hide an error, the middle, the quarters and so on. Bisection
+    then finds the first wrong layer before it, assuming that errors persist; finally that layer's inputs are checked.
 
     Args:
         engine_onnx: the ONNX file that the engine was built from.
-        reference_onnx: FP32 file of the same network, size and batch; None, or missing: `engine_onnx` itself, which
-            finds faults of the vendor only.
-        backend: that built the engine.
-        precision: that was asked of the engine.
+        reference_onnx: FP32 file of the same network, size and batch; None or missing: `engine_onnx` itself, which
+            finds only the vendor's faults.
+        backend: the engine's backend.
+        precision: the precision that was asked of the engine.
         images: frames, N x H x W x 3 uint8; two are enough.
-        options: of the backend, as the engine's manifest has them.
+        options: the backend's options from the engine's manifest.
 
     Raises:
-        BackendError: this backend cannot run parts of a graph here, or refuses one; Polygraphy is not installed.
-        EngineError: a file is no ONNX file, takes other frames, or both have no layer in common.
+        BackendError: the backend cannot run parts of a graph, or refuses one; Polygraphy is not installed.
+        EngineError: a file is not an ONNX file, takes other frames, or the files have no layer in common.
     """
-    run, plainly = _runner(backend, precision, options or {}), _as_written
+    run = _runner(backend, precision, options or {})
     written = read_onnx(engine_onnx)
     built = _Cuttable(for_cpu(written, cpu_fingerprint().int8) if precision == "int8" else written, images)
     own = _Cuttable(_widened(built.model), images)
@@ -111,19 +111,19 @@ def first_divergence(
         raise EngineError(f"{engine_onnx} and {reference_onnx} have no layer in common; export both again from one run")
 
     def error(layer: _Layer, graph: _Cuttable, run: _Run) -> float:
-        return _distance(graph.output(layer.tensor, run), reference.output(pairs[layer.tensor], plainly))
+        return _distance(graph.output(layer.tensor, run), reference.output(pairs[layer.tensor], _as_written))
 
     limit, errors = PRECISIONS[precision].layer_limit, dict[str, float]()
 
-    def leaves(layer: _Layer) -> bool:
+    def diverges(layer: _Layer) -> bool:
         if layer.tensor not in errors:
             errors[layer.tensor] = error(layer, built, run)
         return not errors[layer.tensor] <= limit
 
-    found = _search(_layers(built.model, pairs), leaves)
+    found = _search(_layers(built.model, pairs), diverges)
     if found is None:
         return None
-    culprit: Literal["file", "engine"] = "engine" if error(found, own, plainly) <= limit else "file"
+    culprit: Literal["file", "engine"] = "engine" if error(found, own, _as_written) <= limit else "file"
     return Divergence(
         found.name, found.module, found.kind, errors[found.tensor], limit, checked=len(errors), culprit=culprit
     )
@@ -136,8 +136,8 @@ class _Layer:
     Attributes:
         name, kind: of its node.
         tensor: its output.
-        module: of the network; empty: it has no weights.
-        reads: outputs of the layers that it reads from, through plumbing.
+        module: the network's module; empty: it has no weights.
+        reads: outputs of the layers it reads, looking through `_PLUMBING`.
     """
 
     name: str
@@ -148,7 +148,7 @@ class _Layer:
 
 
 class _Cuttable:
-    """A graph that can be computed up to any tensor, for the frames it is given."""
+    """A graph that can be computed up to any tensor, for given frames."""
 
     def __init__(self, model: onnx.ModelProto, images: np.ndarray) -> None:
         import onnx
@@ -158,14 +158,14 @@ class _Cuttable:
         (end,) = graph.input
         batch, *frame = [dim.dim_value for dim in end.type.tensor_type.shape.dim]
         if tuple(frame) != images.shape[1:]:
-            raise EngineError(f"the frames are {images.shape[1:]} (H, W, 3), and the ONNX file takes {tuple(frame)}")
+            raise EngineError(f"the frames are {images.shape[1:]} (H, W, 3), but the ONNX file takes {tuple(frame)}")
         count = batch or 1  # 0: the batch is dynamic
         starts = range(0, len(images), count)
         self._feeds = [images[np.arange(start, start + count) % len(images)] for start in starts]
         self.types = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
 
     def shape(self, tensor: str) -> list[int] | None:
-        """Of a tensor of floats, with 0 where a size is dynamic; None: it holds something else, or is not known."""
+        """The shape of a float tensor, with 0 for dynamic sizes; None: not a float tensor, or unknown."""
         import onnx
 
         kind = self.types.get(tensor)
@@ -173,7 +173,7 @@ class _Cuttable:
         return [dim.dim_value for dim in kind.shape.dim] if kind is not None and kind.elem_type in floats else None
 
     def output(self, tensor: str, run: _Run) -> np.ndarray:
-        """All its values, in FP32."""
+        """All values of a tensor, in FP32."""
         return np.concatenate([values.ravel() for values in run(self._cut(tensor), self._feeds)])
 
     def _cut(self, tensor: str) -> bytes:
@@ -183,38 +183,38 @@ class _Cuttable:
         from polygraphy.common import TensorMetadata
         from polygraphy.logger import G_LOGGER
 
-        SURGEON_LOGGER.severity = SURGEON_LOGGER.CRITICAL  # NumPy has no BF16, it would say
+        SURGEON_LOGGER.severity = SURGEON_LOGGER.CRITICAL  # hides a warning that NumPy has no BF16
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
             end = TensorMetadata().add(tensor, dtype=None, shape=None)
             part: onnx.ModelProto = extract_subgraph(self.model, output_metadata=end, check_meta=False)
-        # NumPy knows no BF16, so all is read in FP32.
+        # NumPy has no BF16, so every output is read as FP32.
         part.graph.node.append(onnx.helper.make_node("Cast", [tensor], [_PROBE], to=onnx.TensorProto.FLOAT))
         del part.graph.output[:]
         part.graph.output.append(onnx.helper.make_tensor_value_info(_PROBE, onnx.TensorProto.FLOAT, None))
         return bytes(part.SerializeToString())
 
 
-def _search(layers: Sequence[_Layer], leaves: Callable[[_Layer], bool]) -> _Layer | None:
-    """The first of `layers`, in topological order, that `leaves` is true of, though of none that it reads from."""
+def _search(layers: Sequence[_Layer], diverges: Callable[[_Layer], bool]) -> _Layer | None:
+    """The first of `layers` (in topological order) that `diverges`, while no layer that it reads does."""
     by_tensor = {layer.tensor: layer for layer in layers}
-    wrong = next(filter(leaves, _ever_finer(layers)), None)
+    wrong = next(filter(diverges, _ever_finer(layers)), None)
     while wrong is not None:
         line = _line(wrong, layers)
-        right, left = -1, len(line) - 1  # line[left] leaves; all up to line[right] are taken to be right
-        while left - right > 1:
-            middle = (right + left) // 2
-            right, left = (right, middle) if leaves(line[middle]) else (middle, left)
-        # In a line that is woven of branches, what comes before a layer need not be what it reads from.
-        earlier = [by_tensor[tensor] for tensor in sorted(line[left].reads)]
-        worse = next(filter(leaves, earlier), None)
+        good, bad = -1, len(line) - 1  # line[bad] diverges; all up to line[good] are assumed not to
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            good, bad = (good, middle) if diverges(line[middle]) else (middle, bad)
+        # In a graph with branches, the preceding layer in the order need not be one that this layer reads.
+        earlier = [by_tensor[tensor] for tensor in sorted(line[bad].reads)]
+        worse = next(filter(diverges, earlier), None)
         if worse is None:
-            return line[left]
+            return line[bad]
         wrong = worse
     return None
 
 
 def _ever_finer(layers: Sequence[_Layer]) -> Iterator[_Layer]:
-    """The last layer, the middle one, those at quarters and so on, until all have come at least once."""
+    """The last layer, the middle one, those at quarters and so on, until each has come at least once."""
     step = len(layers)
     while step:
         yield from layers[::-1][::step]
@@ -237,9 +237,9 @@ def _layers(model: onnx.ModelProto, tensors: Mapping[str, str]) -> list[_Layer]:
     owners = {name: name for name in weights}
     sources: dict[str, frozenset[str]] = {}
     found = []
-    for node in model.graph.node:  # in topological order, as the standard wants them
+    for node in model.graph.node:  # in topological order, as ONNX requires
         if node.op_type in _PLUMBING and node.input and node.input[0] in owners:
-            owners[node.output[0]] = owners[node.input[0]]  # of a weight that is dequantised
+            owners[node.output[0]] = owners[node.input[0]]  # a dequantised weight
         reads = frozenset[str]().union(*(sources.get(tensor, frozenset()) for tensor in node.input))
         tensor = node.output[0]
         if tensor in tensors:
@@ -253,7 +253,7 @@ def _layers(model: onnx.ModelProto, tensors: Mapping[str, str]) -> list[_Layer]:
 
 
 def _shared(built: _Cuttable, reference: _Cuttable) -> dict[str, str]:
-    """Outputs of the layers that both graphs have -> those in the reference; of the same operator and size."""
+    """Outputs of layers that both graphs have with the same operator and size -> outputs in the reference."""
     others = list(_candidates(reference))
     by_tensor = {node.output[0]: node for node in others}
     by_name = {node.name: node for node in others if node.name}
@@ -285,7 +285,7 @@ def _name(node: onnx.NodeProto) -> str:
 
 
 def _distance(found: np.ndarray, expected: np.ndarray) -> float:
-    """||a - b|| / ||b||; infinite where a is not finite."""
+    """||a - b|| / ||b||; infinite if a is not finite."""
     if not np.isfinite(found).all():
         return float("inf")
     found, expected = found.astype(np.float64), expected.astype(np.float64)
@@ -293,7 +293,7 @@ def _distance(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _widened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with BF16 weights as FP32, which has its range and more; ONNX Runtime has no BF16 kernels for a CPU."""
+    """A copy with BF16 weights as FP32 (a superset): ONNX Runtime has no BF16 kernels for the CPU."""
     import onnx
     from onnx import numpy_helper
 
@@ -310,11 +310,13 @@ def _widened(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _runner(backend: str, precision: Precision, options: Options) -> _Run:
-    """What computes as that backend's engines do."""
+    """Makes a function that computes graphs as that backend's engines do."""
     try:
         import polygraphy.backend.onnx  # noqa: F401
     except ImportError as error:
-        raise BackendError("--bisect needs Polygraphy to cut graphs; pip install 'depthkit[train]'") from error
+        raise BackendError(
+            "--bisect needs Polygraphy, which is not installed; pip install 'depthkit[train]'"
+        ) from error
 
     def run(graph: bytes, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
         return _outputs(open_graph(backend, graph, precision, options), feeds)

@@ -1,12 +1,11 @@
-"""Two benches of the same engines, before and after a change: what became slower, wrong or larger.
+"""Compare two benches of the same engines, before and after a change.
 
-The two were measured in processes of their own, so that nothing pairs their turns: the draws of the new one have
-another seed. Times of the same file that are divided by each other (`relative_to`) are so round by round, see
-`statistics`.
+The two ran in separate processes, so their turns are independent: the new one's draws have another seed. Within a file,
+times are divided by the peer's (`relative_to`) round by round, see `statistics`.
 
-An interval knows the noise of the turns that it was drawn from. It does not know what differs from process to process
-(where memory lies; `tests/perf_bench.py` prints how much) or from hour to hour (who else uses the machine), and nothing
-here widens it for that: `fail_above` must cover the first; against the second there are `relative_to` and warnings.
+An interval covers only the noise between turns. It does not cover variation between processes (memory layout;
+`tests/perf_bench.py` prints it) or between hours (other users of the machine). `fail_above` must cover the former;
+`relative_to` and warnings help against the latter.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ Verdict = Literal["slower", "faster", "same", "unsure"]
 FAIL_ABOVE: Final = 0.05
 TORCH: Final = "torch"
 MOST_TIMES_LONGER: Final = 30
-"""Where more turns than so many times those that there were would be needed, no bench is long enough."""
+"""If more than this many times the turns were needed, no longer bench is suggested."""
 _STRICTEST: Final = min(limit for each in PRECISIONS.values() if (limit := each.tolerance.max_abs_rel_loss) is not None)
 
 
@@ -43,10 +42,10 @@ class Change:
 
     Attributes:
         old, new: the row before and after.
-        ratio: new median latency over the old one, with its 95 % interval; None: it cannot be told.
-        verdict: of the latency; "slower" and "faster" only where the whole interval is beyond the limit.
-        faults: what became worse, in words; empty: no regression.
-        notes: what else became different, and why a verdict is unsure.
+        ratio: new median latency over the old one, with its 95 % interval; None: unknown.
+        verdict: on the latency; "slower" and "faster" only if the whole interval is beyond the limit.
+        faults: the regressions, in words; empty: none.
+        notes: other changes, and why a verdict is unsure.
     """
 
     old: Row
@@ -58,7 +57,7 @@ class Change:
 
     @property
     def name(self) -> str:
-        """Of the row."""
+        """The row's name."""
         return self.new.name
 
 
@@ -69,7 +68,7 @@ class Comparison:
     Attributes:
         changes: rows of both results, in the order of the new one.
         gone, added: names of rows that only the old or only the new result has.
-        warnings: what was different around them.
+        warnings: differences of machine, software and protocol.
         fail_above, relative_to: see `compare`.
     """
 
@@ -82,22 +81,22 @@ class Comparison:
 
     @property
     def regressed(self) -> list[Change]:
-        """Rows of which something became worse."""
+        """Rows with a regression."""
         return [change for change in self.changes if change.faults]
 
     @property
     def regressions(self) -> list[str]:
-        """What became worse, in words; empty: nothing."""
+        """All regressions, in words."""
         return [f"{change.name}: {fault}" for change in self.regressed for fault in change.faults]
 
     @property
     def headline(self) -> str:
         """The verdict in a sentence."""
         worse, rows = len(self.regressed), len(self.changes)
-        said = f"{worse} of {rows} rows regressed" if worse else f"no regression in {rows} rows"
+        verdict = f"{worse} of {rows} rows regressed" if worse else f"no regression in {rows} rows"
         counts = ((word, sum(change.verdict == word for change in self.changes)) for word in ("faster", "unsure"))
         rest = "".join(f", {count} {word}" for word, count in counts if count)
-        return f"{said}{rest}; limit {100 * self.fail_above:g} %"
+        return f"{verdict}{rest}; limit {100 * self.fail_above:g} %"
 
 
 def compare(
@@ -107,14 +106,14 @@ def compare(
 
     Args:
         old, new: before and after.
-        fail_above: by which share of the old median latency the new one may be larger; a regression is what is
-            larger by more with all of its 95 % interval.
-        relative_to: backend of the row by whose latency those of its model are divided first, in each of the results
-            for itself: a machine that is slower as a whole then makes no difference.
+        fail_above: allowed increase of the median latency, as a share of the old one. A row regresses if its whole 95 %
+            interval is above.
+        relative_to: a backend. In each result, the latency of every row is divided by that of this backend's row for
+            the same model, so that an overall slower machine makes no difference.
 
     Raises:
-        UserError: the results have no row in common; they are of different machines, and nothing is given to which
-            times are relative; or no row of both has that backend.
+        UserError: the results have no row in common; they are of different machines and `relative_to` is None; or they
+            do not both have a row of that backend.
     """
     _require_comparable(old, new, relative_to)
     pairs = _pairs(old.rows, new.rows)
@@ -138,9 +137,9 @@ def compare(
 
 
 def yardstick(old: BenchResult, new: BenchResult) -> str | None:
-    """What times can be relative to, where nobody says: a backend that is not ours and was timed beside every model.
+    """The default of `relative_to`: torch or else a raw vendor API that was timed for every model of both results.
 
-    torch, else the first of the vendors' own calls; None: there is none in both results.
+    None: there is none.
     """
     for backend in dict.fromkeys(row.backend for row in new.rows if row.kind == "peer" or row.backend == TORCH):
         if all(_timed(result) == _timed_beside(result, backend) for result in (old, new)):
@@ -166,8 +165,8 @@ _SAME: Final[tuple[_Key, ...]] = (
     lambda row: (*_part(row), row.weights) if row.weights else None,
     lambda row: (row.name, row.kind),
 )
-"""By what rows of two results are the same: run and weights; weights, in a folder that was renamed; or the run, which
-was trained anew, or whose weights an old file does not tell. None: this row is not paired so."""
+"""Keys by which rows of two results are paired, in this order: run and weights; weights (the folder was renamed); run
+(it was retrained, or an old file lacks the weights). None: the row cannot be paired by this key."""
 
 
 def _part(row: Row) -> tuple[object, ...]:
@@ -175,7 +174,7 @@ def _part(row: Row) -> tuple[object, ...]:
 
 
 def _pairs(old: Sequence[Row], new: Sequence[Row]) -> dict[int, int]:
-    """Positions of the new rows with those of the old: by the first of `_SAME` that pairs them, several in order."""
+    """Positions of new rows -> of old rows, by the first key of `_SAME` that pairs them; equal ones in order."""
     found: dict[int, int] = {}
     for key in _SAME:
         left = [index for index in range(len(old)) if index not in found.values()]
@@ -197,21 +196,20 @@ def _require_comparable(old: BenchResult, new: BenchResult, relative_to: str | N
         ]
         if others:
             raise UserError(
-                f"{'; '.join(others)}, so the times say nothing about the change; bench both on one machine, "
-                "or name a backend to which times are relative (--relative-to torch)"
+                f"{'; '.join(others)}, so the times cannot be compared; bench both on one machine, "
+                "or make times relative to a backend (--relative-to torch)"
             )
         return
     backends = [{row.backend for row in result.rows if row.wall_ms and row.model} for result in (old, new)]
     if relative_to not in backends[0] & backends[1]:
         both = ", ".join(sorted(backends[0] & backends[1])) or "none"
         raise UserError(
-            f"no row of {relative_to!r} was timed in both results, and times cannot be relative to it; "
-            f"these were: {both}"
+            f"no row of {relative_to!r} was timed in both results, so times cannot be relative to it; choose of: {both}"
         )
 
 
 def _machine(old: Environment, new: Environment) -> list[tuple[str, str, str]]:
-    """What makes another machine: the thing, and its value before and after."""
+    """Properties that identify a machine: name, and value before and after."""
     return [
         ("CPU", old.cpu.name, new.cpu.name),
         ("CPU's instruction sets", " ".join(old.cpu.isa), " ".join(new.cpu.isa)),
@@ -222,30 +220,30 @@ def _machine(old: Environment, new: Environment) -> list[tuple[str, str, str]]:
 def _change(
     old: tuple[BenchResult, Row], new: tuple[BenchResult, Row], fail_above: float, relative_to: str | None
 ) -> Change:
-    """Judge a row, each given with the result that it is in."""
+    """Judge a row; each is given with its result."""
     change = Change(old[1], new[1], None, "unsure")
     change = _judge_time(change, _ratio(old, new, relative_to), fail_above)
     faults = [*_gate_faults(change), *_accuracy_faults(change), *change.faults]
-    notes = [*change.notes, *_mended(change), *_memory_notes(change, fail_above)]
+    notes = [*change.notes, *_fixed(change), *_memory_notes(change, fail_above)]
     if old[1].weights and new[1].weights and old[1].weights != new[1].weights:
-        notes.append("other weights than before")
+        notes.append("weights changed")
     if new[1].backend == relative_to:
-        notes.append("to which the others are relative")
+        notes.append("the others are relative to this row")
     return replace(change, faults=tuple(faults), notes=tuple(notes))
 
 
 def _ratio(old: tuple[BenchResult, Row], new: tuple[BenchResult, Row], relative_to: str | None) -> Interval | str:
-    """New latency over old; or why there is none."""
+    """New latency over old; or why it is unknown."""
     draws, middles = [], []
     for (result, row), seed, when in ((old, 0, "old"), (new, 1, "new")):
         peer = None if relative_to is None else _peer(result, row, relative_to)
         if relative_to is not None and peer is None:
-            return f"the {when} result has no {relative_to} of {row.model or 'this model'} to which it is relative"
+            return f"the {when} result has no {relative_to} row of {row.model or 'this model'}"
         for each in filter(None, (row, peer)):
             if not each.wall_ms:
-                return f"the {when} one has no times"
+                return f"the {when} row has no times"
             if len(each.turns) < LEAST_TURNS:
-                return f"the {when} one has {len(each.turns)} turns, and an interval needs {LEAST_TURNS}; bench longer"
+                return f"the {when} row has {len(each.turns)} turns, but an interval needs {LEAST_TURNS}; bench longer"
         if peer is None:
             drawn, middle = bootstrap_medians(row.wall_ms, row.turns, seed=seed), row.percentile(50)
         else:
@@ -256,7 +254,7 @@ def _ratio(old: tuple[BenchResult, Row], new: tuple[BenchResult, Row], relative_
 
 
 def _peer(result: BenchResult, row: Row, backend: str) -> Row | None:
-    """The row of a backend that ran the same model; itself, if it is one."""
+    """The row of a backend for the same model; may be the row itself."""
     if row.backend == backend:
         return row
     peers = (each for each in result.rows if each.model == row.model and each.backend == backend and each.wall_ms)
@@ -278,7 +276,7 @@ def _judge_time(change: Change, ratio: Interval | str, fail_above: float) -> Cha
 
 
 def _more_turns(ratio: Interval, low: float, high: float) -> str:
-    """How many times as long a bench would tell: an interval narrows with the root of the number of turns."""
+    """How many times longer to bench for a verdict: an interval narrows with the square root of the number of turns."""
     factor = 1.0
     for limit in (low, high):
         if ratio.low <= limit <= ratio.high:
@@ -286,8 +284,8 @@ def _more_turns(ratio: Interval, low: float, high: float) -> str:
             distance = abs(ratio.middle - limit)
             factor = max(factor, (reach / distance) ** 2 if distance else np.inf)
     if factor > MOST_TIMES_LONGER:
-        return "too noisy, or too near the limit, for a longer bench to tell"
-    return f"about {np.ceil(factor * 2) / 2:g} times as many turns would tell; raise --duration in both"
+        return "too noisy, or too near the limit, for a longer bench to decide"
+    return f"needs about {np.ceil(factor * 2) / 2:g} times as many turns; raise --duration in both"
 
 
 def _percent(ratio: float) -> str:
@@ -303,16 +301,16 @@ def _gate_faults(change: Change) -> Iterator[str]:
     if change.old.passed and change.new.error:
         yield f"no longer runs: {change.new.error}"
     elif change.old.passed and change.new.faults:
-        yield f"fails its gate, which it passed: {'; '.join(change.new.faults)}"
+        yield f"fails its gate, which it passed before: {'; '.join(change.new.faults)}"
 
 
-def _mended(change: Change) -> Iterator[str]:
+def _fixed(change: Change) -> Iterator[str]:
     if change.new.passed and not change.old.passed:
-        yield "passes its gate, which it failed" if change.old.faults else "runs, which it did not"
+        yield "passes its gate, which it failed before" if change.old.faults else "runs, which it did not before"
 
 
 def _accuracy_faults(change: Change) -> Iterator[str]:
-    """AbsRel against measured depth; where its precision has no limit of its own, the strictest of all holds."""
+    """AbsRel against measured depth; a precision without its own limit gets the strictest of all."""
     old, new = change.old.accuracy, change.new.accuracy
     if old is None or new is None or _test_set(old) != _test_set(new):
         return
@@ -354,14 +352,14 @@ def _warnings(old: BenchResult, new: BenchResult) -> Iterator[str]:
         yield from (f"{when}: {note}" for note in result.notes)
     sets = [sorted({_test_set(row.accuracy) for row in result.rows if row.accuracy}) for result in (old, new)]
     if sets[0] and sets[1] and sets[0] != sets[1]:
-        yield "accuracy was measured on other test frames, and is not compared"
+        yield "accuracy was measured on different test frames and is not compared"
 
 
 def _software(old: Environment, new: Environment) -> Iterator[tuple[str, str, str]]:
-    """What else decides about latency: the thing, and its value before and after."""
+    """Other properties that affect latency: name, and value before and after."""
     yield "cores", str(old.cores), str(new.cores)
     yield "OMP_NUM_THREADS", old.omp_num_threads, new.omp_num_threads
-    yield "clock's governor", old.governor, new.governor
+    yield "CPU governor", old.governor, new.governor
     yield "system", old.system, new.system
     yield "Python", old.python, new.python
     yield "depthkit", old.depthkit, new.depthkit
@@ -370,7 +368,7 @@ def _software(old: Environment, new: Environment) -> Iterator[tuple[str, str, st
 
 
 def markdown(comparison: Comparison) -> str:
-    """A comment for a pull request: the verdict, a table, and what to beware of."""
+    """A comment for a pull request: verdict, table and warnings."""
     mark = "❌" if comparison.regressions else "✅"
     change = f"change, relative to {comparison.relative_to}" if comparison.relative_to else "change"
     lines = [
@@ -380,7 +378,7 @@ def markdown(comparison: Comparison) -> str:
         "|---|---:|---:|---:|---:|---|---|",
         *map(_line, comparison.changes),
     ]
-    lists = (("Only before", comparison.gone), ("Only after", comparison.added), ("Beware", comparison.warnings))
+    lists = (("Only before", comparison.gone), ("Only after", comparison.added), ("Warnings", comparison.warnings))
     for title, entries in lists:
         if entries:
             lines += ["", f"{title}:", "", *(f"- {entry}" for entry in entries)]

@@ -1,4 +1,4 @@
-"""What is benched, and the pictures that it is scored on."""
+"""The contenders of a bench, and the pictures that they are scored on."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class Contender:
     """Something to bench.
 
     Attributes:
-        target: path, as it is shown.
-        backend: as it is shown.
+        target: path, for display.
+        backend: name, for display.
         open: opens the session; can be pickled.
-        precision: what was asked for, which chooses the gate.
-        reference: what it must agree with.
+        precision: as asked for; selects the gate's tolerances.
+        reference: what its depth is compared with.
         file_bytes: size on disk; None: it has no file.
-        faults: what is wrong with it before it is opened.
-        batch: frames a run; of a dynamic batch the optimum.
+        faults: faults known before it is opened.
+        batch: frames per run; the optimum of a dynamic batch.
         macs_share, kind: see `Row`.
-        network: as it is called where it cannot be opened.
-        run: name of the run that it belongs to; see `Row`.
-        onnx: the ONNX file of what it computes, for the bytes that its layers move; None: it is not there.
-        fp32: opens the FP32 model of the same run and weights, whose accuracy it is held to where no row is FP32; None:
-            there is none.
-        profile: tells what its layers take for these N x H x W x 3 frames; None: nobody can tell.
+        network: its name, used if it cannot be opened.
+        run: name of its run; see `Row`.
+        onnx: its ONNX file, for the bytes that its layers move; None: missing.
+        fp32: opens the FP32 model of the same run and weights, whose accuracy is the standard if no row is FP32; None:
+            missing.
+        profile: times its layers on these N x H x W x 3 frames; None: impossible.
     """
 
     target: str
@@ -56,17 +56,17 @@ class Contender:
 
     @property
     def model(self) -> tuple[str, str, tuple[int, int], int]:
-        """What it is compared within: run, weights, size and batch."""
+        """The group it is compared within: run, weights, size and batch."""
         return self.run, self.reference.weights_sha256, self.reference.size, self.batch
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Its name in messages."""
         return f"{Path(self.target).name} ({self.backend})"
 
 
 class Samples(Protocol):
-    """Pairs of H x W x 3 uint8 pictures and H x W depth in metres, read when they are asked for."""
+    """Pairs of H x W x 3 uint8 pictures and H x W depth in metres, read on access."""
 
     def __len__(self) -> int: ...
 
@@ -75,7 +75,7 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Pictures with measured depth for the accuracy columns; of `available` ones only `frames`."""
+    """Pictures with measured depth for the accuracy columns: `frames` of the `available` ones."""
 
     data: str
     frames: int
@@ -84,5 +84,5 @@ class SampleSet:
     samples: Samples
 
     def pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Each picture with its depth, one after the other."""
+        """Iterate over pictures with their depth."""
         return (self.samples[index] for index in range(len(self.samples)))

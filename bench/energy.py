@@ -1,4 +1,4 @@
-"""Joules a frame, where the machine tells: NVML for a GPU, RAPL for a CPU package."""
+"""Joules per frame, from NVML for a GPU or RAPL for a CPU package."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ __all__ = [
 ]
 
 Meter: TypeAlias = Callable[[], float]
-"""Tells joules since some moment; never fewer than before."""
+"""Returns joules since an arbitrary moment; never decreases."""
 
 POWERCAP: Final = Path("/sys/class/powercap")
 
 
 @dataclass(frozen=True)
 class Energy:
-    """What a device took.
+    """Energy and power of a device.
 
     Attributes:
-        frame_j: joules a frame, gross: with what the device takes when idle.
+        frame_j: joules per frame, including the device's idle power.
         watts: while the session ran.
         idle_watts: for as long before.
     """
@@ -48,9 +48,9 @@ class Energy:
 
 
 class RaplMeter:
-    """The energy of CPU packages by Intel's running average power limit; Linux reads AMD's counters by it as well.
+    """Energy of CPU packages by RAPL (Intel's running average power limit; on Linux AMD's counters too).
 
-    A counter begins anew after `max_energy_range_uj`, which is a quarter of an hour at 300 W: call it more often.
+    A counter wraps around at `max_energy_range_uj`, a quarter of an hour at 300 W: call the meter more often.
 
     Args:
         zones: folders of the packages.
@@ -65,7 +65,7 @@ class RaplMeter:
         self._total = 0
 
     def __call__(self) -> float:
-        """Joules since it was made."""
+        """Joules since the meter was created."""
         for index, (counter, modulus) in enumerate(self._zones):
             now = _microjoules(counter)
             self._total += (now - self._last[index]) % modulus
@@ -74,20 +74,20 @@ class RaplMeter:
 
 
 def can_measure_energy() -> bool:
-    """Whether this machine tells what its CPU or its GPU takes."""
+    """Whether this machine has a readable energy counter for its CPU or GPU."""
     return find_rapl() is not None or find_nvml() is not None
 
 
 def measure_energy(session: Session, frames: np.ndarray, *, seconds: float = 2.0) -> float | None:
-    """Joules a frame, gross, of the device that a session runs on. None: that device does not tell.
+    """Joules per frame of the device that a session runs on. None: the device has no readable counter.
 
-    The whole device is metered, so other programs on it, and what it takes when it is idle, count as the session's. Of
-    a GPU the host's share is missing, of a CPU that of its memory modules.
+    The whole device is metered, so its idle power and other programs count too. For a GPU the host's share is missing,
+    for a CPU that of its memory modules.
 
     Args:
         session: open; it is bound here.
-        frames: N x H x W x 3 uint8 of its size, shown in turn.
-        seconds: how long to run; the idle device is watched for as long before.
+        frames: N x H x W x 3 uint8 of its size, used in turn.
+        seconds: how long to run; the idle device is metered for as long before.
     """
     meter = find_nvml() if session.device == "gpu" else find_rapl()
     found = None if meter is None else meter_energy(session, frames, meter, seconds=seconds)
@@ -95,7 +95,7 @@ def measure_energy(session: Session, frames: np.ndarray, *, seconds: float = 2.0
 
 
 def meter_energy(session: Session, frames: np.ndarray, meter: Meter, *, seconds: float) -> Energy | None:
-    """See `measure_energy`. None: the meter stood still, as that of some virtual machines does."""
+    """See `measure_energy`. None: the counter did not move, as in some virtual machines."""
     image, _ = allocate(session)
     session.run()
     idle, idle_seconds = _metered(meter, lambda: sleep(seconds))
@@ -117,8 +117,8 @@ def find_rapl(root: Path = POWERCAP) -> RaplMeter | None:
     """A meter of all CPU packages; None: there are none, or this user may not read them.
 
     Args:
-        root: with folders "intel-rapl:0" and so on; those within a package ("intel-rapl:0:0"), and the platform's
-            ("psys"), would count the same joules twice.
+        root: folder of the zones "intel-rapl:0" and so on. Zones within a package ("intel-rapl:0:0") and the platform's
+            ("psys") are ignored: they would count the same joules twice.
     """
     try:
         zones = [zone for zone in sorted(root.glob("intel-rapl:*")) if _is_package(zone)]
@@ -128,21 +128,21 @@ def find_rapl(root: Path = POWERCAP) -> RaplMeter | None:
 
 
 def find_nvml() -> Meter | None:
-    """A meter of the current CUDA device; None: there is none, or it does not tell (before Volta, and Jetson)."""
+    """A meter of the current CUDA device; None: no device, or no counter (before Volta, and on Jetson)."""
     for module, connect in (("cuda.bindings.nvml", _by_cuda_bindings), ("pynvml", _by_pynvml)):
         try:
             if find_spec(module) is None:
                 continue
             meter = connect(_bus_id())
             meter()
-        except Exception:  # noqa: BLE001, S112 - each has errors of its own for no driver, no device, no counter
+        except Exception:  # noqa: BLE001, S112 - each library has its own errors for no driver, device or counter
             continue
         return meter
     return None
 
 
 def _bus_id() -> str:
-    """Of the current CUDA device, which NVML numbers in an order of its own. Raises CudaError, BackendError."""
+    """PCI bus id of the current CUDA device, which NVML numbers differently. Raises CudaError, BackendError."""
     runtime = cudart()
     found: Any = check(runtime.cudaDeviceGetPCIBusId, 32, check(runtime.cudaGetDevice))
     return str(found.split(b"\0")[0].decode())
@@ -166,7 +166,7 @@ def _by_pynvml(bus_id: str) -> Meter:
 
 
 def _metered(meter: Meter, work: Callable[[], None]) -> tuple[float, float]:
-    """Joules and seconds of some work."""
+    """Joules and seconds of `work`."""
     before, start = meter(), perf_counter()
     work()
     return meter() - before, perf_counter() - start

@@ -1,4 +1,4 @@
-"""One contender in a bench: each step that is measured of it, and the row that comes of it."""
+"""One contender of a bench: its measurements, and the row made of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HOST_BOUND: Final = 0.8
 
 @dataclass
 class _Found:
-    """What the steps of a bench measured of one entry, as `Row` has it; empty until then."""
+    """Results of an entry's measurements, as in `Row`; empty until measured."""
 
     memory: MemoryUse | None = None
     parity: Parity | None = None
@@ -46,14 +46,14 @@ class _Found:
 
 
 class Entry:
-    """A contender on its way to a row; each method is one measurement.
+    """Measures a contender, one method per measurement, and makes its row.
 
     Attributes:
-        error: why it is out; empty: it is not.
-        notes: what could not be measured of it, and why.
-        session: after `open`.
-        depths: its answers to the reference frames, after `compare`.
-        fp32: scores that its own may not be much worse than; None: there are none.
+        error: why it takes no further part; empty: it does.
+        notes: what could not be measured, and why.
+        session: set by `open`.
+        depths: its depth for the reference frames, set by `compare`.
+        fp32: FP32 scores to compare its accuracy with; None: there are none.
     """
 
     session: Session
@@ -70,10 +70,10 @@ class Entry:
 
     @contextmanager
     def kept(self, optional: str) -> Iterator[None]:
-        """Turn what is raised into this entry's error; or into a note, if what was tried, `optional`, can be missed."""
+        """Turn an exception into this entry's error; or into a note that names the measurement, if it is `optional`."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - a vendor may raise anything, and the others go on
+        except Exception as error:  # noqa: BLE001 - a vendor may raise anything, and the other entries go on
             words = str(error) if isinstance(error, DepthkitError) else f"{type(error).__name__}: {error}"
             if optional:
                 self.notes.append(f"no {optional.removesuffix(' of')}: {words}")
@@ -82,11 +82,11 @@ class Entry:
 
     @property
     def scores(self) -> DepthScores | None:
-        """Against measured depth, after `score`."""
+        """Accuracy against measured depth, set by `score`."""
         return None if self._found.accuracy is None else self._found.accuracy.scores
 
     def rehearse(self) -> None:
-        """Measure its memory, in a process of its own."""
+        """Measure its memory in a separate process."""
         self._found.memory = measure_memory(self.contender.open)
 
     def open(self, stack: ExitStack) -> None:
@@ -95,46 +95,46 @@ class Entry:
         self._opened = True
 
     def compare(self) -> None:
-        """Its parity with the reference, and its depth."""
+        """Measure parity with the reference, and keep the depth."""
         self._found.parity, self.depths = measure_parity(self.session, self.contender.reference)
 
     def time_paper(self) -> None:
-        """Its latency by the paper's protocol."""
+        """Measure latency by the paper's protocol."""
         self.times = time_paper(self.session)
 
     def require_times(self) -> None:
-        """Raise what its session raised while it was timed in turns."""
+        """Raise the error that ended its timing in turns, if any."""
         if self.times.error is not None:
             raise self.times.error
 
     def find_phases(self, pictures: Sequence[np.ndarray], seconds: float) -> None:
-        """The phases of its runs on `pictures`, or where there are none on its reference frames."""
+        """Measure the phases of its runs on `pictures`, or else on its reference frames."""
         shown = pictures or self.contender.reference.images
         self._found.phases = measure_phases(self.session, shown, seconds=seconds)
 
     def stream(self, streams: int, seconds: float) -> None:
-        """Throughput of so many sessions side by side."""
+        """Measure throughput of `streams` sessions side by side."""
         self._found.throughput = measure_throughput(
             self.contender.open, self.contender.reference.images, streams, seconds=seconds
         )
 
     def find_energy(self) -> None:
-        """Joules a frame."""
+        """Measure joules per frame."""
         self._found.energy_j = measure_energy(self.session, self.contender.reference.images)
 
     def put_under_roof(self) -> None:
-        """What the machine's peaks allow, where its ONNX file is there."""
+        """Compute its roofline, if its ONNX file is there."""
         if self.contender.onnx is not None:
             self._found.roofline = find_roofline(self.session, self.contender.onnx)
 
     def profile(self) -> None:
-        """What its layers take, the slowest first."""
+        """Time its layers, the slowest first."""
         if self.contender.profile is not None:
             layers = self.contender.profile(self.contender.reference.images)
             self._found.layers = tuple(sorted(layers, key=lambda layer: layer.ms, reverse=True))
 
     def score(self, samples: SampleSet, tell: Callable[[str, float], None]) -> None:
-        """Accuracy against measured depth."""
+        """Measure accuracy against measured depth."""
 
         def watched() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for index, pair in enumerate(samples.pairs()):
@@ -145,7 +145,7 @@ class Entry:
         self._found.accuracy = Accuracy(samples.data, samples.frames, samples.available, scores)
 
     def row(self) -> Row:
-        """What was found until now."""
+        """The row, from what was measured so far."""
         contender, spec = self.contender, self.session.spec if self._opened else None
         faults = list(contender.faults)
         parity, accuracy = self._found.parity, self._found.accuracy
@@ -192,14 +192,14 @@ class Entry:
 
 
 def doubts(row: Row) -> tuple[str, ...]:
-    """What makes a row's figures doubtful, by trtexec's thresholds."""
+    """Reasons to doubt a row's figures, by trtexec's thresholds."""
     found = []
     if row.cv is not None and row.cv > MOST_VARIATION:
         found.append(f"latency varies: CV {row.cv:.1%} > {MOST_VARIATION:.1%}")
     device, enqueue = row.phases.get("device"), row.phases.get("enqueue")
     if device and enqueue and np.median(enqueue) > HOST_BOUND * np.median(device):
         share = np.median(enqueue) / np.median(device)
-        found.append(f"host-bound: starting a run takes {share:.0%} of the device's time, more than {HOST_BOUND:.0%}")
+        found.append(f"host-bound: enqueueing a run takes {share:.0%} of the device's time, more than {HOST_BOUND:.0%}")
     if row.roofline is not None and row.p50_ms is not None and row.p50_ms < row.roofline.floor_ms:
-        found.append("faster than the machine's peaks allow: they were measured while it was busier")
+        found.append("faster than its roofline: the machine was busier while its peaks were measured")
     return tuple(found)

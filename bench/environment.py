@@ -1,4 +1,4 @@
-"""Where and with what a result came to be."""
+"""The machine and software of a bench."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _PACKAGES: Final = (
 )  # fmt: skip
 
 OTHER_WORK: Final = 0.5
-"""Runnable processes for each core, above which a bench competes with somebody."""
+"""Load per core above which other programs disturb a bench."""
 CLOCK_DRIFT: Final = 0.05
 
 
 @dataclass(frozen=True, config=STRICT)
 class Environment:
-    """A machine and its software while something was measured.
+    """The machine and its software during a measurement.
 
     Attributes:
-        cpu, cores, memory_gib: cores as this process may use them; engines use as many threads.
-        gpu: the current CUDA device and its driver; "" where there is none.
-        omp_num_threads: what the variable of that name tells torch; "" where it is not set, and torch takes all cores.
-        governor: of the first core's clock; "unknown" where the kernel does not tell (virtual machines).
-        clock_mhz: of the cores, on average at that moment; None: the kernel does not tell.
+        cpu, cores, memory_gib: `cores` are those that this process may use; engines use as many threads.
+        gpu: the current CUDA device and its driver; "" if there is none.
+        omp_num_threads: the environment variable, which torch obeys; "": not set, and torch uses all cores.
+        governor: frequency governor of the first core; "unknown" if the kernel does not report it (virtual machines).
+        clock_mhz: current average of the cores; None: the kernel does not report it.
         load: runnable processes over the last minute, before the measurement began.
-        packages: versions of those libraries that are installed.
-        commit: of depthkit's checkout; "" where it is installed from a wheel.
-        command: what was typed.
+        packages: versions of the installed libraries.
+        commit: of depthkit's checkout; "" if installed from a wheel.
+        command: the command line.
         time: UTC, ISO 8601.
     """
 
@@ -64,7 +64,7 @@ class Environment:
 
 
 def environment(command: str) -> Environment:
-    """Look around."""
+    """Read the environment now."""
     gpu = find_gpu()
     return Environment(
         cpu=cpu_fingerprint(),
@@ -86,14 +86,14 @@ def environment(command: str) -> Environment:
 
 
 def moved(before: Environment, after: Environment) -> tuple[str, ...]:
-    """What changed while something was measured, or was in its way from the beginning: reasons to doubt its figures."""
+    """Reasons to doubt the figures: changes during the measurement, or a machine that was busy before."""
     found = []
     if before.load > OTHER_WORK * before.cores:
-        found.append(f"the machine was busy: load {before.load} on {before.cores} cores before it began")
+        found.append(f"the machine was busy before the bench: load {before.load} on {before.cores} cores")
     if before.governor != after.governor:
-        found.append(f"the clock's governor went from {before.governor} to {after.governor}")
+        found.append(f"the CPU governor changed from {before.governor} to {after.governor}")
     if before.clock_mhz and after.clock_mhz and abs(after.clock_mhz / before.clock_mhz - 1) > CLOCK_DRIFT:
-        found.append(f"the cores' clock went from {before.clock_mhz:.0f} to {after.clock_mhz:.0f} MHz")
+        found.append(f"the CPU clock changed from {before.clock_mhz:.0f} to {after.clock_mhz:.0f} MHz")
     return tuple(found)
 
 

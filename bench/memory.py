@@ -1,6 +1,6 @@
-"""How much memory an engine takes: measured in a process of its own, which loads it and runs it.
+"""Memory of an engine, measured in a separate process that loads and runs it.
 
-That is also the rehearsal of a bench: what crashes there takes nothing else with it.
+The bench uses this as a rehearsal, too: an engine that crashes there does not crash the bench.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _STEADY_RUNS: Final = 10
 
 
 def measure_memory(open_session: Callable[[], Session]) -> MemoryUse | None:
-    """By how much the memory of a fresh Python rose, to load and run a session.
+    """Measure how much memory a fresh Python process needs to load and run a session.
 
-    The vendor's library is in it, Python itself and NumPy are not. None where it cannot be told: no /proc.
+    The vendor's library counts, Python itself and NumPy do not. None: unknown, since there is no /proc.
 
     Args:
         open_session: can be pickled; called in the other process.
 
     Raises:
         EngineError: the process died.
-        Exception: what opening or running the session raised.
+        Exception: whatever opening or running the session raises.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
@@ -49,7 +49,7 @@ def _measure(open_session: Callable[[], Session]) -> MemoryUse | None:
     with open_session() as session:
         allocate(session)
         session.run()
-        # VmHWM and not getrusage's ru_maxrss: that one survives exec, and would tell the parent's.
+        # Not getrusage's ru_maxrss, which survives exec and would be the parent's.
         load = _status("VmHWM")
         for _ in range(_STEADY_RUNS):
             session.run()
@@ -69,7 +69,7 @@ def _status(key: str) -> int | None:
 
 
 def _free_on_device() -> int | None:
-    """Bytes of the GPU's memory that nobody uses; None: no GPU."""
+    """Free bytes of GPU memory; None: no GPU."""
     if isinstance(find_gpu(), str):
         return None
 

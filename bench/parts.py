@@ -1,4 +1,4 @@
-"""What a bench measures of a row beside its latency."""
+"""Measurements of a row beside its latency."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Accuracy", "MemoryUse", "Peaks", "Roofline", "Throughput"]
 
 @dataclass(frozen=True, config=STRICT)
 class Accuracy:
-    """Scores against measured depth, and of how much: `frames` of the `available` in the test split of `data`."""
+    """Scores against measured depth, on `frames` of the `available` frames in the test split of `data`."""
 
     data: str
     frames: int
@@ -25,12 +25,12 @@ class Accuracy:
 
 @dataclass(frozen=True, config=STRICT)
 class MemoryUse:
-    """Of a process of its own, see `bench.memory`; None: the machine does not tell.
+    """Memory of a separate process, see `bench.memory`.
 
     Attributes:
-        load_bytes: by which its resident memory rose at its highest, to load the engine and run it the first time.
-        steady_bytes: by which it has risen after some more runs.
-        device_bytes: of the GPU's memory that the engine took at its highest.
+        load_bytes: peak increase of resident memory while loading the engine and running it once.
+        steady_bytes: increase of resident memory after some more runs.
+        device_bytes: GPU memory in use after these runs; None: no GPU.
     """
 
     load_bytes: int
@@ -40,13 +40,13 @@ class MemoryUse:
 
 @dataclass(frozen=True, config=STRICT)
 class Throughput:
-    """Several inputs under way at a time.
+    """Throughput of several sessions at a time.
 
     Attributes:
-        streams: sessions that ran side by side, each in a thread of its own.
-        batch: frames of a run.
-        frames: that were answered.
-        seconds: from the first run's beginning to the last one's end (trtexec's definition).
+        streams: sessions side by side, each in its own thread.
+        batch: frames per run.
+        frames: frames computed in total.
+        seconds: from the start of the first run to the end of the last (trtexec's definition).
     """
 
     streams: int
@@ -57,19 +57,19 @@ class Throughput:
     @computed_field  # type: ignore[prop-decorator]
     @property
     def fps(self) -> float:
-        """Frames a second."""
+        """Frames per second."""
         return self.frames / self.seconds
 
 
 @dataclass(frozen=True, config=STRICT)
 class Peaks:
-    """What this machine reached in the same bench: by a convolution of one precision, and by copying memory.
+    """Peaks of this machine, measured in the same bench: computing in one precision, and copying memory.
 
     Attributes:
-        precision: of the convolution's factors.
-        gmacs: 10⁹ multiply-accumulates a second.
-        gbytes: 10⁹ bytes a second, read and written ones counted.
-        by: what computed it.
+        precision: of the factors.
+        gmacs: 10⁹ multiply-accumulates per second.
+        gbytes: 10⁹ bytes per second, counting both reads and writes.
+        by: the library and operation that reached `gmacs`.
     """
 
     precision: str
@@ -80,12 +80,12 @@ class Peaks:
 
 @dataclass(frozen=True, config=STRICT)
 class Roofline:
-    """An engine under the machine's limits (Williams, Waterman and Patterson, CACM 2009).
+    """Roofline of an engine on this machine (Williams, Waterman and Patterson, CACM 2009).
 
     Attributes:
-        macs: multiply-accumulates of a run.
-        bytes_moved: of a run at the least: weights, and every layer's activations read once and written once.
-        peaks: what the machine reached.
+        macs: multiply-accumulates per run.
+        bytes_moved: minimum bytes per run: weights, and every layer's activations read once and written once.
+        peaks: the machine's peaks.
     """
 
     macs: int
@@ -94,16 +94,16 @@ class Roofline:
 
     @property
     def intensity(self) -> float:
-        """Multiply-accumulates a byte."""
+        """Multiply-accumulates per byte."""
         return self.macs / self.bytes_moved
 
     @property
     def floor_ms(self) -> float:
-        """No run can be faster than this by these peaks: all its work, or all its bytes."""
+        """Roofline time: the larger of computing time and memory time at the peaks, in ms."""
         return max(self.macs / self.peaks.gmacs, self.bytes_moved / self.peaks.gbytes) / 1e6
 
     @property
     def limit(self) -> Literal["arithmetic", "memory"]:
-        """Which of the two takes longer."""
+        """Which of the two times is larger."""
         arithmetic = self.macs / self.peaks.gmacs > self.bytes_moved / self.peaks.gbytes
         return "arithmetic" if arithmetic else "memory"

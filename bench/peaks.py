@@ -1,7 +1,7 @@
-"""What this machine reaches at best: multiply-accumulates a second in one precision, and bytes a second.
+"""Peaks of this machine: multiply-accumulates per second in one precision, and bytes per second.
 
-Each is measured once a process and takes about a second. Other work on the machine makes it lower than it could be, and
-then an engine that ran at a quieter moment comes out faster than its limit.
+Each is measured once per process, in about a second. Other work on the machine lowers the peaks; an engine that ran at
+a quieter moment may then be faster than its roofline.
 """
 
 from __future__ import annotations
@@ -30,25 +30,24 @@ __all__ = ["copy_bandwidth", "measure_peaks", "product"]
 
 CHANNELS: Final = 128
 SIDE: Final = 64
-"""Of the feature maps: a 3 x 3 convolution of them is a product of 4096 x 1152 by 1152 x 128. Of six shapes that
-were tried by OpenVINO, none was faster in FP32, BF16 and FP16."""
+"""Height and width of the feature maps: a 3 x 3 convolution is a product of 4096 x 1152 by 1152 x 128. With OpenVINO,
+none of six shapes was faster in FP32, BF16 and FP16."""
 DEPTH: Final = 4
-"""Convolutions of a measurement, 2.4 GMAC, so that what is done once, as to round its input, weighs little."""
+"""Convolutions per measurement (2.4 GMAC), so that one-off work such as rounding the input weighs little."""
 
 _SECONDS: Final = 1.0
 _LEAST_RUNS: Final = 3
 _LEAST_COPY: Final = 256 << 20
 _CUPY: Final = frozenset({"float32", "float16"})
-"""The types whose matrices CuPy multiplies by the vendor's library."""
+"""The types for which CuPy multiplies matrices with the vendor's library."""
 
 
 @cache
 def measure_peaks(precision: Precision, *, on_gpu: bool = False) -> Peaks | None:
-    """The machine's peaks; None: no library that is installed here really computes in `precision`.
+    """Measure the machine's peaks; None: no installed library really computes in `precision`.
 
-    On a CPU the product is the implicit one of a 3 x 3 convolution, by OpenVINO or else ONNX Runtime, on all cores:
-    OpenVINO multiplies plain matrices more slowly, in INT8 half as fast, and a limit that engines exceed is none. On a
-    GPU it is CuPy's product of plain matrices.
+    On a CPU by a 3 x 3 convolution with OpenVINO, else ONNX Runtime, on all cores: OpenVINO's plain matrix products are
+    slower (half as fast in INT8), so engines would exceed that peak. On a GPU by CuPy's matrix product.
     """
     found = _peak_of_gpu(precision) if on_gpu else _peak_of_cpu(precision)
     if found is None:
@@ -59,9 +58,9 @@ def measure_peaks(precision: Precision, *, on_gpu: bool = False) -> Peaks | None
 
 @cache
 def copy_bandwidth() -> float:
-    """Bytes a second of copying memory that no cache holds, on all cores; read and written ones counted.
+    """Bytes per second of copying memory larger than the caches, on all cores, counting reads and writes.
 
-    A processor may also read what it is going to write, which is not counted.
+    A processor may also read a cache line before writing it; that is not counted.
     """
     size = int(min(max(_LEAST_COPY, 2 * _largest_cache()), psutil.virtual_memory().available / 8)) // 8
     cores = usable_cores()
@@ -73,8 +72,8 @@ def copy_bandwidth() -> float:
 def product(precision: Precision, batch: int) -> tuple[Any, int]:
     """An ONNX model (`onnx.ModelProto`) of convolutions, and its multiply-accumulates.
 
-    In INT8 the convolutions stand between DequantizeLinear and QuantizeLinear, as in exports; every other type is left
-    to the library that builds it.
+    For INT8, each convolution is between DequantizeLinear and QuantizeLinear, as in exports; for the other precisions,
+    the library that builds the model chooses the type.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -109,7 +108,7 @@ def product(precision: Precision, batch: int) -> tuple[Any, int]:
 
 
 def _peak_of_cpu(precision: Precision) -> tuple[float, str] | None:
-    """Multiply-accumulates a second, and by what."""
+    """Multiply-accumulates per second, and what computed them."""
     batch = max(usable_cores() // 2, 1)
     model, macs = product(precision, batch)
     frames = np.random.default_rng(0).standard_normal((batch, CHANNELS, SIDE, SIDE)).astype(np.float32)
@@ -117,7 +116,7 @@ def _peak_of_cpu(precision: Precision) -> tuple[float, str] | None:
         try:
             graph = open_graph(name, model.SerializeToString(), precision, {})
         except BackendError:
-            continue  # it is not installed, or has no such arithmetic on this processor
+            continue  # not installed, or this precision is not available on this processor
         found = [layer for layer in graph.layers if layer.convolves]
         if found and all(computes(layer, precision) for layer in found):
             seconds = _best(partial(graph.run, frames))
@@ -126,7 +125,7 @@ def _peak_of_cpu(precision: Precision) -> tuple[float, str] | None:
 
 
 def _peak_of_gpu(precision: Precision) -> tuple[float, str] | None:
-    """Multiply-accumulates a second of CuPy's matrix product; None: not installed, or it has no such product."""
+    """Multiply-accumulates per second of CuPy's matrix product; None: not installed, or not in this precision."""
     dtype = PRECISIONS[precision].float_type
     if find_spec("cupy") is None or dtype not in _CUPY or precision == "int8":
         return None
@@ -146,7 +145,7 @@ def _bandwidth_of_gpu() -> float:
 
 
 def _best(run: Callable[[], object]) -> float:
-    """Seconds of the fastest run, after one that does not count."""
+    """Seconds of the fastest run, after one warm-up."""
     run()
     times: list[float] = []
     while len(times) < _LEAST_RUNS or sum(times) < _SECONDS:
@@ -157,6 +156,6 @@ def _best(run: Callable[[], object]) -> float:
 
 
 def _largest_cache() -> int:
-    """Bytes of the first core's largest cache, as Linux tells it; 0: it does not."""
+    """Bytes of the first core's largest cache, from Linux; 0: unknown."""
     found = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
     return max((int(size.removesuffix("K")) << 10 for size in found if size.endswith("K")), default=0)

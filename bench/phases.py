@@ -1,4 +1,4 @@
-"""Where the time of a frame goes: before, in and after a run, each phase by the clock that can see it."""
+"""Time per phase of a frame: preprocessing, the run's phases, postprocessing."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _WARM_UPS: Final = 3
 def measure_phases(
     session: Session, pictures: Iterable[np.ndarray], *, seconds: float = 1.0, min_runs: int = 5
 ) -> dict[Phase, tuple[float, ...]]:
-    """Milliseconds of each phase of some runs, after the warm-up; what was not measured is missing.
+    """Milliseconds of each phase in each run after the warm-up; phases that cannot be measured are missing.
 
-    `preprocess` is from a picture of any size to the session's image, `postprocess` from its depth to that of the
-    picture's size; see `Row.phases` for the others. A batch is filled with one picture after the other.
+    `preprocess` resizes a picture to the session's size, `postprocess` resizes the depth to the picture's; see
+    `Row.phases` for the others. Pictures fill a batch in turn.
 
     Args:
         session: open; it is bound here.
-        pictures: H x W x 3 uint8, shown in turn.
-        seconds: how long, and at least `min_runs`.
+        pictures: H x W x 3 uint8, used in turn.
+        seconds, min_runs: minimum duration and number of runs.
     """
     shown = cycle(pictures)
     image, depth = allocate(session)

@@ -1,4 +1,4 @@
-"""A session's answers to the reference frames."""
+"""Parity of a session on the reference frames."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ __all__ = ["measure_parity"]
 
 
 def measure_parity(session: Session, reference: Reference) -> tuple[Parity, np.ndarray]:
-    """Compare on every reference frame; also return the engine's answers, N x H x W metres.
+    """Compare with the reference on all its frames; also return the session's depth, N x H x W metres.
 
     Raises:
-        EngineError: the reference is of another size than the engine.
+        EngineError: the reference has another size than the engine.
     """
     if reference.size != session.spec.size:
         raise EngineError(
-            f"the reference holds frames of {reference.size} (H, W), and the engine takes {session.spec.size}"
+            f"the reference has frames of {reference.size} (H, W), but the engine takes {session.spec.size}; "
+            "export both again from one run"
         )
-    answers = np.stack(list(predict_frames(session, reference.images)))
-    return compare(answers, reference), answers
+    depths = np.stack(list(predict_frames(session, reference.images)))
+    return compare(depths, reference), depths

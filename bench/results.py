@@ -1,7 +1,7 @@
-"""What a bench found: raw samples, and everything that was true while they were taken.
+"""Results of a bench: raw samples, and the environment they were taken in.
 
-Figures that follow from samples are written beside them, for those who read the file without depthkit, and are computed
-anew when it is read: a file whose figures were changed says the same as before.
+Derived figures are written beside the samples for readers without depthkit. They are recomputed when a file is read, so
+editing them has no effect.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ MAY_BE_NAN: Final = {
     kind.__name__: frozenset(field.name for field in fields(kind) if field.type == "float")
     for kind in (Parity, DepthScores, Scores)
 }
-"""By type, the figures that a broken engine makes NaN, which JSON writes as null."""
+"""By type, the figures that may be NaN for a broken engine; JSON has null for NaN."""
 _GZIP: Final = b"\x1f\x8b"  # how such a file begins (RFC 1952)
 _NAMELESS: Final = 4
-"""The schema version before rows had a run and weights."""
+"""The schema version in which rows have no `run` and `weights`."""
 _NAN: Final = frozenset[str]().union(*MAY_BE_NAN.values())
 
 
@@ -70,35 +70,33 @@ class Row:
     """One session of the bench.
 
     Attributes:
-        network, backend, target: what ran; target is the file, or the run folder for torch. Of a row that was not
-            benched by depthkit network may be empty.
-        kind: "engine": a session of ours; "peer": a vendor's raw call, with no depthkit between; "trtexec": read from
-            a file that trtexec wrote.
-        provider: what really computed, in the vendor's own words.
-        precision_asked, precision: what was asked for, and what really computed.
-        size, batch: height and width; frames a run.
+        network, backend, target: what ran; target is the file, or the run folder for torch. `network` may be empty for
+            a trtexec row.
+        kind: "engine": a depthkit session; "peer": the raw vendor API; "trtexec": read from a file of trtexec.
+        provider: what really computed, in the vendor's words.
+        precision_asked, precision: as asked for, and as really computed.
+        size, batch: height and width; frames per run.
         parameters, macs: of the network; macs for one frame.
         file_bytes: size of the engine on disk.
-        wall_ms: host time of each run that counted, in order; empty only where `error` says why.
-        turns: how many runs each turn had; they add up to those of `wall_ms`.
-        phases: milliseconds of the phases of a run, each measured for some runs after `wall_ms` was; what was not
-            measured is missing. `preprocess`, `postprocess`: on the host, from a picture of any size to the bound image
-            and back. `h2d`, `device`, `d2h`: on CUDA by events; on a CPU `device` is the host's time for the whole
-            run, and there are no copies. `enqueue`: what the host needs to start a run on CUDA.
+        wall_ms: host time of each measured run, in order; empty only if `error` says why.
+        turns: number of runs of each turn; their sum is the length of `wall_ms`.
+        phases: milliseconds of each phase in some runs after `wall_ms`; phases that were not measured are missing.
+            `preprocess`, `postprocess`: resizing on the host. `h2d`, `device`, `d2h`: on CUDA by events; on a CPU,
+            `device` is the host time of the whole run and there are no copies. `enqueue`: host time to start a run on
+            CUDA.
         throughput: None: not measured.
         memory: see `MemoryUse`; None: not measured.
-        energy_j: joules a frame, of the device (GPU: NVML; CPU package: RAPL); None: the machine does not tell.
-        macs_share: how much of the convolutions' work runs in the precision that was asked for; None: not told.
+        energy_j: joules per frame of the device (GPU: NVML; CPU package: RAPL); None: not available.
+        macs_share: share of the convolutions' work that runs in the precision asked for; None: unknown.
         roofline: None: not measured.
         layers: the slowest first; empty: not profiled.
         parity: against torch FP32 on the reference frames; None: not compared.
-        diverges: first layer whose output leaves that of the FP32 graph, where it was looked for.
+        diverges: the first layer that diverges from the FP32 graph; empty: not searched, or none.
         accuracy: against measured depth; None: no data were given.
         faults: why the gate fails; empty: it passes.
-        notes: what makes its figures doubtful.
-        error: why it could not be benched to its end; empty: it was.
-        run, weights: name of the run, which no other run or other weights of the result have, and SHA-256 of the
-            weights; empty: not known.
+        notes: reasons to doubt its figures.
+        error: why the bench of this row ended early; empty: it did not.
+        run, weights: name of the run, unique per run and weights in a result; SHA-256 of the weights; empty: unknown.
     """
 
     network: str
@@ -133,19 +131,19 @@ class Row:
 
     def __post_init__(self) -> None:
         if not (self.wall_ms or self.error):
-            raise ValueError("wall_ms is empty, and no error says why")
+            raise ValueError("wall_ms is empty, but error is too")
         if sum(self.turns) != len(self.wall_ms):
-            raise ValueError(f"turns of {sum(self.turns)} runs do not make {len(self.wall_ms)}")
+            raise ValueError(f"turns has {sum(self.turns)} runs, but wall_ms {len(self.wall_ms)}")
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def name(self) -> str:
-        """What tells a row from the others of a result, in words."""
+        """A readable name: model, backend and precision."""
         return ", ".join(filter(None, (self.model, self.backend, self.precision)))
 
     @property
     def model(self) -> str:
-        """Network, size, batch, and the run where it is not named as its network; empty: not known."""
+        """Network, size, batch, and the run unless it is named like the network; empty: unknown."""
         if not self.network or self.size is None:
             return ""
         network = file_name(self.network)
@@ -156,13 +154,13 @@ class Row:
     @computed_field  # type: ignore[prop-decorator]
     @property
     def passed(self) -> bool:
-        """Whether it ran, and the gate holds."""
+        """Whether it ran and passes its gate."""
         return not (self.faults or self.error)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def mean_ms(self) -> float | None:
-        """Mean latency of a run; this and the next are None where nothing ran."""
+        """Mean latency of a run; like the following figures, None if nothing ran."""
         return float(np.mean(self.wall_ms)) if self.wall_ms else None
 
     @computed_field  # type: ignore[prop-decorator]
@@ -198,7 +196,7 @@ class Row:
     @computed_field  # type: ignore[prop-decorator]
     @property
     def fps(self) -> float | None:
-        """Frames a second, one run after the other: frames that were run, over the time that they took."""
+        """Frames per second, one run after the other: frames over total latency."""
         return self.batch * len(self.wall_ms) / (sum(self.wall_ms) / 1000) if self.wall_ms else None
 
     @computed_field  # type: ignore[prop-decorator]
@@ -221,11 +219,11 @@ class Row:
 
 @dataclass(frozen=True, config=STRICT)
 class BenchResult:
-    """A whole bench. `to_json` gives the raw samples and, beside them, the figures derived from them.
+    """A whole bench. `to_json` writes the raw samples and the derived figures.
 
     Attributes:
-        complete: False: it was interrupted, and holds what had been measured.
-        notes: what makes all its figures doubtful: clocks, governor or load that moved.
+        complete: False: the bench was interrupted, and the result has what was measured until then.
+        notes: reasons to doubt all its figures: clock, governor or load.
     """
 
     environment: Environment
@@ -237,7 +235,7 @@ class BenchResult:
 
     @property
     def failed(self) -> list[Row]:
-        """Rows that could not be benched, or whose gate does not hold."""
+        """Rows that could not be benched or fail their gate."""
         return [row for row in self.rows if not row.passed]
 
     @property
@@ -247,7 +245,7 @@ class BenchResult:
         return [[row for row in self.rows if row.model == model] for model in models]
 
     def baseline(self, row: Row) -> Row | None:
-        """What a row is compared with: the first of its group that ran, which is torch where torch was benched."""
+        """The row that a row is compared with: the first of its group that ran, which is torch if it was benched."""
         if not row.model:
             return None
         return next((other for other in self.rows if other.model == row.model and other.wall_ms), None)
@@ -265,7 +263,7 @@ class BenchResult:
 
 
 def speedup(row: Row, base: Row) -> Interval | None:
-    """How many times as fast `row` is as `base`: the median over rounds; None: too few of them for an interval."""
+    """How many times as fast `row` is as `base`: the median over rounds; None: too few rounds for an interval."""
     if min(len(row.turns), len(base.turns)) < LEAST_TURNS:
         return None
     return interval(*bootstrap_ratios(base.medians, row.medians))
@@ -275,7 +273,8 @@ def read_result(path: Path) -> BenchResult:
     """Read `bench.json`, also one that gzip compressed.
 
     Raises:
-        DataError: missing, or not such a file.
+        DataError: missing or unreadable.
+        SpecError: not such a file.
         SchemaVersionError: written by another depthkit.
     """
     try:
@@ -288,7 +287,7 @@ def read_result(path: Path) -> BenchResult:
 
 
 def _without_figures(content: bytes) -> bytes:
-    """The file as a document of what was measured: without what is computed from it, and with NaN for JSON's null."""
+    """The document without derived figures, and with NaN instead of JSON's null."""
     try:
         document = json.loads(content)
         if document["schema_version"] == _NAMELESS:
@@ -300,12 +299,12 @@ def _without_figures(content: bytes) -> bytes:
                 scores.update({key: math.nan for key, value in scores.items() if value is None and key in _NAN})
         _drop_computed(document, BenchResult)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return content  # which is no such document, as `from_json` will say
+        return content  # not such a document; `from_json` reports that
     return json.dumps(document).encode()
 
 
 def _name_runs(document: Any) -> None:
-    """Bring a document of schema version 4 to version 5: the run is told by `target`, the weights by nothing."""
+    """Upgrade a document from schema version 4 to 5: the run is taken from `target`, the weights are unknown."""
     for row in document["rows"]:
         target = Path(row["target"])
         folder = target if row["backend"].startswith("torch") else target.parent

@@ -1,4 +1,4 @@
-"""The limit of an engine on this machine: its work and its bytes under the peaks that the machine reaches.
+"""Roofline of an engine: its multiply-accumulates and bytes against the machine's peaks.
 
 S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful visual performance model for multicore
 architectures", Communications of the ACM 52(4), 2009.
@@ -22,16 +22,17 @@ _FUSED: Final = frozenset({
     "Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "Sqrt", "Neg", "Abs", "BatchNormalization", "Cast", "Identity",
     "QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Shape",
 })  # fmt: skip
-"""Operators that work value by value or only change the layout: an engine computes them in a layer beside."""
+"""Elementwise and layout operators: engines fuse them into a neighbouring layer."""
 
 
 def find_roofline(session: Session, onnx: Path) -> Roofline | None:
-    """Of an open session. None: it does not tell its precision, no library here can measure the peak of that, or the
-    ONNX file leaves shapes open.
+    """Compute the roofline of an open session.
+
+    None: its precision is unknown, no installed library can measure its peak, or shapes cannot be inferred.
 
     Args:
-        session: of what is in `onnx`.
-        onnx: an ONNX file that depthkit exported, of the session's size; its batch is taken from the session.
+        session: runs the model in `onnx`.
+        onnx: an ONNX file that depthkit exported, of the session's size; the batch is the session's.
     """
     precision = computed_in(session.precision)
     if precision is None:
@@ -48,18 +49,18 @@ def find_roofline(session: Session, onnx: Path) -> Roofline | None:
 def bytes_moved(model: Any, batch: int, item: int) -> int | None:
     """Bytes that a run of an `onnx.ModelProto` reads and writes; None: its shapes cannot be inferred.
 
-    Every layer reads its activations once and writes its own once, in the engine's precision; the image is read as
-    uint8 and the depth is written as float32; weights are read once. What works value by value, or changes the layout,
-    is part of the layer before it, and only its second operand is read anew.
+    Every layer reads its inputs once and writes its output once, in the engine's precision; the image is read as uint8,
+    the depth written as float32, and weights are read once. Elementwise and layout operators belong to the layer before
+    them; only their second operand is read in addition.
 
-    Convolutions, pooling, resizing and concatenation each count as a layer of their own. Engines that fuse more save
-    what passes between these: TensorRT lets the layers before a concatenation write to their place in its output. And
-    what stays in a cache between two layers never reaches memory, so a small network can be faster than its bytes
-    under the bandwidth of memory. For INT8 all layers count as INT8, also those that were left in FP32.
+    Convolution, pooling, resizing and concatenation count as separate layers. Engines that fuse more save the traffic
+    between these: TensorRT lets layers write directly into the output of a concatenation. Data that stays in a cache
+    does not reach memory, so a small network can be faster than this estimate. For INT8 all layers count as INT8,
+    even those left in FP32.
 
     Args:
         model: a graph; it is changed.
-        batch: frames of a run.
+        batch: frames per run.
         item: bytes of an element in the engine's precision.
     """
     graph = _inferred(model, batch)
@@ -81,7 +82,7 @@ def bytes_moved(model: Any, batch: int, item: int) -> int | None:
 
 
 def _passed(graph: Any, weights: set[str]) -> tuple[list[str], dict[str, str]]:
-    """The tensors that layers read or write, one for each time; and by tensor what it is a fused form of."""
+    """Tensors that layers read or write (once per access), and for each fused tensor the tensor it derives from."""
     passed: list[str] = []
     roots: dict[str, str] = {}
     for node in graph.node:
@@ -97,7 +98,7 @@ def _passed(graph: Any, weights: set[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _inferred(model: Any, batch: int) -> Any:
-    """The graph with the shapes of all tensors for a batch."""
+    """The graph with all shapes inferred for a batch."""
     import onnx
 
     for each in model.graph.input:
@@ -109,7 +110,7 @@ def _inferred(model: Any, batch: int) -> Any:
 
 
 def _elements(value: Any) -> int | None:
-    """How many elements a `ValueInfoProto` has; None: not known."""
+    """Number of elements of a `ValueInfoProto`; None: unknown."""
     kind = value.type.tensor_type
     if not kind.HasField("shape") or not all(dim.HasField("dim_value") for dim in kind.shape.dim):
         return None

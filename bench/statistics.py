@@ -1,9 +1,9 @@
-"""How sure a figure is: bootstrap intervals of medians and of their ratios; and the Pareto front.
+"""Bootstrap intervals of medians and of their ratios; and the Pareto front.
 
-Runs of one turn share what the machine was doing then, so they are no independent samples. Whole turns are therefore
-drawn anew, not single runs (the cluster bootstrap; Davison and Hinkley, Bootstrap Methods and their Application, 1997,
-section 3.8). Rows that took turns with each other are compared round by round: a machine that is slow for some seconds
-is so for both, and the ratio of their medians in that round does not know of it.
+Runs of one turn share the machine's state, so they are not independent samples. Whole turns are therefore resampled,
+not single runs (cluster bootstrap; Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
+Rows that took turns are compared round by round: a machine that is slow for some seconds is slow for both, which the
+ratio of their medians in that round cancels.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ T = TypeVar("T")
 DRAWS: Final = 1000
 CONFIDENCE: Final = 0.95
 LEAST_TURNS: Final = 5
-"""With fewer turns an interval would say more than is known; there is none then."""
+"""With fewer turns an interval would be too narrow, so none is given."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Interval:
-    """From `low` to `high` with 95 % confidence; `middle` is the figure itself."""
+    """A 95 % confidence interval from `low` to `high`; `middle` is the estimate."""
 
     low: float
     middle: float
@@ -45,16 +45,16 @@ class Interval:
 
     @property
     def width(self) -> float:
-        """Its half width, as a share of the figure: 0.01 for ±1 %."""
+        """Half width as a share of the estimate: 0.01 for ±1 %."""
         return (self.high - self.low) / 2 / self.middle
 
 
 def bootstrap_medians(samples: Sequence[float], turns: Sequence[int], *, seed: int = 0) -> np.ndarray:
-    """Medians (float64, `DRAWS`) of as many data sets, each made of turns drawn with replacement.
+    """Medians (float64, `DRAWS`) of bootstrap samples, each made of whole turns drawn with replacement.
 
     Args:
-        samples: of all turns, one after the other.
-        turns: how many samples each turn has.
+        samples: of all turns, in order.
+        turns: number of samples of each turn.
         seed: of the draws.
 
     >>> medians = bootstrap_medians([1.0, 3.0] * 10, [2] * 10)
@@ -75,14 +75,14 @@ def turn_medians(samples: Sequence[float], turns: Sequence[int]) -> np.ndarray:
 
 
 def bootstrap_ratios(over: np.ndarray, under: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, float]:
-    """How many times `under` goes into `over`, of two rows that took turns in the same rounds.
+    """Ratio `over` / `under` of two rows that took turns in the same rounds.
 
     Args:
-        over, under: what `turn_medians` gave of each; where one has more, its last ones had no rival and are left out.
+        over, under: the rows' `turn_medians`; the longer one is cut to the other's length.
         seed: of the draws.
 
     Returns:
-        Draws (float64, `DRAWS`) of the median over rounds of the rounds' ratios, and that median itself.
+        Bootstrap draws (float64, `DRAWS`) of the median over rounds of the ratio in each round; and that median.
 
     >>> draws, middle = bootstrap_ratios(np.array([2.0, 40.0, 6.0]), np.array([1.0, 20.0, 3.0]))
     >>> float(draws.min()), middle
@@ -95,7 +95,7 @@ def bootstrap_ratios(over: np.ndarray, under: np.ndarray, *, seed: int = 0) -> t
 
 def _split(samples: Sequence[float], turns: Sequence[int]) -> list[np.ndarray]:
     if sum(turns) != len(samples) or not samples:
-        raise ValueError(f"{len(samples)} samples are not those of turns of {sum(turns)}")
+        raise ValueError(f"{len(samples)} samples, but turns has {sum(turns)}")
     return np.split(np.asarray(samples, np.float64), np.cumsum(turns)[:-1])
 
 
@@ -121,7 +121,7 @@ def coefficient_of_variation(samples: Sequence[float]) -> float:
 
 
 def pareto_front(items: Iterable[T], figures: Callable[[T], tuple[float, float]]) -> list[T]:
-    """Items that no other beats in both of two figures, lower being better; sorted by the first; of equals one.
+    """Items that no other beats in both figures (lower is better), sorted by the first; of equal items only one.
 
     >>> pareto_front([(3, 1), (1, 5), (2, 6), (4, 1)], lambda point: point)
     [(1, 5), (3, 1)]

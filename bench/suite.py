@@ -1,4 +1,4 @@
-"""Run the bench: open everything, judge everything, time everything in turns."""
+"""Run a bench: open all contenders, check their parity, time them in turns, then measure the rest."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ __all__ = ["SuiteOptions", "run_suite"]
 
 TORCH: Final = "torch"
 PICTURES: Final = 8
-"""How many of the samples show what phases take."""
+"""Number of samples on which phases are measured."""
 
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """How to bench.
+    """What to measure.
 
     Attributes:
         protocol, steady: how latency is measured.
-        phases: measure the phases of a run as well.
-        memory: measure memory first, each contender in a process of its own; what crashes there is not opened here.
-        streams: measure throughput as well, with so many sessions of a contender side by side; None: do not.
-        roofline: measure the machine's peaks, and put every engine under them.
-        profile: ask the vendors what each layer takes.
-        notes: what is to be said of the result besides.
-        command: what was typed.
+        phases: measure the phases of a run.
+        memory: measure memory first, each contender in a separate process; those that crash there are not opened here.
+        streams: number of sessions side by side, for throughput; None: do not measure it.
+        roofline: measure the machine's peaks, and compute every engine's roofline.
+        profile: time layers with the vendors' profilers.
+        notes: further notes for the result.
+        command: the command line.
     """
 
     protocol: Literal["steady", "paper"] = "steady"
@@ -60,17 +60,17 @@ def run_suite(
 ) -> tuple[BenchResult, list[np.ndarray | None]]:
     """Bench all contenders; also return each one's depth for its reference frames, N x H x W metres.
 
-    One that fails takes nothing with it: its row says why. Interrupted (Ctrl-C), it gives what was measured until then,
-    and the result says that it is not complete.
+    If one fails, its row says why and the others go on. If interrupted (Ctrl-C), the result has what was measured until
+    then and is marked as incomplete.
 
     Args:
         contenders: in the order of the result's rows.
         samples: for the accuracy columns; None leaves them empty.
-        options: how.
-        on_progress: told what is going on and the share of it that is done, 0 to 1.
+        options: what to measure.
+        on_progress: called with the current step and the share of it that is done, 0 to 1.
 
     Raises:
-        UserError: nothing to bench.
+        UserError: there are no contenders.
     """
     if not contenders:
         raise UserError("there is nothing to bench; build engines with `depthkit export`, or name them with --engine")
@@ -94,7 +94,7 @@ def _measure(
     stack: ExitStack,
     tell: Callable[[str, float], None],
 ) -> None:
-    """One kind of measurement after the other, and each of all entries that are well."""
+    """Do one measurement after the other, each for all entries without an error."""
 
     def each(what: str, work: Callable[[Entry], None], *, optional: bool = False) -> None:
         for index, entry in enumerate(entries):
@@ -141,10 +141,10 @@ def _time_in_turns(entries: Sequence[Entry], steady: Steady, tell: Callable[[str
 
 
 def _find_fp32(entries: Sequence[Entry], samples: SampleSet, tell: Callable[[str, float], None]) -> None:
-    """Give every row the scores that its gate compares its own with, see `Entry.fp32`; or a note that there are none.
+    """Set `Entry.fp32`, the scores that the accuracy gate compares with; or add a note that there are none.
 
-    They are those of torch, or of an FP32 engine that passes, of the same run, weights and size; else of the FP32
-    model that lies beside the engine.
+    They are those of torch or of a passing FP32 engine with the same run, weights and size; else they are measured on
+    the FP32 model beside the engine.
     """
     known: dict[tuple[object, ...], DepthScores] = {}
     for entry in sorted(entries, key=lambda entry: entry.contender.backend != TORCH):

@@ -1,4 +1,4 @@
-"""How many frames a second, when several are under way at a time."""
+"""Throughput: frames per second of several sessions at a time."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["measure_throughput"]
 def measure_throughput(
     open_session: Callable[[], Session], frames: np.ndarray, streams: int, *, seconds: float, warm_up_s: float = 0.2
 ) -> Throughput:
-    """Run `streams` sessions side by side, each opened and run in a thread of its own, for a while.
+    """Run `streams` sessions side by side, each opened and run in its own thread.
 
-    Frames over the time between the first run's beginning and the last one's end, as trtexec counts it.
+    The result is frames over the time from the start of the first run to the end of the last, as in trtexec.
 
     Args:
-        open_session: opens one of them.
+        open_session: opens one session.
         frames: N x H x W x 3 uint8 of its size.
-        streams: how many.
-        seconds: how long after the warm-up.
+        streams: number of sessions.
+        seconds: how long to run after the warm-up.
 
     Raises:
-        Exception: what a session raised.
+        Exception: whatever a session raises.
     """
     ready = threading.Barrier(streams)
     spans: list[tuple[float, float, int]] = []
@@ -49,7 +49,7 @@ def measure_throughput(
                 runs = _run_for(session, seconds)
                 spans.append((start, perf_counter(), runs))
         except threading.BrokenBarrierError:
-            pass  # another one failed, and says why
+            pass  # another session failed; its error is raised
         except Exception as error:  # noqa: BLE001 - raised again below, in the caller's thread
             errors.append(error)
             ready.abort()

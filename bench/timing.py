@@ -1,4 +1,4 @@
-"""How long a run takes. Frames stand in the bound buffer before the clock starts; what is timed is `session.run()`."""
+"""Latency of a run: the time of `session.run()`, with the frames already in the bound buffer."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["PAPER_RUNS", "PAPER_WARM_UPS", "Steady", "Times", "allocate", "time_
 
 PAPER_WARM_UPS: Final = 100
 PAPER_RUNS: Final = 10
-_SLICE: Final = 0.1  # seconds that one session runs before the next has its turn; short, to share the same noise
+_SLICE: Final = 0.1  # seconds of a turn; short, so that all sessions see the same noise
 
 
 class Times(list[float]):
     """Milliseconds of every run, in order.
 
     Attributes:
-        turns: how many of them each turn had; they add up to all.
-        error: why there are no more; None: there are as many as were wanted.
+        turns: number of runs of each turn.
+        error: the session's error, after which it has no more turns; None: no error.
     """
 
     def __init__(self, samples: Iterable[float] = (), turns: Iterable[int] = ()) -> None:
@@ -39,19 +39,19 @@ class Times(list[float]):
 
 @dataclass(frozen=True)
 class Steady:
-    """The steady protocol, after trtexec's defaults: warm up, then run for a while, and at least a few times.
+    """The steady protocol, after trtexec's defaults: warm up, then run for a duration and a minimum number of runs.
 
-    Where several sessions take turns, each turn begins with a rest: the threads of ONNX Runtime keep the cores busy for
+    If several sessions take turns, each turn begins with a rest, because ONNX Runtime's threads keep the cores busy for
     40 ms after a run (docs/log.md).
 
     Attributes:
-        warm_up_s, duration_s: seconds of each session.
-        min_runs: of each session, also if they take longer.
-        max_runs: more samples would say nothing new of what is so fast; a session with as many runs once a turn.
-        rest_s: see above.
-        until: go on until the 95 % interval of every median is as narrow as this share of it, see `Interval.width`.
-        max_duration_s: seconds for each session after which `until` is given up: rests and runs that do not count are
-            in them, and what one does not need the others may have.
+        warm_up_s, duration_s: seconds per session.
+        min_runs: per session, even if they take longer.
+        max_runs: per session; from then on it runs only once per turn, since more samples add nothing.
+        rest_s: seconds of rest before a turn.
+        until: go on until the 95 % interval of every median is as narrow as this share, see `Interval.width`.
+        max_duration_s: seconds per session after which `until` is given up. It includes rests and warm-up runs, and the
+            sessions share the sum.
     """
 
     warm_up_s: float = 0.2
@@ -64,7 +64,7 @@ class Steady:
 
 
 def time_paper(session: Session, seed: int = 0) -> Times:
-    """The paper's protocol: random input, 100 warm-up runs, then 10 that count. Milliseconds of each of the 10."""
+    """Time a session by the paper's protocol: random input, 100 warm-up runs, then 10 measured runs (milliseconds)."""
     image, _ = allocate(session)
     image[...] = np.random.default_rng(seed).integers(0, 256, image.shape, np.uint8)
     for _ in range(PAPER_WARM_UPS):
@@ -81,20 +81,20 @@ def time_steady(
     on_progress: Callable[[float], None] | None = None,
     into: Sequence[Times] | None = None,
 ) -> list[Times]:
-    """Time several sessions in turns, so that a noisy machine hits all alike; milliseconds of every run of each.
+    """Time several sessions in turns, so that noise affects all alike; return milliseconds of every run of each.
 
-    In rounds of shuffled order each session runs for about 0.1 s, after a rest that lets the threads of the one before
-    it come to an end; the first run of a turn finds caches as that one left them, and does not count. All take part in
-    every round; it ends when each has run long and often enough.
+    In each round, all sessions run for about 0.1 s in shuffled order. A rest before each turn lets the previous
+    session's threads go idle; the first run of a turn meets cold caches and does not count. Rounds go on until every
+    session has run long and often enough.
 
     Args:
         sessions: open sessions; they are bound here.
-        frames: for each session, N x H x W x 3 uint8 real frames of its size, shown in turn.
-        protocol: how long.
+        frames: for each session, N x H x W x 3 uint8 real frames of its size, used in turn.
+        protocol: durations and numbers of runs.
         seed: of the order.
-        on_progress: told the share of the whole that is done, 0 to 1.
-        into: where the samples go as they come; whoever gives these finds there what there is when this is interrupted,
-            and what a session raised, which then has no more turns. Otherwise what a session raises is passed on.
+        on_progress: called with the share that is done, 0 to 1.
+        into: receives the samples as they are taken, so that an interruption does not lose them, and each session's
+            error, after which it has no more turns. None: errors are raised.
     """
     protocol = protocol or Steady()
     times = [Times() for _ in sessions] if into is None else list(into)
@@ -123,7 +123,7 @@ def time_steady(
 
 
 def allocate(session: Session) -> tuple[np.ndarray, np.ndarray]:
-    """Buffers of the session's size (a dynamic batch at its optimum), bound to it."""
+    """Allocate buffers of the session's size (a dynamic batch at its optimum), and bind them."""
     image = np.zeros(_shape(session.spec, session.spec.input.shape), np.uint8)
     depth = np.zeros(_shape(session.spec, session.spec.output.shape), np.float32)
     session.bind(image=image, depth=depth)
@@ -141,7 +141,7 @@ def _kept(samples: Times, *, passed_on: bool) -> Iterator[None]:
 
 
 class _Turn:
-    """One session with its frames and the runs that counted."""
+    """One session with its frames and samples."""
 
     def __init__(self, session: Session, frames: np.ndarray, samples: Times) -> None:
         self._session = session
@@ -152,13 +152,13 @@ class _Turn:
         self.samples = samples
 
     def warm_up(self, protocol: Steady) -> None:
-        """Run for a while; nothing of it counts."""
+        """Run for a while without keeping samples."""
         self.run_for(protocol.warm_up_s, protocol.max_runs)
         self.samples.clear()
         self.samples.turns.clear()
 
     def run_for(self, seconds: float, max_runs: int) -> None:
-        """Run once that does not count, then until the time is over or there are enough samples, at least once."""
+        """Run once without a sample, then sample until the time is over or there are enough, at least once."""
         self._show()
         self._session.run()
         end = perf_counter() + seconds
@@ -171,7 +171,7 @@ class _Turn:
                 return
 
     def share(self, protocol: Steady, *, over: bool) -> float:
-        """How much of what is wanted is done, at most 1; `over`: the time for `until` is."""
+        """Share of the work that is done, at most 1; `over`: the time for `until` is over."""
         seconds = sum(self.samples) / 1000
         runs = len(self.samples)
         done = 1.0 if runs >= protocol.max_runs or not protocol.duration_s else seconds / protocol.duration_s
@@ -181,11 +181,11 @@ class _Turn:
         return min(self._narrow(protocol.until), 1.0)
 
     def _narrow(self, until: float) -> float:
-        """How near the interval is to what is wanted; looked at when there are a tenth more turns, since it costs."""
+        """How near the interval's width is to `until`, at most recomputed every 10 % more turns, since it is slow."""
         turns, share = self._checked
         if len(self.samples.turns) >= max(LEAST_TURNS, 1.1 * turns):
             found = interval(bootstrap_medians(self.samples, self.samples.turns), median(self.samples))
-            share = (until / found.width) ** 2 if found.width else 1.0  # it narrows with the root of the turns
+            share = (until / found.width) ** 2 if found.width else 1.0  # narrows with the root of the turns
             self._checked = len(self.samples.turns), share
         return share
 

@@ -1,4 +1,4 @@
-"""Runs that trtexec timed, as a row beside ours."""
+"""Read runs that trtexec timed as a row."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["read_trtexec"]
 
 _SHORTEST_MS: Final = 1e-6
 _LONGEST_MS: Final = 1e10
-"""Four months. With both bounds, no figure that follows from times overflows or divides by zero."""
+"""Four months. With both bounds, no derived figure overflows or divides by zero."""
 _Time: TypeAlias = Annotated[float, Field(ge=0, le=_LONGEST_MS, allow_inf_nan=False)]
 _MANY_FAULTS: Final = 3
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="ignore", strict=True))
 class _Query:
-    """A run as trtexec (TensorRT 8.5 and newer, or by their second names older ones) writes it; milliseconds.
+    """A run as trtexec writes it (TensorRT 8.5 and newer; the second names are older ones'); milliseconds.
 
-    The host's clock tells when it was enqueued and the device's all the rest; the two have no common zero.
+    Enqueue times are by the host's clock, all others by the device's; the two have no common zero.
     """
 
     enqueue_start: Annotated[_Time, Field(validation_alias="startEnqMs")]
@@ -42,11 +42,11 @@ class _Query:
 
 
 def read_trtexec(path: Path) -> Row:
-    """Read what `trtexec --exportTimes=FILE.json` wrote, of one stream.
+    """Read a file of `trtexec --exportTimes=FILE.json` with one stream.
 
-    Latency is trtexec's: host to device, computing, and device to host; its runs overlap, so throughput is queries
-    over the time from the first one's beginning to the last one's end, by the device's clock. The file tells neither
-    network nor size, batch or precision: they stay empty, and a query counts as one frame.
+    Latency is trtexec's: host to device, computing, and device to host. Its runs overlap, so throughput is queries over
+    the time from the start of the first to the end of the last, by the device's clock. The file has no network, size,
+    batch or precision: they stay empty, and a query counts as one frame.
 
     Raises:
         DataError: missing, or not such a file.
@@ -61,7 +61,7 @@ def read_trtexec(path: Path) -> Row:
         queries = TypeAdapter(Annotated[list[_Query], Field(min_length=1)]).validate_json(content)
     except ValidationError as error:
         raise DataError(
-            f"{path} is no list of times that trtexec wrote to its end: {_faults(error)}; "
+            f"{path} is not a complete file of trtexec --exportTimes: {_faults(error)}; "
             f"run `trtexec --exportTimes={path.name}` again"
         ) from error
     return _row(path, queries)
@@ -106,7 +106,7 @@ def _row(path: Path, queries: list[_Query]) -> Row:
 
 
 def _faults(error: ValidationError) -> str:
-    """The first ones, for a file of thousands of queries may have thousands."""
+    """The first faults only: a file of thousands of queries may have thousands."""
     found = [f"{'.'.join(map(str, each['loc'])) or 'document'}: {each['msg']}" for each in error.errors()]
     more = [f"and {len(found) - _MANY_FAULTS} more"] if len(found) > _MANY_FAULTS else []
     return ", ".join(found[:_MANY_FAULTS] + more)

@@ -1,1 +1,1 @@
-"""Engine file in, Session out."""
+"""Opening engine files as sessions."""

@@ -1,7 +1,7 @@
-"""CUDA through cuda-python: streams, events, buffers and graphs that own what they hold, and other libraries' arrays.
+"""CUDA through cuda-python: owning wrappers for streams, events, buffers and graphs; views of GPU arrays.
 
-Everything lives in the device's primary context, which torch, CuPy, Numba and PyCUDA (with `pycuda.autoprimaryctx`)
-share, so that their arrays are used where they are. An object belongs to the device that is current when it is made.
+Everything uses the device's primary context, which torch, CuPy, Numba and PyCUDA (with `pycuda.autoprimaryctx`) share,
+so their arrays can be used in place. An object belongs to the device that is current when it is created.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class CudaError(BackendError):
     """A CUDA call that failed.
 
     Attributes:
-        call: the function, for instance "cudaMalloc".
-        name: CUDA's own name of the error, for instance "cudaErrorMemoryAllocation".
+        call: the function, e.g. "cudaMalloc".
+        name: CUDA's name for the error, e.g. "cudaErrorMemoryAllocation".
     """
 
     def __init__(self, call: str, name: str, words: str) -> None:
@@ -54,12 +54,12 @@ class CudaError(BackendError):
 
 
 class CudaGraphWarning(UserWarning):
-    """A session that was to replay a CUDA graph runs without one, and is slower for it."""
+    """A session could not record its CUDA graph and runs without it, which is slower."""
 
 
 @cache
 def cudart() -> Any:
-    """The module `cuda.bindings.runtime`. Raises BackendError where cuda-python is not installed."""
+    """Return the module `cuda.bindings.runtime`. Raises BackendError if cuda-python is not installed."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:
@@ -68,39 +68,39 @@ def cudart() -> Any:
 
 
 def check(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
-    """Call a function of `cuda.bindings.runtime` and return its answer without the error code.
+    """Call a function of `cuda.bindings.runtime` and return its result without the error code.
 
     Raises:
-        CudaError: the code is not cudaSuccess.
+        CudaError: the error code is not cudaSuccess.
     """
     runtime = cudart()
     try:
-        code, *answer = function(*arguments)
-    except RuntimeError as error:  # so cuda-python 12 says that there is no driver; 13 returns the code
+        code, *result = function(*arguments)
+    except RuntimeError as error:  # cuda-python 12 raises this if there is no driver; 13 returns the code
         name = runtime.cudaError_t.cudaErrorInsufficientDriver.name
         raise CudaError(function.__name__, name, f"{error}; install NVIDIA's driver") from error
     if code != runtime.cudaError_t.cudaSuccess:
-        # CUDA keeps the code until somebody asks: a library that launches a kernel next would take it for its own.
+        # CUDA keeps the error until it is read: the next library to launch a kernel would take it for its own.
         runtime.cudaGetLastError()
         _, words = runtime.cudaGetErrorString(code)
         raise CudaError(function.__name__, code.name, words.decode())
-    return answer[0] if len(answer) == 1 else tuple(answer)
+    return result[0] if len(result) == 1 else tuple(result)
 
 
 class _Owner(ABC):
-    """What all these objects do alike: own something of CUDA's, free it once, and refuse to be used afterwards."""
+    """Base class: owns a CUDA resource, frees it once, and cannot be used afterwards."""
 
     _handle: int | None = None
 
     @property
     def handle(self) -> int:
-        """What CUDA and other libraries know it by. Raises EngineError after `close`."""
+        """The handle that CUDA and other libraries use. Raises EngineError after `close`."""
         if self._handle is None:
-            raise EngineError(f"this {type(self).__name__} is closed; make another")
+            raise EngineError(f"this {type(self).__name__} is closed; create another")
         return self._handle
 
     def close(self) -> None:
-        """Free it. Further calls are harmless. Raises CudaError."""
+        """Free the resource. Further calls do nothing. Raises CudaError."""
         handle, self._handle = self._handle, None
         if handle is not None:
             self._free(handle)
@@ -121,23 +121,23 @@ class _Owner(ABC):
 
 
 class Stream(_Owner):
-    """A queue of work on the device. It does not wait for the default stream, as ordinary streams do."""
+    """A non-blocking stream: unlike ordinary streams, it does not synchronise with the default stream."""
 
     def __init__(self) -> None:
         runtime = cudart()
         self._handle = int(check(runtime.cudaStreamCreateWithFlags, runtime.cudaStreamNonBlocking))
 
     def copy(self, target: int, source: int, size: int) -> None:
-        """Copy `size` bytes from one address to another; CUDA knows of each whether it is the host's or the device's.
+        """Copy `size` bytes; CUDA infers from each address whether it is on the host or on the device.
 
-        Host memory that is not page-locked makes this wait: for the stream before it is written, for the copy into the
-        driver's own memory when it is read.
+        With pageable host memory the call blocks: a copy to the host waits for the stream, a copy from the host for the
+        driver's staging copy.
         """
         runtime = cudart()
         check(runtime.cudaMemcpyAsync, target, source, size, runtime.cudaMemcpyKind.cudaMemcpyDefault, self.handle)
 
     def synchronize(self) -> None:
-        """Wait until the work on this stream is done. Raises CudaError where that work failed."""
+        """Wait until the work on this stream is done. Raises CudaError if it failed."""
         check(cudart().cudaStreamSynchronize, self.handle)
 
     def _free(self, handle: int) -> None:
@@ -145,7 +145,7 @@ class Stream(_Owner):
 
 
 class Event(_Owner):
-    """A point in a stream's work. `timing` lets the time between two of them be asked for, and makes them slower."""
+    """A CUDA event. `timing` allows `elapsed_ms`, and makes the event slower."""
 
     def __init__(self, *, timing: bool = False) -> None:
         runtime = cudart()
@@ -153,19 +153,19 @@ class Event(_Owner):
         self._handle = int(check(runtime.cudaEventCreateWithFlags, flags))
 
     def record(self, stream: int) -> None:
-        """Stand for all the work that a stream (its handle) has now."""
+        """Capture the work that is on a stream (given by its handle) now."""
         check(cudart().cudaEventRecord, self.handle, stream)
 
     def wait(self, stream: int) -> None:
-        """Make work that a stream (its handle) is given from now on wait for the event. The host does not wait."""
+        """Make later work on a stream (given by its handle) wait for the event. The host does not wait."""
         check(cudart().cudaStreamWaitEvent, stream, self.handle, 0)
 
     def synchronize(self) -> None:
-        """Wait until the event has happened."""
+        """Wait until the captured work is done."""
         check(cudart().cudaEventSynchronize, self.handle)
 
     def elapsed_ms(self, end: Event) -> float:
-        """Milliseconds from this event to `end`, for which it waits. Both need `timing`."""
+        """Wait for `end` and return the milliseconds from this event to it. Both need `timing`."""
         end.synchronize()
         return float(check(cudart().cudaEventElapsedTime, self.handle, end.handle))
 
@@ -174,7 +174,7 @@ class Event(_Owner):
 
 
 class DeviceBuffer(_Owner):
-    """`size` bytes of the device's memory."""
+    """`size` bytes of device memory."""
 
     def __init__(self, size: int) -> None:
         runtime = cudart()
@@ -182,7 +182,7 @@ class DeviceBuffer(_Owner):
         def explain() -> str:
             free, total = check(runtime.cudaMemGetInfo)
             return (
-                f"{_mib(size)} were asked for, and {_mib(free)} of the GPU's {_mib(total)} are free; "
+                f"{_mib(size)} requested, {_mib(free)} of the GPU's {_mib(total)} free; "
                 "end other programs on this GPU, or export an engine of a smaller size or batch"
             )
 
@@ -191,7 +191,7 @@ class DeviceBuffer(_Owner):
 
     @property
     def device_pointer(self) -> int:
-        """Their address, a multiple of 256."""
+        """The address, a multiple of 256."""
         return self.handle
 
     def _free(self, handle: int) -> None:
@@ -199,9 +199,9 @@ class DeviceBuffer(_Owner):
 
 
 class PinnedBuffer(_Owner):
-    """Page-locked host memory, which the device copies from and to by itself; `handle` is its address.
+    """Page-locked host memory, which the device copies by DMA; `handle` is its address.
 
-    After `close` it is freed as soon as the last NumPy array that shows it is gone: none ever shows freed memory.
+    After `close` the memory is freed together with the last NumPy array that uses it, never earlier.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
@@ -219,7 +219,7 @@ class PinnedBuffer(_Owner):
 
     @property
     def array(self) -> np.ndarray:
-        """The memory in the shape and dtype that it was made for. Raises EngineError after `close`."""
+        """The memory as an array of the given shape and dtype. Raises EngineError after `close`."""
         _ = self.handle
         assert self._array is not None
         return self._array
@@ -234,12 +234,12 @@ class PinnedBuffer(_Owner):
 class MappedBuffer(PinnedBuffer):
     """Page-locked host memory that the device also reads and writes in place: no copies.
 
-    On an integrated GPU that is its own memory. To a discrete GPU every access crosses the bus.
+    On an integrated GPU this is the GPU's own memory. On a discrete GPU every access crosses the bus.
     """
 
     @property
     def device_pointer(self) -> int:
-        """The address by which the device knows it."""
+        """The device's address of the memory."""
         return int(check(cudart().cudaHostGetDevicePointer, self.handle, 0))
 
     def _flags(self) -> int:
@@ -247,18 +247,17 @@ class MappedBuffer(PinnedBuffer):
 
 
 class Graph(_Owner):
-    """Work of a stream that was recorded once, and is launched as a whole."""
+    """A CUDA graph: a stream's work, recorded once and launched as a whole."""
 
     def __init__(self, stream: Stream, work: Callable[[], None]) -> None:
-        """Call `work`, and record what it puts on `stream` instead of doing it.
+        """Call `work` and record what it enqueues on `stream`, without executing it.
 
         Raises:
-            CudaError: something that cannot be recorded. What `work` raises is passed on. Either way the stream is
-                as it was before.
+            CudaError: something cannot be recorded. Errors of `work` are passed on. Either way the stream is restored.
         """
         runtime = cudart()
-        # Thread-local: other threads, and the libraries in them, may meanwhile do what a recording does not allow,
-        # such as allocating memory. In this thread that is refused, since it would silently not be recorded.
+        # Thread-local: other threads may meanwhile do what a recording forbids, such as allocating memory.
+        # In this thread CUDA refuses it, since it would silently not be recorded.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         check(runtime.cudaStreamBeginCapture, stream.handle, mode)
         try:
@@ -274,7 +273,7 @@ class Graph(_Owner):
             check(runtime.cudaGraphDestroy, graph)
 
     def launch(self, stream: Stream) -> None:
-        """Put the whole work on `stream`."""
+        """Enqueue the recorded work on `stream`."""
         check(cudart().cudaGraphLaunch, self.handle, stream.handle)
 
     def _free(self, handle: int) -> None:
@@ -286,9 +285,9 @@ class DeviceView:
     """Another library's array on the current device.
 
     Attributes:
-        pointer, shape, dtype, c_contiguous, writeable: as a NumPy array has them.
-        stream: handle of the stream that its library works on, as far as the library says; else of the default stream.
-        owner: what must live as long as the memory is used.
+        pointer, shape, dtype, c_contiguous, writeable: as in NumPy.
+        stream: handle of the stream that the array's library names, else of the default stream.
+        owner: object that keeps the memory alive.
     """
 
     pointer: int
@@ -301,24 +300,25 @@ class DeviceView:
 
     @property
     def flags(self) -> DeviceView:
-        """As `numpy.ndarray.flags`, so that `TensorSpec.check_buffer` takes both."""
+        """Like `numpy.ndarray.flags`, so that `TensorSpec.check_buffer` accepts both."""
         return self
 
 
 def device_view(array: object, stream: Stream, *, name: str = "array") -> DeviceView:
-    """Where an array of torch, CuPy, Numba, PyCUDA or another library lies: nothing is copied.
+    """View a GPU array of torch, CuPy, Numba, PyCUDA or another library without copying it.
 
     The CUDA array interface is read here, in any version: torch's is 2, which cuda.core refuses. DLPack is left to
-    cuda.core, which takes a quarter of a second to import, so it serves what has only that.
+    cuda.core, whose import takes a quarter of a second, so it is used only for arrays without the interface.
 
     Args:
         array: has `__cuda_array_interface__` or `__dlpack__`.
-        stream: where the memory will be used. Arrays by DLPack are ordered before what it is given next; for the others
-            wait for `DeviceView.stream`.
-        name: of the array in messages.
+        stream: where the memory will be used. DLPack orders the array's pending work before the stream's next work; for
+            the other arrays, wait for `DeviceView.stream`.
+        name: the array's name in messages.
 
     Raises:
         FrameError: not such an array, not on the current device, or its library refuses.
+        BackendError: the array has only DLPack, and cuda-core is not installed.
     """
     try:
         if hasattr(array, "__cuda_array_interface__"):
@@ -327,15 +327,15 @@ def device_view(array: object, stream: Stream, *, name: str = "array") -> Device
             view = _from_dlpack(array, stream)
         else:
             kind = f"{type(array).__module__}.{type(array).__qualname__}"
-            raise FrameError(f"{name} must be a NumPy array or one on the GPU, not {kind}")
+            raise FrameError(f"{name} must be a NumPy array or a GPU array, not {kind}")
     except (AttributeError, BufferError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise FrameError(f"{name} does not let its memory be used: {error}") from error
+        raise FrameError(f"{name} does not share its memory: {error}") from error
     runtime = cudart()
     place, here = check(runtime.cudaPointerGetAttributes, view.pointer), check(runtime.cudaGetDevice)
     if place.type not in {runtime.cudaMemoryType.cudaMemoryTypeDevice, runtime.cudaMemoryType.cudaMemoryTypeManaged}:
-        raise FrameError(f"{name} lies in the host's memory; bind it as a NumPy array")
+        raise FrameError(f"{name} is in host memory; bind it as a NumPy array")
     if place.device != here:
-        raise FrameError(f"{name} lies on GPU {place.device} and the engine on GPU {here}; copy it there")
+        raise FrameError(f"{name} is on GPU {place.device} and the engine on GPU {here}; copy it there")
     return view
 
 
@@ -346,7 +346,7 @@ def _from_cuda_array_interface(array: Any) -> DeviceView:
     (pointer, read_only), shape = interface["data"], tuple(interface["shape"])
     dtype = np.dtype(interface["typestr"])
     contiguous = _is_contiguous(shape, interface.get("strides"), dtype.itemsize)
-    # None stands for "no need to wait"; but Numba says so of its default stream, and version 2 cannot name a stream.
+    # None means "no need to wait"; but Numba uses it for its default stream, and version 2 has no stream.
     stream = interface.get("stream") or cudart().cudaStreamLegacy
     return DeviceView(pointer, shape, dtype, contiguous, not read_only, stream, array)
 
@@ -355,7 +355,7 @@ def _from_dlpack(array: object, stream: Stream) -> DeviceView:
     try:
         from cuda.core.utils import StridedMemoryView
     except ImportError as error:
-        raise BackendError("arrays by DLPack need cuda-core, which is not installed; pip install cuda-core") from error
+        raise BackendError("DLPack arrays need cuda-core, which is not installed; pip install cuda-core") from error
     view = StridedMemoryView(array, stream_ptr=stream.handle)
     contiguous = _is_contiguous(view.shape, view.strides, 1)
     return DeviceView(
@@ -364,7 +364,7 @@ def _from_dlpack(array: object, stream: Stream) -> DeviceView:
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None, step: int) -> bool:
-    """Whether strides (None: there are no gaps) are those of C order, whose last one is `step`."""
+    """Whether strides (None: no gaps) are in C order, the last one being `step`."""
     for size, stride in zip(reversed(shape), reversed(strides or ()), strict=False):
         if size > 1 and stride != step:
             return False

@@ -1,4 +1,4 @@
-"""Frames of any size through an engine of one size, and depth back at the frames' own size."""
+"""Depth of pictures of any size, by an engine of a fixed size."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["predict_frames"]
 
 
 def predict_frames(session: Session, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Depth in metres (H x W float32, each at its picture's size) of H x W x 3 uint8 pictures, in order.
+    """Yield the depth in metres (H x W float32, at each picture's size) of H x W x 3 uint8 pictures, in order.
 
-    A picture of another size than the engine's is resized to it and its depth back; an engine with a batch gets that
-    many pictures at once, and the last group is filled up with its first picture.
+    Pictures are resized to the engine's size, and the depth back to the picture's. An engine with a batch gets that
+    many pictures at once; the last group is padded with its first picture.
 
     Raises:
-        FrameError: an array that is no uint8 picture.
+        FrameError: an array is not a uint8 picture.
     """
     batch = session.spec.batch
     least, most = (batch.min, batch.opt) if isinstance(batch, Dim) else (batch, batch)

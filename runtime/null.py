@@ -1,4 +1,4 @@
-"""The null backend's session: one depth everywhere."""
+"""The null backend's session: a constant depth."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..engines.manifest import Manifest
 from ..errors import EngineError
 from ..session import LayerTime, SessionBase
 from ..spec import ModelSpec
-from .profile import mean_times, shown
+from .profiled_runs import mean_times, shown
 from .run_options import RunOptions
 
 __all__ = ["NullSession", "open_engine", "profile_engine"]
 
 
 class NullSession(SessionBase):
-    """Answers `depth_m` metres for every pixel."""
+    """Returns `depth_m` metres for every pixel."""
 
     provider = "null"
     precision = "fp32"
@@ -35,20 +35,20 @@ class NullSession(SessionBase):
 
 
 def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> NullSession:
-    """An engine whose manifest was verified."""
+    """Open an engine whose manifest was verified."""
     run.require_cpu("null")
     try:
         return NullSession(manifest.model, float(json.loads(path.read_text())["depth_m"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"{path} is no null engine ({error}); build it again") from error
+        raise EngineError(f"{path} is not a null engine ({error}); build it again") from error
 
 
 def profile_engine(path: Path, manifest: Manifest, images: np.ndarray, runs: int) -> tuple[LayerTime, ...]:
-    """See `profile.profile_layers`, of an engine whose manifest was verified: by the host's clock."""
+    """See `Runner.profile_engine`; times are by the host's clock."""
     (layer,) = manifest.layers
-    told, start = [], perf_counter()
+    times, start = [], perf_counter()
     with open_engine(path, manifest, RunOptions()) as session:
         for _ in shown(session, images, runs):
-            told.append(LayerTime(layer.name, layer.operator, (perf_counter() - start) * 1000))
+            times.append(LayerTime(layer.name, layer.operator, (perf_counter() - start) * 1000))
             start = perf_counter()
-    return mean_times(told, runs)
+    return mean_times(times, runs)

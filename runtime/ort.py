@@ -1,4 +1,4 @@
-"""ONNX Runtime on the caller's own memory: on the CPU, by CUDA, by its TensorRT provider."""
+"""ONNX Runtime on the caller's memory: CPU, CUDA and TensorRT providers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ..engines.ort import CPU, CpuOptions, OnnxRuntime, create, read_layers, ses
 from ..errors import BackendError
 from ..onnx_graph import describe_onnx
 from ..precisions import Precision
-from ..session import Call, LayerTime, Peer, RunPhase, SessionBase
+from ..session import Call, Device, LayerTime, Peer, RunPhase, SessionBase
 from ..spec import Dim, ModelSpec, TensorSpec
 from ..vendors import import_onnxruntime
+from .contract import Graph
 from .cuda import CudaGraphWarning, DeviceView, check, cudart, device_view
-from .profile import mean_times, shown
+from .profiled_runs import mean_times, shown
 from .run_options import RunOptions
-from .runner import Graph
 from .transfer import Mode, Transfer, choose_transfer
 
 __all__ = [
@@ -44,7 +44,7 @@ __all__ = [
 
 
 class OnnxRuntimeSession(SessionBase):
-    """Runs a graph through IOBinding: frames are read and depth is written where the caller has them."""
+    """Runs a graph through IOBinding: it reads frames from and writes depth to the caller's arrays in place."""
 
     def __init__(self, session: Any, spec: ModelSpec, precision: str) -> None:
         self._session = session
@@ -67,7 +67,7 @@ class OnnxRuntimeSession(SessionBase):
             self._session.run_with_iobinding(self._binding)
 
     def end_profiling(self) -> str:
-        """Name of the file with what the vendor's profiler saw; it has to have been on when the session began."""
+        """Stop the vendor's profiler and return its file's name; the session must have been opened with profiling."""
         return str(self._session.end_profiling())
 
     def close(self) -> None:
@@ -77,20 +77,20 @@ class OnnxRuntimeSession(SessionBase):
 
 
 class OnnxRuntimeGpuSession(SessionBase):
-    """Runs a graph by CUDA or TensorRT on a stream of its own. For arrays on the GPU nothing is copied, unless a CUDA
-    graph needs the same addresses for every run.
+    """Runs a graph by the CUDA or TensorRT provider on its own stream.
 
-    Not thread-safe: one session a thread, opened in that thread.
+    Arrays on the GPU are not copied, unless a CUDA graph needs the same addresses for every run. Not thread-safe: open
+    one session in each thread.
 
     Args:
-        open_session: makes the `onnxruntime.InferenceSession` that works on the stream of this handle.
+        open_session: makes the `onnxruntime.InferenceSession` that works on the stream with this handle.
         spec: the model's.
         precision: what the engine computes in.
-        mode: how arrays on the host travel.
-        cuda_graph: whether the session records one.
+        mode: how arrays on the host are transferred.
+        cuda_graph: whether the session records a CUDA graph.
     """
 
-    device = "gpu"
+    device: Device = "gpu"
 
     def __init__(
         self, open_session: Callable[[int], Any], spec: ModelSpec, precision: str, mode: Mode, *, cuda_graph: bool
@@ -112,7 +112,7 @@ class OnnxRuntimeGpuSession(SessionBase):
         self._require_open()
         image, depth = self._view(image, self.spec.input), self._view(depth, self.spec.output)
         super().bind(image=image, depth=depth)
-        bound, self._bound = self._bound, None  # nothing, should it fail half-way
+        bound, self._bound = self._bound, None  # so that nothing is bound if the next lines fail
         self._transfer.bind(image, depth, stream)
         read, written = self._transfer.routes
         self._binding.bind_input(self.spec.input.name, "cuda", self._device, image.dtype, image.shape, read.engine)
@@ -120,7 +120,7 @@ class OnnxRuntimeGpuSession(SessionBase):
         self._bound = bound
 
     def run(self) -> None:
-        """See `Session.run`. Raises also CudaError, BackendError."""
+        """See `Session.run`. Also raises CudaError, BackendError."""
         self._buffers()
         self._transfer.prepare()
         self._transfer.upload()
@@ -129,7 +129,7 @@ class OnnxRuntimeGpuSession(SessionBase):
         self._transfer.finish()
 
     def run_phases(self) -> dict[RunPhase, float]:
-        """See `Session.run_phases`. ONNX Runtime waits for the device itself: what it enqueues in cannot be told."""
+        """See `Session.run_phases`. Without `enqueue`: ONNX Runtime waits for the device itself."""
         self._buffers()
         phases = self._transfer.time_phases(self._compute)
         del phases["enqueue"]
@@ -152,7 +152,7 @@ class OnnxRuntimeGpuSession(SessionBase):
 
 
 def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> OnnxRuntimeSession | OnnxRuntimeGpuSession:
-    """An engine whose manifest was verified: it is optimised already, and is loaded as it is."""
+    """Open an engine whose manifest was verified. Its graph is already optimised and is loaded as it is."""
     maker = backend(manifest.backend)
     assert isinstance(maker, OnnxRuntime)
     if manifest.device.kind == "gpu":
@@ -163,7 +163,7 @@ def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> OnnxRuntimeS
 
 def _open_on_gpu(maker: OnnxRuntime[Any], path: Path, manifest: Manifest, run: RunOptions) -> OnnxRuntimeGpuSession:
     gpu = find_gpu()
-    assert isinstance(gpu, Gpu)  # or `load` would have found that this is another device
+    assert isinstance(gpu, Gpu)  # otherwise `load` would have refused the engine
     mode = choose_transfer(run.transfer, integrated=gpu.integrated)
 
     def create_session(cuda_graph: bool) -> OnnxRuntimeGpuSession:
@@ -180,20 +180,20 @@ def _open_on_gpu(maker: OnnxRuntime[Any], path: Path, manifest: Manifest, run: R
         try:
             return create_session(cuda_graph=True)
         except BackendError as error:
-            if "graph capture" not in str(error):  # ONNX Runtime's words for a graph that cannot be recorded
+            if "graph capture" not in str(error):  # ONNX Runtime's message for a graph that cannot be recorded
                 raise
-            warnings.warn(f"runs without a CUDA graph, which may be slower: {error}", CudaGraphWarning, stacklevel=5)
+            warnings.warn(f"running without a CUDA graph, which may be slower: {error}", CudaGraphWarning, stacklevel=5)
     return create_session(cuda_graph=False)
 
 
 def profile_engine(path: Path, manifest: Manifest, images: np.ndarray, runs: int) -> tuple[LayerTime, ...]:
-    """See `profile.profile_layers`, of an engine whose manifest was verified."""
+    """See `Runner.profile_engine`."""
     maker = backend(manifest.backend)
     assert isinstance(maker, OnnxRuntime)
     if manifest.device.kind == "gpu":
         raise BackendError(
-            f"{maker.name} cannot profile {path}: on a GPU, ONNX Runtime tells what it takes to start a layer, not to "
-            "compute it; use Nsight Systems, or build the engine by TensorRT"
+            f"{maker.name} cannot profile {path}: on a GPU, ONNX Runtime reports the time to start a layer, not to "
+            "compute it; use Nsight Systems, or build a TensorRT engine"
         )
     with TemporaryDirectory(prefix="depthkit-") as scratch:
         session = _open(maker, path, manifest, {}, Path(scratch))
@@ -203,33 +203,33 @@ def profile_engine(path: Path, manifest: Manifest, images: np.ndarray, runs: int
 def _open(
     maker: OnnxRuntime[Any], path: Path, manifest: Manifest, extra: dict[str, str], profile: Path | None = None
 ) -> Any:
-    """An `onnxruntime.InferenceSession` as the engine was built.
+    """Make an `onnxruntime.InferenceSession` with the options that the engine was built with.
 
     Args:
-        extra: more options of its first provider.
-        profile: folder for what its profiler writes; None: it is off.
+        extra: more options for its first provider.
+        profile: folder for the profiler's output; None: no profiling.
     """
     onnxruntime = import_onnxruntime()
     options = maker.parse_options(manifest.options)
-    (first, given), *others = maker.providers(options, manifest.precision_asked)
+    (first, built_with), *others = maker.providers(options, manifest.precision_asked)
     settings = session_options(maker.threads(options))
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     _write_profile(settings, profile)
-    if others and not isinstance(manifest.model.batch, Dim):  # of a dynamic batch the CPU computes the shapes
+    if others and not isinstance(manifest.model.batch, Dim):  # with a dynamic batch the CPU computes shapes
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         others = []
     with translated(f"cannot open {path}"):
-        return create(path, settings, [(first, given | extra), *others])
+        return create(path, settings, [(first, built_with | extra), *others])
 
 
 def open_onnx(path: Path, run: RunOptions) -> OnnxRuntimeSession:
-    """An ONNX file of ours, optimised while it is loaded; its precision is read back from the optimised graph."""
+    """Open an ONNX file that depthkit exported; it is optimised while loading, then its precision is read back."""
     run.require_cpu("an ONNX file")
     return _open_onnx(path)
 
 
 def profile_onnx(path: Path, images: np.ndarray, runs: int) -> tuple[LayerTime, ...]:
-    """See `profile.profile_layers`, of an ONNX file of ours."""
+    """See `OnnxRunner.profile_onnx`."""
     with TemporaryDirectory(prefix="depthkit-") as scratch:
         return _profile(_open_onnx(path, Path(scratch)), images, runs)
 
@@ -295,22 +295,22 @@ def open_peer(onnx: Path) -> Peer:
 
 
 def _write_profile(settings: Any, folder: Path | None) -> None:
-    """Let a session with these `SessionOptions` profile itself."""
+    """Turn on the profiler in these `SessionOptions`, if there is a folder for its output."""
     settings.enable_profiling = folder is not None
     settings.profile_file_prefix = str((folder or Path()) / "profile")
 
 
 def _profile(opened: OnnxRuntimeSession, images: np.ndarray, runs: int) -> tuple[LayerTime, ...]:
-    """Run a session that profiles itself, and read what it wrote."""
+    """Run a session that was opened with profiling, and read the profile."""
     with opened:
         for _ in shown(opened, images, runs):
             pass
         written = Path(opened.end_profiling())
-    return mean_times(list(_told(json.loads(written.read_text()))), runs)
+    return mean_times(list(_layer_times(json.loads(written.read_text()))), runs)
 
 
-def _told(events: Any) -> Iterator[LayerTime]:
-    """What the profiler's events tell of layers, of all runs."""
+def _layer_times(events: Any) -> Iterator[LayerTime]:
+    """The layers' times in all runs, from the profiler's events."""
     ending = "_kernel_time"
     for event in events:
         if event["cat"] == "Node" and event["name"].endswith(ending):

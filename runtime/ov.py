@@ -1,4 +1,4 @@
-"""OpenVINO on the caller's own memory; for a series of frames, several at a time."""
+"""OpenVINO on the caller's memory; a stream of frames runs several requests at a time."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from ..precisions import Precision
 from ..session import Call, LayerTime, Peer, SessionBase
 from ..spec import Dim, ModelSpec
 from ..vendors import import_openvino
-from .profile import mean_times, shown
+from .contract import Graph
+from .profiled_runs import mean_times, shown
 from .run_options import RunOptions
-from .runner import Graph
 
 __all__ = ["OpenVinoSession", "open_engine", "open_graph", "open_peer", "profile_engine"]
 
 
 class OpenVinoSession(SessionBase):
-    """Runs a compiled model on shared tensors: frames are read and depth is written where the caller has them.
+    """Runs a compiled model on shared tensors: it reads frames from and writes depth to the caller's arrays in place.
 
-    A session is for one thread; sessions in several threads, also of one engine, do not meet.
+    A session is for one thread. Sessions in other threads are independent, even of the same engine.
     """
 
     def __init__(self, compiled: Any, spec: ModelSpec, precision: str) -> None:
@@ -60,13 +60,13 @@ class OpenVinoSession(SessionBase):
         """See `Session.run`."""
         self._buffers()
         with self._translated:
-            # In this thread, where start_async() would wake another; the outputs come back as views, which are dropped.
+            # infer() runs in this thread; start_async() would wake another. The returned output views are not needed.
             self._request.infer(share_outputs=True)
 
     def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """See `Session.stream`. As many are under way as OpenVINO deems best; what is bound stays bound.
+        """See `Session.stream`. Bound arrays stay bound.
 
-        That is one at a time for an engine that was built with `hint=latency`.
+        OpenVINO decides how many requests run at a time: one for an engine that was built with `hint=latency`.
         """
         self._require_open()
         limit = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
@@ -92,15 +92,15 @@ class OpenVinoSession(SessionBase):
             while running:
                 yield self._oldest(running, idle)
         finally:
-            for request, _, _ in running:  # OpenVINO still writes to memory that goes when this ends
+            for request, _, _ in running:  # OpenVINO still writes to their arrays, which are freed when this ends
                 with suppress(RuntimeError):
                     request.wait()
 
     def layer_times(self) -> list[LayerTime]:
-        """What each layer took in the last run, if the model was opened with PERF_COUNT; without what did not run."""
+        """Times of the layers that ran in the last run. The model must have been opened with PERF_COUNT."""
         with self._translated:
-            told = [each for each in self._request.profiling_info if each.status.name == "EXECUTED"]
-        return [LayerTime(each.node_name, each.node_type, each.real_time.total_seconds() * 1000) for each in told]
+            executed = [each for each in self._request.profiling_info if each.status.name == "EXECUTED"]
+        return [LayerTime(each.node_name, each.node_type, each.real_time.total_seconds() * 1000) for each in executed]
 
     def close(self) -> None:
         """See `Session.close`."""
@@ -108,7 +108,7 @@ class OpenVinoSession(SessionBase):
         self._request = self._compiled = None
 
     def _oldest(self, running: deque[tuple[Any, np.ndarray, np.ndarray]], idle: list[Any]) -> np.ndarray:
-        """The depth of the request that was started first, which is idle then."""
+        """Wait for the oldest request, make it idle, and return its depth."""
         request, _, depth = running[0]
         with self._translated:
             request.wait()
@@ -118,29 +118,29 @@ class OpenVinoSession(SessionBase):
 
 
 def _share(compiled: Any, request: Any, image: np.ndarray, depth: np.ndarray) -> None:
-    """Let `request` read and write this memory."""
+    """Make `request` use these arrays in place."""
     tensor = import_openvino().Tensor
-    # Given shape and type, a tensor also shares memory that is read-only to NumPy.
+    # With shape and type given, a tensor also shares arrays that are read-only in NumPy.
     request.set_input_tensor(tensor(image, image.shape, compiled.input(0).element_type))
     request.set_output_tensor(tensor(depth, depth.shape, compiled.output(0).element_type))
 
 
 def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> OpenVinoSession:
-    """An engine whose manifest was verified, set up as it was built; its precision is read back from what runs.
+    """Open an engine whose manifest was verified, with its build options. Its precision is read back.
 
     Raises:
         EngineError: the blob is damaged, of another model, or computes in another precision than was asked for.
-        UserError: a transfer mode was asked for.
+        UserError: a transfer mode was given.
     """
     run.require_cpu(OPENVINO.name)
     return _open(path, manifest, {})
 
 
 def profile_engine(path: Path, manifest: Manifest, images: np.ndarray, runs: int) -> tuple[LayerTime, ...]:
-    """See `profile.profile_layers`, of an engine whose manifest was verified."""
+    """See `Runner.profile_engine`."""
     with _open(path, manifest, {"PERF_COUNT": True}) as session:
-        told = [layer for _ in shown(session, images, runs) for layer in session.layer_times()]
-    return mean_times(told, runs)
+        times = [layer for _ in shown(session, images, runs) for layer in session.layer_times()]
+    return mean_times(times, runs)
 
 
 def open_graph(graph: bytes, asked: Precision, options: OpenVinoOptions) -> Graph:
@@ -157,9 +157,10 @@ def open_graph(graph: bytes, asked: Precision, options: OpenVinoOptions) -> Grap
 
 
 def open_peer(onnx: Path, precision_hint: str | None = None) -> Peer:
-    """See `GraphRunner.open_peer`: the CPU plugin for latency, on shared tensors; `precision_hint` None: as it likes.
+    """See `GraphRunner.open_peer`: the CPU plugin, tuned for latency, on shared tensors.
 
-    Under ONEDNN_MAX_CPU_ISA it likes BF16 where it has no kernels for it, and fails; then it is asked for FP32.
+    `precision_hint` None: OpenVINO's default. If ONEDNN_MAX_CPU_ISA is set, the default may be BF16 without kernels for
+    it, which fails; then FP32 is used.
     """
     openvino = import_openvino()
     if precision_hint is None and bf16_without_kernels():
@@ -179,7 +180,7 @@ def open_peer(onnx: Path, precision_hint: str | None = None) -> Peer:
 
 
 def _open(path: Path, manifest: Manifest, extra: dict[str, Any]) -> OpenVinoSession:
-    """See `open_engine`; `extra`: more of OpenVINO's properties."""
+    """See `open_engine`; `extra`: more OpenVINO properties."""
     config = settings(manifest.precision_asked, OPENVINO.parse_options(manifest.options)) | extra
     with translated(f"cannot open {path}, which `depthkit export` builds again", EngineError):
         compiled = core().import_model(path.read_bytes(), DEVICE, config)
@@ -187,7 +188,7 @@ def _open(path: Path, manifest: Manifest, extra: dict[str, Any]) -> OpenVinoSess
     expected = [(end.name, end.dtype, _fixed(end.shape)) for end in (manifest.model.input, manifest.model.output)]
     ends = [_describe_port(port) for port in (*compiled.inputs, *compiled.outputs)]
     if ends != expected:
-        raise EngineError(f"{path} has the ends {ends}, and its manifest says {expected}; build it again")
+        raise EngineError(f"{path} has the inputs and outputs {ends}, its manifest has {expected}; build it again")
     try:
         found = OPENVINO.found_precision(attribute(layers, built_from(manifest)), manifest.precision_asked)
     except BackendError as error:
@@ -196,18 +197,18 @@ def _open(path: Path, manifest: Manifest, extra: dict[str, Any]) -> OpenVinoSess
 
 
 def _fixed(shape: tuple[int | Dim, ...]) -> tuple[int | None, ...]:
-    """The sizes of a shape; None: dynamic."""
+    """The sizes of a shape; None where dynamic."""
     return tuple(None if isinstance(size, Dim) else size for size in shape)
 
 
 def _describe_port(port: Any) -> tuple[str, str, tuple[int | None, ...]]:
-    """Name, NumPy's name of the dtype, and shape of an input or output."""
+    """Name, NumPy dtype name and shape of an input or output."""
     shape = tuple(size.get_length() if size.is_static else None for size in port.partial_shape)
     return port.get_any_name(), port.element_type.to_dtype().name, shape
 
 
 def _describe(compiled: Any) -> str:
-    """What really computes: "OpenVINO CPU, f32, 2 threads, latency"."""
+    """Describe what computes, e.g. "OpenVINO CPU, f32, 2 threads, latency"."""
     devices = "+".join(compiled.get_property("EXECUTION_DEVICES"))
     precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     threads = compiled.get_property("INFERENCE_NUM_THREADS")

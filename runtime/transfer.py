@@ -1,4 +1,4 @@
-"""From the caller's memory to the addresses that an engine on the GPU uses, and back."""
+"""Transfer between the caller's memory and the addresses that an engine on the GPU uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Mode: TypeAlias = Literal["device", "pinned", "mapped"]
 
 
 def choose_transfer(transfer: options.Transfer, *, integrated: bool) -> Mode:
-    """What "auto" stands for: mapped memory is an integrated GPU's own, but lies beyond the bus for a discrete one.
+    """Resolve "auto": mapped memory is an integrated GPU's own, but across the bus for a discrete one.
 
     >>> choose_transfer("auto", integrated=True), choose_transfer("device", integrated=True)
     ('mapped', 'device')
@@ -40,9 +40,9 @@ class Route:
     Attributes:
         engine: the address that the engine uses.
         size: bytes.
-        device: an address from or to which the device copies, in the stream's order.
-        driver: an address in pageable memory, from or to which the driver copies while the host waits.
-        host: arrays between which the host copies: the caller's and a page-locked one.
+        device: an address from or to which the device copies, in stream order.
+        driver: an address in pageable memory from or to which the driver copies while the host waits.
+        host: the caller's array and a page-locked one, between which the host copies.
     """
 
     engine: int
@@ -53,32 +53,32 @@ class Route:
 
     @property
     def is_direct(self) -> bool:
-        """Whether the host has nothing to do."""
+        """Whether the host copies nothing."""
         return self.driver is None and self.host is None
 
     @property
     def is_copied(self) -> bool:
-        """Whether device or driver copy anything."""
+        """Whether the device or the driver copies anything."""
         return self.driver is not None or self.device is not None
 
 
 class Transfer:
-    """Brings one engine's frames to the device and its depth back, on a stream of its own.
+    """Copies one engine's frames to the device and its depth back, on its own stream.
 
-    A run is `prepare`, `upload`, the engine on `stream`, `download`, and `finish` (or, where `is_direct`, `release`).
-    What `upload` and `download` put on the stream is the same for every run as long as `routes` is, so it can be
-    recorded in a graph together with the engine's work.
+    A run is `prepare`, `upload`, the engine on `stream`, `download`, and `finish` (or, if `is_direct`, `release`).
+    `upload` and `download` enqueue the same work in every run as long as `routes` stays the same, so it can be recorded
+    in a CUDA graph together with the engine's work.
 
-    Its own memory is made at the first `bind` that needs it, for the largest batch, and stays where it is.
+    The transfer's own memory is allocated for the largest batch by the first `bind` that needs it, and does not move.
 
     Attributes:
         mode: see `RunOptions.transfer`.
-        stream: on which the engine has to work.
-        routes: of image and depth, as they are bound; empty before.
+        stream: the stream that the engine must use.
+        routes: of the bound image and depth; empty before `bind`.
     """
 
     def __init__(self, spec: ModelSpec, mode: Mode, *, fixed: bool = False) -> None:
-        """Make the stream. `fixed`: also arrays on the device are copied, since the engine needs the same addresses."""
+        """Create the stream. `fixed`: arrays on the device are copied too, since the engine needs fixed addresses."""
         self.mode = mode
         self._spec = spec
         self._fixed = fixed
@@ -91,10 +91,10 @@ class Transfer:
             self._resources = stack.pop_all()
 
     def bind(self, image: np.ndarray | DeviceView, depth: np.ndarray | DeviceView, stream: int | None = None) -> None:
-        """Use these checked arrays from now on; `stream`: on which the caller works with those on the device.
+        """Use these checked arrays from now on; `stream`: the caller's stream for arrays on the device.
 
         Raises:
-            CudaError: there is no memory for the session's own buffers. What was bound before is still.
+            CudaError: there is no memory for the session's own buffers. The previous arrays then stay bound.
         """
         self.routes = self._route(self._spec.input, image), self._route(self._spec.output, depth)
         views = [array for array in (image, depth) if isinstance(array, DeviceView)]
@@ -102,11 +102,11 @@ class Transfer:
 
     @property
     def is_direct(self) -> bool:
-        """Whether neither frames nor depth are copied by the host."""
+        """Whether the host copies neither frames nor depth."""
         return all(route.is_direct for route in self.routes)
 
     def prepare(self) -> None:
-        """Put the stream's next work after what the callers' streams have now, and do the host's part of the way in."""
+        """Make the stream wait for the callers' streams, and do the host's part of the upload."""
         for caller in self._callers:
             self._event.record(caller)
             self._event.wait(self.stream.handle)
@@ -118,19 +118,19 @@ class Transfer:
             self.stream.copy(image.engine, image.driver, image.size)
 
     def upload(self) -> None:
-        """Put the device's part of the way in on the stream."""
+        """Enqueue the device's part of the upload."""
         image, _ = self.routes
         if image.device is not None:
             self.stream.copy(image.engine, image.device, image.size)
 
     def download(self) -> None:
-        """Put the device's part of the way back on the stream."""
+        """Enqueue the device's part of the download."""
         _, depth = self.routes
         if depth.device is not None:
             self.stream.copy(depth.device, depth.engine, depth.size)
 
     def finish(self, copied: Callable[[], None] = lambda: None) -> None:
-        """Wait for the stream, and do the host's part of the way back; `copied` is called when nothing is left to copy.
+        """Wait for the stream, and do the host's part of the download; `copied` is called after the last enqueued copy.
 
         Raises:
             CudaError: the work failed.
@@ -145,10 +145,11 @@ class Transfer:
             np.copyto(callers, locked)
 
     def time_phases(self, work: Callable[[], None]) -> dict[RunPhase, float]:
-        """A whole run, of which `work` puts the engine's part on the stream: milliseconds by CUDA events.
+        """Do a whole run, where `work` enqueues the engine's part, and return milliseconds by CUDA events.
 
-        `enqueue` is the host's time for `work`, where that does not wait for the device. Where the engine uses the
-        caller's memory nothing is copied, and the phase is missing. Raises CudaError, and what `work` raises.
+        `enqueue` is the host's time for `work`; it is meaningful only if `work` does not wait for the device. If the
+        engine uses the caller's memory, nothing is copied and the phase is missing. Raises CudaError, and what `work`
+        raises.
         """
         with ExitStack() as stack:
             begin, copied, ran, end = (stack.enter_context(Event(timing=True)) for _ in range(4))
@@ -171,20 +172,20 @@ class Transfer:
         return phases
 
     def release(self) -> None:
-        """Instead of `finish`: put the callers' next work after what the stream has now. The host does not wait."""
+        """Instead of `finish`: make the callers' streams wait for this one. The host does not wait."""
         self._event.record(self.stream.handle)
         for caller in self._callers:
             self._event.wait(caller)
 
     def allocate(self) -> tuple[np.ndarray, np.ndarray]:
-        """The page-locked arrays for image and depth, of the largest batch; ordinary ones in mode "device"."""
+        """Page-locked arrays for image and depth of the largest batch; ordinary arrays in mode "device"."""
         image, depth = (self._memory(tensor).host for tensor in (self._spec.input, self._spec.output))
         if image is None or depth is None:
             return _empty(self._spec.input), _empty(self._spec.output)
         return image.array, depth.array
 
     def close(self) -> None:
-        """Free stream and memory. Further calls are harmless."""
+        """Free stream and memory. Further calls do nothing."""
         self.routes = ()  # they hold page-locked arrays
         self._resources.close()
 
@@ -222,7 +223,7 @@ class Transfer:
 
 @dataclass(frozen=True)
 class _Memory:
-    """A session's own memory for one tensor; mapped memory is both."""
+    """A session's own memory for one tensor; mapped memory is both host and device."""
 
     host: PinnedBuffer | None
     device: DeviceBuffer | MappedBuffer

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: one session for both, on the caller's memory wherever it lies."""
+"""TensorRT and TensorRT-RTX: one session for both, on the caller's memory on host or GPU."""
 
 from __future__ import annotations
 
@@ -21,29 +21,28 @@ from ..errors import BackendError, EngineError, FrameError
 from ..session import Device, LayerTime, RunPhase, SessionBase
 from ..spec import Dim, ModelSpec, TensorSpec
 from .cuda import CudaGraphWarning, DeviceView, Graph, device_view
-from .profile import mean_times, shown
+from .profiled_runs import mean_times, shown
 from .run_options import RunOptions
 from .transfer import Mode, Transfer, choose_transfer
 
 __all__ = ["CudaGraphWarning", "TensorRTSession", "open_engine", "profile_engine"]
 
 _ALIGNMENT: Final = 256
-"""Bytes to which TensorRT wants the addresses of tensors aligned."""
+"""Bytes to which TensorRT requires tensor addresses to be aligned."""
 
 
 class TensorRTSession(SessionBase):
-    """Runs a TensorRT engine on a stream of its own. For arrays on the GPU nothing is copied.
+    """Runs a TensorRT engine on its own stream. Arrays on the GPU are not copied.
 
-    Not thread-safe: one session a thread, opened in that thread. Each deserialises its own engine and has its own
-    context, stream and buffers, so sessions in several threads share nothing but the GPU and the vendor's logger, which
-    TensorRT itself calls from several threads.
+    Not thread-safe: open one session in each thread. Each deserialises its own engine and has its own context, stream
+    and buffers, so sessions share only the GPU and the vendor's logger, which TensorRT calls from several threads.
 
-    Buffers are made once, for the largest batch. There is no output allocator: it is for shapes that depend on the
-    data, and the shape of `depth` follows from that of `image`.
+    Buffers are allocated once, for the largest batch. No output allocator is needed: it is for shapes that depend on
+    the data, and the shape of `depth` follows from that of `image`.
 
-    With a static batch the second run of a binding is recorded as a CUDA graph, with the copies that the device makes,
-    and from then on replayed: TensorRT wants to have run before, and what is run once is not worth recording. Binding
-    other NumPy arrays keeps the graph; other arrays on the GPU need another one.
+    With a static batch, the second run of a binding is recorded as a CUDA graph (including the device's copies) and
+    replayed from then on: TensorRT must have run once before, and a single run is not worth recording. Binding other
+    NumPy arrays keeps the graph; binding other arrays on the GPU drops it.
     """
 
     device: Device = "gpu"
@@ -62,16 +61,16 @@ class TensorRTSession(SessionBase):
         self._lane = self._open_lane()
 
     def bind(self, *, image: Any, depth: Any, stream: int | None = None) -> None:
-        """See `Session.bind`; here each of the two may be on the host or on the GPU.
+        """See `Session.bind`; each of the two arrays may be on the host or on the GPU.
 
         Args:
-            image: N x H x W x 3 uint8: a NumPy array, or one that torch, CuPy, Numba, PyCUDA or another library with
-                the CUDA array interface or DLPack holds on the GPU.
-            depth: N x H x W float32, likewise. On the GPU both are used in place; on the host they are copied, unless
-                they are of `allocate`.
-            stream: handle of the CUDA stream on which the caller writes `image` and reads `depth` on the GPU, for
-                instance `torch.cuda.current_stream().cuda_stream`: every run waits for what is on it by then. None:
-                the stream that the array's library names, as CuPy does, else the default stream.
+            image: N x H x W x 3 uint8: a NumPy array, or a GPU array of torch, CuPy, Numba, PyCUDA or another library
+                with the CUDA array interface or DLPack.
+            depth: N x H x W float32, likewise. GPU arrays are used in place; host arrays are copied, unless they come
+                from `allocate`.
+            stream: handle of the CUDA stream on which the caller writes `image` and reads `depth` on the GPU, e.g.
+                `torch.cuda.current_stream().cuda_stream`: every run waits for the work on it. None: the stream that the
+                array's library names, as CuPy does, else the default stream.
 
         Raises:
             FrameError: shape or dtype is not the spec's, memory is not C-contiguous, not aligned or on another GPU, or
@@ -81,56 +80,56 @@ class TensorRTSession(SessionBase):
         self._require_open()
         image, depth = self._view(image, self.spec.input), self._view(depth, self.spec.output)
         super().bind(image=image, depth=depth)
-        bound, self._bound = self._bound, None  # nothing, should it fail half-way
+        bound, self._bound = self._bound, None  # so that nothing is bound if the next lines fail
         self._lane.bind(image, depth, stream)
         self._bound = bound
 
     def run(self) -> None:
-        """See `Session.run`. Raises also CudaError, BackendError."""
+        """See `Session.run`. Also raises CudaError, BackendError."""
         self._buffers()
         self._lane.start()
         self._lane.finish()
 
     def run_phases(self) -> dict[RunPhase, float]:
-        """See `Session.run_phases`; without a CUDA graph, in which no phase could be told from the next."""
+        """See `Session.run_phases`; runs without a CUDA graph, in which phases cannot be separated."""
         self._buffers()
         return self._lane.time_phases()
 
     def enqueue(self) -> None:
-        """`run` without waiting, for arrays on the GPU and those of `allocate`; `synchronize` waits.
+        """`run` without waiting, for arrays on the GPU or from `allocate`; `synchronize` waits.
 
-        What the caller puts on the stream of `bind` from now on comes after it, so on the GPU nobody has to wait.
+        Later work on the caller's stream (see `bind`) is ordered after the run, so the host need not wait.
 
         Raises:
-            EngineError: nothing is bound, or an array that the host has to copy.
-            CudaError, BackendError: it could not be started.
+            EngineError: nothing is bound, or the host would have to copy an array.
+            CudaError, BackendError: the run could not be started.
         """
         self._buffers()
         if not self._lane.transfer.is_direct:
-            raise EngineError("enqueue() takes arrays on the GPU or of allocate(); bind such, or use run()")
+            raise EngineError("enqueue() needs arrays on the GPU or from allocate(); bind such arrays, or use run()")
         self._lane.start()
         self._lane.transfer.release()
 
     def synchronize(self) -> None:
-        """Wait for what was enqueued. Raises CudaError where it failed."""
+        """Wait for enqueued runs. Raises CudaError if one failed."""
         self._require_open()
         self._lane.transfer.stream.synchronize()
 
     def allocate(self) -> tuple[np.ndarray, np.ndarray]:
-        """NumPy arrays for image and depth, of the largest batch, that runs do not copy on the host.
+        """NumPy arrays for image and depth of the largest batch, which need no copy on the host.
 
-        Bind them, or parts of them. They are the session's own page-locked memory, the same at every call, through
-        which other NumPy arrays pass: a run with those overwrites them. They stay valid as long as they are referred
-        to, also after `close`. In transfer mode "device" they are ordinary arrays.
+        Bind them or parts of them. They are the session's own page-locked memory, the same at every call. Other NumPy
+        arrays are copied through it, so a run with those overwrites them. They stay valid as long as they are referred
+        to, even after `close`. In transfer mode "device" they are ordinary arrays.
         """
         self._require_open()
         return self._lane.transfer.allocate()
 
     def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """See `Session.stream`. While one input is computed, the next is drawn and copied; what is bound stays bound.
+        """See `Session.stream`. The next input is fetched and copied during the current run. Bound arrays stay bound.
 
         Holds the GPU memory of two more contexts until it ends. In transfer mode "device" little overlaps, because
-        copies of pageable memory make the host wait.
+        copies of pageable memory block the host.
         """
         self._require_open()
         with self._open_lane() as first, self._open_lane() as second:
@@ -150,18 +149,18 @@ class TensorRTSession(SessionBase):
                 yield _finished(*pending)
 
     def watch_layers(self) -> list[tuple[str, float]]:
-        """A list to which every later `run` adds the name of each layer and its milliseconds; without a CUDA graph."""
+        """A list to which every later `run` adds each layer's name and milliseconds. Needs `cuda_graph` off."""
         self._require_open()
         return self._lane.watch_layers()
 
     def close(self) -> None:
-        """See `Session.close`. Waits for what was enqueued."""
+        """See `Session.close`. Waits for enqueued runs."""
         if not self._closed:
             super().close()
             try:
                 self._lane.close()
             finally:
-                del self._engine  # after the contexts that it made
+                del self._engine  # must outlive the contexts that it made
 
     def _open_lane(self) -> _Lane:
         return _Lane(self._engine, self.spec, self._mode, self._give_up_graphs if self._cuda_graph else None)
@@ -184,18 +183,18 @@ class TensorRTSession(SessionBase):
     def _give_up_graphs(self, error: BackendError) -> None:
         self._cuda_graph = False
         self._describe(f"no CUDA graph: {error}")
-        warnings.warn(f"runs without a CUDA graph, which may be slower: {error}", CudaGraphWarning, stacklevel=6)
+        warnings.warn(f"running without a CUDA graph, which may be slower: {error}", CudaGraphWarning, stacklevel=6)
 
     def _describe(self, graph: str) -> None:
         self.provider = f"{self._engine.name}, {graph}, {self._mode}"
 
 
 def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> TensorRTSession:
-    """An engine whose manifest was verified.
+    """Open an engine whose manifest was verified.
 
     Raises:
-        EngineError: the engine's tensors are not those of the manifest.
-        BackendError: TensorRT or CUDA refuses.
+        EngineError: the engine's tensors differ from the manifest's.
+        BackendError: there is no GPU, or TensorRT or CUDA refuses the engine.
     """
     maker, gpu = backend(manifest.backend), find_gpu()
     assert isinstance(maker, TensorRT)
@@ -208,20 +207,20 @@ def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> TensorRTSess
 
 
 def profile_engine(path: Path, manifest: Manifest, images: np.ndarray, runs: int) -> tuple[LayerTime, ...]:
-    """See `profile.profile_layers`, of an engine whose manifest was verified.
+    """See `Runner.profile_engine`.
 
-    Without a CUDA graph, which would hide the layers. With a profiler TensorRT waits for each run by itself.
+    Runs without a CUDA graph, which would hide the layers. With a profiler, TensorRT itself waits for each run.
     """
     operators = {layer.name: layer.operator for layer in manifest.layers}
     with open_engine(path, manifest, RunOptions(cuda_graph=False)) as session:
-        told = session.watch_layers()
+        times = session.watch_layers()
         for _ in shown(session, images, runs):
             pass
-    return mean_times([LayerTime(name, operators.get(name, ""), ms) for name, ms in told], runs)
+    return mean_times([LayerTime(name, operators.get(name, ""), ms) for name, ms in times], runs)
 
 
 class _Engine:
-    """A deserialised engine; `name`: what runs it, and where."""
+    """A deserialised engine; `name`: the library with its version, and the GPU."""
 
     def __init__(self, maker: TensorRT[Any], path: Path, built: str, gpu: str) -> None:
         self.maker = maker
@@ -230,7 +229,7 @@ class _Engine:
         self._engine = maker.deserialize(path.read_bytes(), built)
 
     def check(self, spec: ModelSpec) -> None:
-        """Raise EngineError unless the engine reads and writes what `spec` says, before anything is run."""
+        """Raise EngineError unless the engine's inputs and outputs are those of `spec`."""
         engine, trt = self._engine, self.maker.vendor()
         types = {"uint8": trt.DataType.UINT8, "float32": trt.DataType.FLOAT}
         wanted = [
@@ -243,26 +242,26 @@ class _Engine:
             found.append(f"{engine.get_tensor_mode(name).name} {name} {kind} {shape}")
         if sorted(found) != sorted(wanted):
             raise EngineError(
-                f"{self._path} has the tensors {', '.join(found)}, and its manifest says {', '.join(wanted)}; "
+                f"{self._path} has the tensors {', '.join(found)}, its manifest has {', '.join(wanted)}; "
                 "build it again with `depthkit export`"
             )
 
     def create_context(self) -> Any:
-        """What one inference at a time needs. Raises BackendError."""
-        with self.maker.listening(f"cannot run {self._path}") as said:
+        """Create an execution context, which runs one inference at a time. Raises BackendError."""
+        with self.maker.listening(f"cannot run {self._path}") as messages:
             context = self._engine.create_execution_context()
         if context is None:
-            raise BackendError(f"{self.maker.name} cannot run {self._path}: {words(said)}")
+            raise BackendError(f"{self.maker.name} cannot run {self._path}: {words(messages)}")
         return context
 
 
 class _Lane:
-    """One inference at a time: an execution context, the way to it and back, and the graph of both."""
+    """Runs one inference at a time: an execution context, its transfer, and the CUDA graph of both."""
 
     def __init__(
         self, engine: _Engine, spec: ModelSpec, mode: Mode, on_failed_graph: Callable[[BackendError], None] | None
     ) -> None:
-        """`on_failed_graph`: told why there is no graph; None: there is to be none."""
+        """`on_failed_graph`: called with the error if no CUDA graph can be recorded; None: do not record one."""
         self._spec = spec
         self._maker = engine.maker
         self._engine: _Engine | None = engine  # must outlive the context
@@ -276,12 +275,12 @@ class _Lane:
             self._context = engine.create_context()
             stack.callback(self._forget)
             stack.callback(self._drop_graph)
-            stack.callback(self.transfer.stream.synchronize)  # the first to be called
+            stack.callback(self.transfer.stream.synchronize)  # called first
             self._resources = stack.pop_all()
 
     def bind(self, image: np.ndarray | DeviceView, depth: np.ndarray | DeviceView, stream: int | None = None) -> None:
-        """See `Transfer.bind`. What was recorded stays, if the device's part of the work does. Raises BackendError."""
-        self.transfer.stream.synchronize()  # what was enqueued uses the addresses of before
+        """See `Transfer.bind`. The CUDA graph is kept if the device's work stays the same. Raises BackendError."""
+        self.transfer.stream.synchronize()  # enqueued runs use the previous addresses
         self.transfer.bind(image, depth, stream)
         layout = [(route.engine, route.device, route.size) for route in self.transfer.routes]
         if layout != self._layout:
@@ -291,7 +290,7 @@ class _Lane:
             self._layout = layout
 
     def start(self) -> None:
-        """Begin a run. Raises BackendError."""
+        """Start a run. Raises BackendError."""
         self.transfer.prepare()
         if self._graph is None and self._on_failed_graph is not None and self._has_run:
             self._record(self._on_failed_graph)
@@ -304,8 +303,8 @@ class _Lane:
     def watch_layers(self) -> list[tuple[str, float]]:
         """See `TensorRTSession.watch_layers`."""
         context, self._profiler = self._context, _make_profiler(self._maker.vendor())
-        context.profiler = self._profiler  # the vendor keeps a pointer to it
-        return self._profiler.told  # type: ignore[no-any-return]
+        context.profiler = self._profiler  # the vendor keeps only a pointer to it
+        return self._profiler.times  # type: ignore[no-any-return]
 
     def finish(self) -> None:
         """Wait until `depth` is written. Raises CudaError."""
@@ -316,7 +315,7 @@ class _Lane:
         return self.transfer.time_phases(self._execute)
 
     def close(self) -> None:
-        """Free everything, when what was enqueued is done."""
+        """Wait for enqueued runs, and free everything."""
         self._resources.close()
 
     def __enter__(self) -> Self:
@@ -327,14 +326,14 @@ class _Lane:
 
     def _set_tensors(self, image: tuple[int, ...], depth: tuple[int, ...]) -> None:
         context, names = self._context, (self._spec.input.name, self._spec.output.name)
-        with self._maker.listening(f"cannot take {image}") as said:
-            taken = context.set_input_shape(names[0], image)
+        with self._maker.listening(f"cannot take {image}") as messages:
+            accepted = context.set_input_shape(names[0], image)
             for name, route in zip(names, self.transfer.routes, strict=True):
-                taken = taken and context.set_tensor_address(name, route.engine)
-            # Not `all_binding_shapes_specified`, which by its documentation does not know of `set_input_shape`.
-            taken = taken and tuple(context.get_tensor_shape(names[1])) == depth
-        if not taken:
-            raise BackendError(f"{self._maker.name} cannot take {image}: {words(said)}")
+                accepted = accepted and context.set_tensor_address(name, route.engine)
+            # Not `all_binding_shapes_specified`: its documentation says that it ignores `set_input_shape`.
+            accepted = accepted and tuple(context.get_tensor_shape(names[1])) == depth
+        if not accepted:
+            raise BackendError(f"{self._maker.name} cannot take {image}: {words(messages)}")
 
     def _enqueue(self) -> None:
         self.transfer.upload()
@@ -342,10 +341,10 @@ class _Lane:
         self.transfer.download()
 
     def _execute(self) -> None:
-        with self._maker.listening("cannot run the engine") as said:
+        with self._maker.listening("cannot run the engine") as messages:
             accepted = self._context.execute_async_v3(self.transfer.stream.handle)
         if not accepted:
-            raise BackendError(f"{self._maker.name} cannot run the engine: {words(said)}")
+            raise BackendError(f"{self._maker.name} cannot run the engine: {words(messages)}")
 
     def _record(self, on_failure: Callable[[BackendError], None]) -> None:
         self.transfer.stream.synchronize()
@@ -366,15 +365,15 @@ class _Lane:
 
 
 def _make_profiler(trt: Any) -> Any:
-    """A profiler that keeps what it is told in `told`."""
+    """A profiler that collects layer times in `times`."""
 
     class Profiler(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:
-            trt.IProfiler.__init__(self)  # pybind11 wants it by name
-            self.told: list[tuple[str, float]] = []
+            trt.IProfiler.__init__(self)  # pybind11 requires it by name
+            self.times: list[tuple[str, float]] = []
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
-            self.told.append((layer_name, ms))
+            self.times.append((layer_name, ms))
 
     return Profiler()
 
@@ -385,5 +384,5 @@ def _finished(lane: _Lane, depth: np.ndarray) -> np.ndarray:
 
 
 def _engine_shape(tensor: TensorSpec) -> tuple[int, ...]:
-    """As an engine tells it: dynamic dimensions are -1."""
+    """The shape as TensorRT gives it: dynamic dimensions are -1."""
     return tuple(-1 if isinstance(size, Dim) else size for size in tensor.shape)

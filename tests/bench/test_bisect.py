@@ -20,7 +20,8 @@ from depthkit.errors import BackendError, EngineError
 from depthkit.export.quantize import calibrate, place
 from depthkit.precisions import Precision
 from depthkit.reference import read_reference
-from depthkit.runtime.runner import Graph, onnx_runner
+from depthkit.runtime.contract import Graph
+from depthkit.runtime.runner import onnx_runner
 
 STEM = "compact-32x48"
 Change = Callable[[np.ndarray], np.ndarray]

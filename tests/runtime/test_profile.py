@@ -19,7 +19,8 @@ from depthkit.errors import BackendError, EngineError, FrameError, UserError
 from depthkit.reference import Reference
 from depthkit.runtime import null, ort, trt
 from depthkit.runtime.load import load
-from depthkit.runtime.profile import mean_times, profile_layers
+from depthkit.runtime.profile import profile_layers
+from depthkit.runtime.profiled_runs import mean_times
 from depthkit.session import LayerTime
 from depthkit.spec import Dim
 from depthkit.train.networks import compact
