@@ -184,10 +184,9 @@ def export(
       depthkit export --backend openvino -o inference_precision=bf16
       depthkit export compact-96x128.fp16.onnx      only the engine, on the machine that will run it
     """
-    from ..engines.build import backend, require
     from ..export.recipe import ExportOptions
     from ..pipeline.calibration import PrecisionOptions
-    from ..pipeline.export import EngineOptions, build_engines, chosen_backends, export_run
+    from ..pipeline.export import EngineOptions, build_engines, export_run, require_engines
     from ..pipeline.runs import require_exportable, run_folder
     from ..pipeline.targets import find_runs
     from .console import out as console
@@ -198,9 +197,7 @@ def export(
     if explain and asked != "int8":
         raise click.UsageError("--explain is for --int8")
     engines = EngineOptions(() if onnx_only or explain else backends, dict(settings), rebuild)
-    for name, _ in chosen_backends(engines.backends):  # before minutes are spent on the ONNX file
-        require(name)
-        backend(name).parse_options(engines.vendor)
+    require_engines(asked, engines)
     targets = run or find_runs(runs)
     for target in targets:  # before the first of them is changed
         if target.suffix == ".onnx":

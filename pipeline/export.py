@@ -14,7 +14,7 @@ from ..errors import BackendError, GateError
 from ..export.recipe import find_current
 from ..onnx_graph import describe_onnx
 from ..packages import EXPORTING, require_packages
-from ..precisions import WIDENED
+from ..precisions import WIDENED, Precision
 from ..train.document import read_document
 from .proof import Proof
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..reference import Reference
     from .tell import Tell
 
-__all__ = ["EngineOptions", "build_engines", "chosen_backends", "export_run"]
+__all__ = ["EngineOptions", "build_engines", "chosen_backends", "export_run", "require_engines"]
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,8 @@ def build_engines(onnx: Path, options: EngineOptions, tell: Tell, proof: Proof |
     built, failed = [], []
     stored = describe_onnx(onnx).precision
     for name, said in chosen_backends(options.backends):
-        maker = backend(name)
-        try:
-            maker.asked(stored, maker.parse_options(options.vendor))
-        except BackendError as error:
-            if name in options.backends or "all" not in options.backends:
-                raise
-            tell("skipped", f"{name}: {error}")
+        if reason := _refusal(name, stored, options):
+            tell("skipped", f"{name}: {reason}")
             continue
 
         def waiting(name: str = name) -> None:
@@ -114,6 +109,26 @@ def build_engines(onnx: Path, options: EngineOptions, tell: Tell, proof: Proof |
     if failed:
         raise GateError(f"of {onnx.name} {len(failed)} engines were not built: {'; '.join(failed)}")
     return built
+
+
+def require_engines(stored: Precision, options: EngineOptions) -> None:
+    """Raise BackendError for engines that cannot be built, before minutes are spent on their ONNX file."""
+    for name, _ in chosen_backends(options.backends):
+        require(name)
+        _refusal(name, stored, options)
+
+
+def _refusal(name: str, stored: Precision, options: EngineOptions) -> BackendError | None:
+    """Why a backend of `all` cannot compute what an ONNX file stores. Raises it for a backend that was named."""
+    maker = backend(name)
+    vendor = maker.parse_options(options.vendor)
+    try:
+        maker.asked(stored, vendor)
+    except BackendError as error:
+        if name in options.backends or "all" not in options.backends:
+            raise
+        return error
+    return None
 
 
 def chosen_backends(backends: Sequence[str]) -> list[tuple[str, str]]:

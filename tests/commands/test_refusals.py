@@ -70,6 +70,7 @@ OUT_OF_RANGE = [
         ("export compact --backend onnxruntime -o threads", ["KEY=VALUE", "'threads'"]),
         ("export compact --backend onnxruntime -o =2", ["KEY=VALUE"]),
         ("export compact --backend onnxruntime -o threds=2", ["onnxruntime", "threds", "threads=0"]),
+        ("export compact --bf16 --backend onnxruntime", ["no BF16 kernels"]),
         ("export compact --fp16 --int8", ["one precision: choose one of --fp16, --int8"]),
         ("export compact --explain", ["--explain is for --int8"]),
         ("export compact --bf16 --keep auto", ["--keep is for --int8"]),
