@@ -69,7 +69,7 @@ def test_every_command_is_visited() -> None:
     found = {(words[0], option.opts[0]) for words, option in _numeric()}
     assert {words[0] for words, _ in _commands(cli)} == set(COMMANDS)
     assert len(found) > 30
-    assert {("bench", "--duration"), ("train", "--devices"), ("export", "--mean"), ("data", "--size")} <= found
+    assert {("bench", "--duration"), ("train", "--devices"), ("adopt", "--mean"), ("data", "--size")} <= found
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ OUT_OF_RANGE = [
     "train --batch 999999999",
     "train --devices 99999",
     "export --batch 1,2,999999999",
-    "export --std 0,1,1",
+    "adopt compact --weights weights.safetensors --std 0,1,1",
     "tune --max-memory 9e99gb",
     "tune --minutes 1e300",
 ]
