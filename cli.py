@@ -1,6 +1,6 @@
-"""The command line: a click group that imports a command only when it is used, and the one place that exits.
+"""The command line: a click group that imports each command on use, and the only place that exits.
 
-Exit codes: 0 what was asked for is true; 2 the request cannot be met; 3 a gate failed; 130 interrupted.
+Exit codes: 0 success; 1 a fault of depthkit; 2 the request cannot be met; 3 a gate failed; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ COMMANDS: Final = (
 
 
 class _LazyGroup(click.Group):
-    """Finds command `x` as the function of that name in `commands/x.py`."""
+    """Loads command `x` from the function `x` in `commands/x.py`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -58,7 +58,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="depthkit")
 def cli() -> None:
-    """Train a monocular-depth network, turn it into a realtime engine, and prove that nothing was lost.
+    """Train a monocular-depth network, turn it into a realtime engine, and verify the engine against the network.
 
     \b
     The main line, on NYU Depth v2:
@@ -66,7 +66,7 @@ def cli() -> None:
       depthkit export --fp16                              runs/* -> ONNX, checked -> engine
       depthkit bench --data path/to/nyu                   latency, parity, accuracy; exit 3 if a gate fails
 
-    Nothing at hand? `depthkit demo` does all of it on built-in scenes.
+    No data? `depthkit demo` does all of it on built-in scenes.
     """
 
 
@@ -76,13 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     code = run(arguments)
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(raw, _Lasting) and raw.refusal is not None:
-        _complain(f"what was printed is not whole: {raw.refusal.strerror}")
+        _complain(f"the output is incomplete: {raw.refusal.strerror}")
         code = code or UserError.exit_code
     sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; a known error becomes one line on stderr, without a traceback."""
+    """Run the command line and return its exit code; known errors become one line on stderr, without a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         typed = shlex.join(["depthkit", *arguments])
@@ -106,14 +106,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        _complain(f"{error.filename}: {error.strerror}")  # a file that may not be read, say
+        _complain(f"{error.filename}: {error.strerror}")  # e.g. permission denied
         return UserError.exit_code
     return code if isinstance(code, int) else 0
 
 
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Warnings of ours read like errors, without the line of code that they come from; others stay as they are."""
+    """Print depthkit's own warnings like errors, without their line of code; other warnings stay unchanged."""
     with warnings.catch_warnings():
         usual = warnings.showwarning
 
@@ -140,23 +140,22 @@ def _complain(sentence: str) -> None:
 
 
 class _Lasting(io.FileIO):
-    """Standard output that goes on as /dev/null when its reader has gone, as `head` does after its lines.
+    """Standard output that becomes /dev/null when its reader closes the pipe, as `head` does, or the disk is full.
 
-    What a command still has to do, it does: files are written, and the exit code is that of its gates. So with a full
-    disk, but that is no success.
+    The command then still finishes: it writes its files, and its gates decide the exit code. A full disk is an error.
 
     Attributes:
-        refusal: why something was not written; None: all was, or nobody reads it.
+        refusal: why output was not written; None: all was written, or the pipe was closed.
     """
 
     refusal: OSError | None = None
 
     def write(self, data: Buffer, /) -> int:
-        """Write; a closed pipe and a full disk take everything."""
+        """Write; a closed pipe or full disk discards everything."""
         try:
             return super().write(data) or 0
         except BrokenPipeError:
-            pass  # nobody reads it: nothing is lost
+            pass  # nobody reads it
         except OSError as error:
             if not is_refused_write(error):
                 raise
@@ -168,10 +167,10 @@ class _Lasting(io.FileIO):
 
 
 def _lasting(stream: TextIO) -> TextIO:
-    """The same output, which neither a closed pipe nor a character that its encoding lacks can end; None stays None."""
+    """Wrap an output so that a closed pipe or an unencodable character raises no error; None stays None."""
     try:
         file = stream.fileno()
-    except (AttributeError, OSError):  # closed from the beginning, or not a file
+    except (AttributeError, OSError):  # None, or not a file
         return stream
     buffer = io.BufferedWriter(_Lasting(file, "w", closefd=False))
     return io.TextIOWrapper(buffer, stream.encoding, "replace", line_buffering=True)

@@ -1,4 +1,4 @@
-"""How many cores this process may use: threads of engines and peers, processes and threads that load pictures."""
+"""The number of CPU cores for engine threads and for the workers that load images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["usable_cores"]
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, which containers and `taskset` make fewer than the machine has."""
+    """Cores that this process may run on; containers and `taskset` can make it fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,6 +1,6 @@
-"""Frozen dataclasses as JSON documents, read back strictly.
+"""Write frozen dataclasses as JSON, and read them back strictly.
 
-An unknown or missing key, a wrong type or another schema version is an error that names every fault.
+Unknown keys, missing keys, wrong types and other schema versions are errors; the message lists all of them.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from .errors import SchemaVersionError, SpecError
 __all__ = ["STRICT", "from_json", "to_json"]
 
 STRICT: Final = ConfigDict(extra="forbid", strict=True)
-"""For pydantic's dataclasses: no unknown key, and no value of another type."""
+"""Configuration of pydantic dataclasses: unknown keys are errors, and types are not converted."""
 
 _Document = TypeVar("_Document")
 
 
 def to_json(document: object) -> str:
-    """A dataclass of this kind as indented JSON with a final newline."""
+    """A frozen dataclass as indented JSON with a final newline."""
     return TypeAdapter(type(document)).dump_json(document, indent=2).decode() + "\n"
 
 
 def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Document:
-    """Read a document of `kind` strictly; `source` names it in errors. Keys with a default must be there too.
+    """Read a document of class `kind`. Keys with a default are required too; `source` names the document in errors.
 
     Raises:
-        SpecError: not JSON, another schema version, or keys and values that do not fit, all of them named.
+        SpecError: it is not JSON, has another schema version, or has invalid keys or values (all are listed).
     """
     try:
         raw: Any = json.loads(text)
@@ -48,7 +48,7 @@ def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Docu
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in error.errors())
         raise SpecError(f"{source} does not fit its schema: {faults}") from error
-    except SpecError as error:  # of a size, which has a sentence of its own
+    except SpecError as error:  # from a check of the size, which has its own message
         raise SpecError(f"{source} does not fit its schema: {error}") from error
     whole = TypeAdapter(kind).dump_json(document, exclude_computed_fields=True)
     missing = ", ".join(_missing(json.loads(whole), raw))
@@ -58,7 +58,7 @@ def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Docu
 
 
 def _missing(whole: Any, found: Any, path: str = "") -> Iterator[str]:
-    """Keys of `whole` that `found` lacks: those that a default stood in for."""
+    """Keys of `whole` that `found` lacks, because pydantic filled in their defaults."""
     if isinstance(whole, dict):
         for key, value in whole.items():
             if key in found:

@@ -1,20 +1,20 @@
 """The error tree. Every error that depthkit raises on purpose is one of these.
 
-    DepthkitError                  exit code 1: something depthkit itself got wrong
-    ├── UserError                  exit code 2: the request cannot be met as it stands
+    DepthkitError                  exit code 1: a fault in depthkit itself
+    ├── UserError                  exit code 2: the request cannot be carried out
     │   ├── DataError              images, depth maps, csv files, folders
     │   ├── SpecError              ModelSpec or other JSON: schema, unknown or missing keys, sizes
-    │   │   └── SchemaVersionError a document that another depthkit wrote
+    │   │   └── SchemaVersionError a document that another version of depthkit wrote
     │   ├── BundleError            a run folder
-    │   ├── EngineError            an engine file, its manifest, or the pair of them
-    │   │   └── FrameError         an array whose shape, dtype or layout the engine does not take
-    │   ├── BackendError           a vendor library that is missing or refuses
+    │   ├── EngineError            an engine file or its manifest
+    │   │   └── FrameError         an array of the wrong shape, dtype or memory layout
+    │   ├── BackendError           a vendor library that is missing or reports an error
     │   ├── OutputError            a file or folder that cannot be written
-    │   └── TrainingError          training cannot go on (a loss that is not finite, no data)
-    └── GateError                  exit code 3: it ran, and what was asked for is not true
+    │   └── TrainingError          training cannot continue (a loss that is not finite, no data)
+    └── GateError                  exit code 3: a check ran and failed
 
-A message is one sentence (or one a fault) that says what, why and how to mend it; the command line prints it
-without a traceback.
+A message says in one sentence per fault what is wrong, why, and how to fix it. The command line prints it without
+a traceback.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ class DepthkitError(Exception):
 
 
 class UserError(DepthkitError):
-    """The request cannot be met as it stands; the message says how to mend it."""
+    """The request cannot be carried out; the message says how to change it."""
 
     exit_code = 2
 
 
 class DataError(UserError):
-    """A picture, depth map, csv file or data folder is missing, broken or does not fit."""
+    """A picture, depth map, csv file or data folder is missing, damaged or unsuitable."""
 
 
 class SpecError(UserError):
-    """A ModelSpec or another JSON document is malformed or of another schema version."""
+    """A ModelSpec or another JSON document is malformed or has another schema version."""
 
 
 class SchemaVersionError(SpecError):
-    """A document of a schema version that this depthkit does not read."""
+    """A document has a schema version that this version of depthkit does not read."""
 
 
 class BundleError(UserError):
@@ -64,15 +64,15 @@ class BundleError(UserError):
 
 
 class EngineError(UserError):
-    """An engine file or its manifest is missing, altered or made for something else."""
+    """An engine file or its manifest is missing, was changed, or was built for something else."""
 
 
 class FrameError(EngineError):
-    """An array does not have the shape, dtype or memory layout that the engine takes."""
+    """An array does not have the shape, dtype or memory layout that the engine requires."""
 
 
 class BackendError(UserError):
-    """A vendor library is not installed, or refuses what was asked of it."""
+    """A vendor library is not installed, or reports an error."""
 
 
 class OutputError(UserError):
@@ -80,10 +80,10 @@ class OutputError(UserError):
 
 
 class TrainingError(UserError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class GateError(DepthkitError):
-    """A check ran and failed: what was asked for is not true."""
+    """A check ran and failed."""
 
     exit_code = 3

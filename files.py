@@ -1,4 +1,4 @@
-"""Files: atomic writing, hashes and folders, so that nothing half-written ever stands under a goal's name."""
+"""Atomic writes, hashes and folders. A target path never holds a half-written file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 
 MOST_NAME_BYTES: Final = 255
-"""What a file's name may have, on every common file system."""
+"""Longest file name that every common file system allows."""
 
 _REFUSALS: Final = frozenset({
     errno.EACCES, errno.EDQUOT, errno.ENOENT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC,
@@ -43,9 +43,9 @@ _REFUSALS: Final = frozenset({
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; rename it to `path` when the block ends well, else remove it.
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, otherwise delete it.
 
-    The temporary name ends as the goal's does, because several writers choose the format by the suffix.
+    The temporary name keeps the suffix of `path`, because several writers choose the format by it.
 
     Raises:
         OutputError: the folder cannot be made, or the operating system refused the write (read-only, disk full).
@@ -58,14 +58,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
     ('whole', 1)
     """
     make_folder(path.parent)
-    end = os.fsencode(path.name)[-200:].decode(errors="ignore")  # what is before it must fit into the name, too
+    end = os.fsencode(path.name)[-200:].decode(errors="ignore")  # leaves room for the prefix in a file name
     temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{end}")
     try:
         yield temporary
         temporary.replace(path)
     except OSError as error:
         if not is_refused_write(error) or _names_another(error, temporary, path):
-            raise  # something that was read in the block, not what was written
+            raise  # about a file that the block read, not about the one it wrote
         raise _refused(path, error) from error
     finally:
         with suppress(OSError):
@@ -74,9 +74,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` to fill; put it in the place of `path` when the block ends well.
+    """Yield an empty folder beside `path` to fill; it replaces `path` if the block succeeds.
 
-    What was in `path` before is deleted only after that.
+    The old content of `path` is deleted only after that.
 
     Raises:
         OutputError: `path` is a file, or the operating system refused to make or to move the folder.
@@ -102,13 +102,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all. Raises OutputError."""
+    """Write `text` as UTF-8 to `path`, atomically. Raises OutputError."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def make_folder(path: Path) -> Path:
-    """Make `path` and its parents where they are missing, and return it. Raises OutputError."""
+    """Make `path` and its missing parents, and return it. Raises OutputError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -117,7 +117,7 @@ def make_folder(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Delete a file if it is there. Raises OutputError."""
+    """Delete a file if it exists. Raises OutputError."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -125,10 +125,10 @@ def remove(path: Path) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Raise OutputError, before hours of work, where it is plain already that `path` cannot be written."""
+    """Raise OutputError early, before hours of work, if `path` obviously cannot be written."""
     place = next((folder for folder in path.absolute().parents if folder.exists()), None)
     if place is not None and not place.is_dir():
-        raise _refused(path, NotADirectoryError(errno.ENOTDIR, f"{place} is no folder"))
+        raise _refused(path, NotADirectoryError(errno.ENOTDIR, f"{place} is not a folder"))
     if place is not None and not os.access(place, os.W_OK | os.X_OK):
         raise _refused(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
@@ -148,7 +148,7 @@ def sha256_text(text: str) -> str:
 
 
 def sha256_arrays(arrays: Iterable[np.ndarray]) -> str:
-    """The SHA-256 of shapes, types and numbers, as 64 hexadecimal digits."""
+    """The SHA-256 of the arrays' shapes, dtypes and values, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.shape} {array.dtype.str}".encode())
@@ -157,14 +157,14 @@ def sha256_arrays(arrays: Iterable[np.ndarray]) -> str:
 
 
 def is_refused_write(error: OSError) -> bool:
-    """Whether the operating system refused to write: no space, no permission, no such place."""
+    """Whether the operating system refused a write: disk full, no permission, no such folder."""
     return error.errno in _REFUSALS
 
 
 def _names_another(error: OSError, temporary: Path, goal: Path) -> bool:
-    """Whether the error names a file that is neither of these two: one that the block read.
+    """Whether the error names neither of these two files, and so concerns one that the block read.
 
-    A link names two files, and says by "no such file" that the one it links to is missing.
+    The error of a failed link names two files; ENOENT there means that the first, the link's target, is missing.
     """
     named = [error.filename] if error.errno == errno.ENOENT else [error.filename, error.filename2]
     names = [os.fsdecode(name) for name in named if isinstance(name, str | bytes | os.PathLike)]

@@ -1,7 +1,7 @@
 """Depth metrics in NumPy: errors in metres after Eigen et al., and the paper's MSE and SSIM on depth / 10 m.
 
-Nothing here aligns a prediction to the truth: depth is metric. A prediction that is not finite makes every figure
-of its picture NaN; it is never skipped or replaced.
+Predictions are never aligned to the ground truth: depth is metric. One NaN or infinity in a prediction makes every
+metric of its picture NaN; the picture is not skipped.
 
 Sources: AbsRel, RMSE, log10 and the threshold accuracies: Eigen, Puhrsch, Fergus, "Depth Map Prediction from a
 Single Image using a Multi-Scale Deep Network", NIPS 2014, section 4; log10: Saxena, Sun, Ng, "Make3D", PAMI 2009.
@@ -39,29 +39,29 @@ __all__ = [
 ]
 
 DEPTH_SCALE: Final = 10.0
-"""Metres that the paper maps to 1 before it takes MSE and SSIM."""
+"""Depth in metres that the paper scales to 1 for MSE and SSIM."""
 
 VALID_DEPTH: Final = (1e-3, 10.0)
-"""Metres between which a true depth counts."""
+"""Range of valid ground-truth depth in metres."""
 
 NEAREST_MEDIAN: Final = 0.2
-"""Metres; a smaller median of the truth is taken for a wrong unit."""
+"""Metres; a smaller median of the ground truth indicates a wrong unit."""
 
 EIGEN_CROP: Final = (slice(45, 471), slice(41, 601))
 """Rows and columns of a 480x640 NYU frame that are evaluated."""
 
 EIGEN_SIZE: Final = (480, 640)
-"""Height and width of the frames that the crop is made for."""
+"""Height and width of the frames that `EIGEN_CROP` applies to."""
 
-_SSIM_BORDER: Final = 5  # half of the 11-pixel window: nearer to the edge the window would leave the picture
+_SSIM_BORDER: Final = 5  # half of the 11-pixel window, which must lie inside the picture
 
 LEAST_SIDE: Final = 2 * _SSIM_BORDER + 1
-"""Rows and columns that a picture must have for SSIM."""
+"""Smallest height and width of a picture for SSIM."""
 
 
 @dataclass(frozen=True)
 class PixelSums:
-    """Sums over the valid pixels of one or more pictures; two of them add up."""
+    """Error sums over the valid pixels of one or more pictures; they can be added."""
 
     count: int
     abs_rel: float
@@ -103,13 +103,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class DepthScores:
-    """What `aggregate` says of a set of pictures.
+    """Metrics over a set of pictures.
 
     Attributes:
         mse, ssim: the paper's, on depth / 10 m over the whole frame, averaged over pictures.
-        pooled: every valid pixel of every picture counts the same.
-        per_image: every picture counts the same.
-        frames: pictures that had at least one valid pixel.
+        pooled: means over all valid pixels of all pictures.
+        per_image: means over pictures.
+        frames: pictures with at least one valid pixel.
     """
 
     mse: float
@@ -121,15 +121,15 @@ class DepthScores:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of `DepthScores` as evaluate, bench, report and model card show it.
+    """How evaluate, bench, report and the model card show one metric.
 
     Attributes:
-        name: field of `DepthScores`, or where it is `pooled` of `Scores`; also its key in JSON and CSV.
-        heading: the field's usual abbreviation, with the unit where it has one.
-        form: a format specification.
-        better: which figures are better.
-        pooled: it counts pixels, either of all pictures or picture by picture; else it is of whole pictures.
-        brief: it also stands in tables that must fit into 80 columns.
+        name: field of `Scores` if `pooled`, else of `DepthScores`; also its key in JSON and CSV.
+        heading: the usual abbreviation, with the unit if there is one.
+        form: format specification.
+        better: whether lower or higher values are better.
+        pooled: a mean over pixels, of all pictures or picture by picture; otherwise a mean over pictures.
+        brief: also shown in tables that must fit into 80 columns.
     """
 
     name: str
@@ -140,7 +140,7 @@ class Metric:
     brief: bool = False
 
     def of(self, scores: DepthScores) -> float:
-        """The figure; where it is pooled, over the pixels of all pictures."""
+        """The metric's value; if `pooled`, over the pixels of all pictures."""
         value: float = getattr(scores.pooled if self.pooled else scores, self.name)
         return value
 
@@ -155,7 +155,7 @@ METRICS: Final = (
     Metric("delta2", "δ2", ".3f", "higher"),
     Metric("delta3", "δ3", ".3f", "higher"),
 )
-"""Every metric, in the order of tables."""
+"""All metrics, in the order of table columns."""
 
 
 def number(value: float, form: str) -> str:
@@ -169,7 +169,7 @@ def number(value: float, form: str) -> str:
 
 
 def valid_pixels(truth: np.ndarray, crop: tuple[slice, slice] | None = None) -> np.ndarray:
-    """Which pixels of an H x W depth map in metres count: measured, within range, and inside `crop` if there is one."""
+    """Mask of the valid pixels of an H x W depth map in metres: measured, within `VALID_DEPTH`, and inside `crop`."""
     low, high = VALID_DEPTH
     valid: np.ndarray = np.isfinite(truth) & (truth > low) & (truth <= high)
     if crop is not None:
@@ -180,10 +180,10 @@ def valid_pixels(truth: np.ndarray, crop: tuple[slice, slice] | None = None) -> 
 
 
 def implausible_depth(depths: Iterable[np.ndarray]) -> str | None:
-    """A warning, as a sentence, where the median measured depth of H x W maps in metres is none that can be meant.
+    """A warning if the median measured depth of H x W maps in metres is implausible, else None.
 
-    Below 0.2 m is nearer than a camera of rooms or streets measures. Above `VALID_DEPTH` more than half of the truth
-    takes no part in training or scores. Both come of a wrong number of units per metre more often than of such a place.
+    Cameras of rooms and streets do not measure below 0.2 m. With a median above `VALID_DEPTH`, training and scores
+    ignore more than half of the ground truth. The usual cause of both is a wrong number of units per metre.
     """
     measured = [depth[np.isfinite(depth) & (depth > 0)] for depth in depths]
     pixels = np.concatenate([np.ravel(part) for part in measured]) if measured else np.empty(0)
@@ -203,7 +203,7 @@ def implausible_depth(depths: Iterable[np.ndarray]) -> str | None:
 def pixel_sums(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> PixelSums:
     """Error sums of one picture: H x W depths in metres, H x W bool.
 
-    A prediction of zero or less has no logarithm and no ratio: its log10 term is infinite and it is within no factor.
+    The log10 error of a prediction of zero or less is infinite, and such a prediction counts in no delta.
 
     >>> truth = np.full((2, 2), 2.0); all_valid = np.ones((2, 2), bool)
     >>> pixel_sums(truth * 1.2, truth, all_valid).scores().delta1
@@ -239,9 +239,9 @@ def scaled_mse(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> 
 def scaled_ssim(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> float:
     """The paper's SSIM of one picture on depth / 10 m (data range 1), averaged over the valid pixels.
 
-    Where the truth is not measured the prediction stands in for it. It agrees with itself there, so pixels within 5 of
-    a hole are scored too high; NYU's depth is dense and has none.
-    Pixels nearer than 5 to the edge have no whole window and do not count, as in Wang et al.'s own code.
+    Holes in the ground truth are filled with the prediction, so pixels within 5 of a hole score too high; NYU's depth
+    is dense and has no holes. Pixels within 5 of the edge do not count, as in Wang et al.'s own code, because their
+    window is not whole.
     """
     if not np.isfinite(prediction).all():
         return float("nan")
@@ -260,7 +260,7 @@ def scaled_ssim(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) ->
 
 @dataclass(frozen=True)
 class FrameScore:
-    """One picture's part of a `DepthScores`."""
+    """Scores of one picture."""
 
     sums: PixelSums
     mse: float
@@ -268,9 +268,9 @@ class FrameScore:
 
 
 def score_frame(prediction: np.ndarray, truth: np.ndarray, crop: tuple[slice, slice] | None = None) -> FrameScore:
-    """Score one H x W prediction against the truth, both in metres and of one shape; truth 0 means not measured.
+    """Score one H x W prediction against the ground truth, both in metres and of one shape; 0 means not measured.
 
-    MSE and SSIM take the whole frame (the paper names no crop); the other metrics take `crop`.
+    MSE and SSIM are over the whole frame (the paper names no crop), the other metrics over `crop`.
     """
     whole, inside = valid_pixels(truth), valid_pixels(truth, crop)
     if not np.isfinite(prediction).all():
@@ -284,7 +284,7 @@ def score_frame(prediction: np.ndarray, truth: np.ndarray, crop: tuple[slice, sl
 
 
 def aggregate(frames: Iterable[FrameScore]) -> DepthScores:
-    """Pooled and per-image means over pictures; those without a valid pixel are left out. All NaN when none is left."""
+    """Pooled and per-image means over pictures. Pictures without a valid pixel are skipped; all NaN if none is left."""
     kept = [frame for frame in frames if frame.sums.count]
     if not kept:
         nothing = Scores(*[float("nan")] * 6)

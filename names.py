@@ -1,4 +1,4 @@
-"""Names and defaults that `--help` shows, in one file that imports nothing."""
+"""Names and defaults that `--help` shows. This module imports nothing, so that help stays fast."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from typing import Final
 __all__ = ["BACKENDS", "DEPTH_UNITS", "NETWORKS", "PEERS", "file_name", "is_import_path"]
 
 NETWORKS: Final = ("compact", "unet")
-"""What `train.networks.NETWORKS` builds."""
+"""Built-in networks, the keys of `train.networks.NETWORKS`."""
 
-BACKENDS: Final = (
-    "tensorrt",
-    "tensorrt-rtx",
-    "onnxruntime-tensorrt",
-    "onnxruntime-cuda",
-    "openvino",
-    "onnxruntime",
-    "null",
-)
-"""What `engines.build.BACKENDS` builds by: the fastest first, and last the one that computes nothing."""
+BACKENDS: Final = {
+    "tensorrt": "trt:TENSORRT",
+    "tensorrt-rtx": "trt:TENSORRT_RTX",
+    "onnxruntime-tensorrt": "ort:TENSORRT",
+    "onnxruntime-cuda": "ort:CUDA",
+    "openvino": "ov:OPENVINO",
+    "onnxruntime": "ort:CPU",
+    "null": "null:NULL",
+}
+"""Backend -> module (of this name in `engines/` and `runtime/`) and object in the one in `engines/`; fastest first.
+
+The last, "null", computes nothing.
+"""
 
 PEERS: Final = ("torch", "torch-compile", "onnxruntime", "openvino")
-"""What `bench --vs` takes: torch by `train.peers`, the others by `runtime.runner.open_peer`."""
+"""Values of `bench --vs`: `train.peers` opens torch's, `runtime.runner.open_peer` the others."""
 
 DEPTH_UNITS: Final = 1000.0
-"""Units of stored depth per metre where neither the user nor a run says otherwise: millimetres."""
+"""Default units of stored depth per metre: millimetres."""
 
 
 def is_import_path(network: str) -> bool:
-    """Whether `network` is to be imported, as `package.module:Network`, and no built-in name.
+    """Whether `network` has the form `package.module:Network`, and is not a built-in name.
 
     >>> is_import_path("mypackage.module:MyNet"), is_import_path("compact"), is_import_path("runs/a:b")
     (True, False, False)
@@ -38,7 +41,7 @@ def is_import_path(network: str) -> bool:
 
 
 def file_name(network: str) -> str:
-    """What the run folder and the files of a network are called.
+    """The name of a network's run folder and files.
 
     >>> file_name("compact"), file_name("mypackage.module:MyNet")
     ('compact', 'MyNet')

@@ -1,4 +1,4 @@
-"""ONNX graphs: what a file that depthkit exported says of itself, and what every change of a graph needs."""
+"""ONNX graphs: the metadata of files that depthkit exported, and helpers for changing graphs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = [
 ]  # fmt: skip
 
 CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
-"""ONNX's operators that convolve."""
+"""ONNX's convolution operators."""
 
 
 class METADATA:
-    """Keys under which an ONNX file's `metadata_props` carry what depthkit needs to know of it."""
+    """Keys of depthkit's entries in an ONNX file's `metadata_props`."""
 
     spec: Final = "depthkit.model_spec"
     precision: Final = "depthkit.precision"
@@ -34,7 +34,7 @@ class METADATA:
 
 
 def graph_sha256(model: Any) -> str:
-    """A digest of an `onnx.ModelProto`'s nodes and weights, which tells whether an exported file was changed."""
+    """A digest of an `onnx.ModelProto`'s nodes and weights, to detect changes after export."""
     digest = hashlib.sha256()
     for part in (*model.graph.node, *model.graph.initializer):
         digest.update(part.SerializeToString(deterministic=True))
@@ -42,11 +42,11 @@ def graph_sha256(model: Any) -> str:
 
 
 _FUSED: Final = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "QuantizeLinear", "DequantizeLinear"})
-"""What a backend may compute together with the convolution before it, and then name them by."""
+"""Operators that a backend may fuse with the convolution before them; the fused layer may carry their name."""
 
 
 def type_name(onnx_type: int) -> str:
-    """What depthkit calls a `TensorProto.DataType`: a precision where it is one, else as ONNX does, in lower case."""
+    """Name a `TensorProto.DataType`: as a precision if it is one, else ONNX's name in lower case."""
     import onnx
 
     name = onnx.TensorProto.DataType.Name(onnx_type)
@@ -54,7 +54,7 @@ def type_name(onnx_type: int) -> str:
 
 
 def module_of(weight: str) -> str:
-    """The network's module whose weight an export called so; empty: of none.
+    """The network's module that owns an exported weight; empty if there is none.
 
     >>> module_of("network.encoder.0.3.weight")
     'encoder.0.3'
@@ -67,11 +67,11 @@ class Convolution:
     """A convolution of an ONNX graph.
 
     Attributes:
-        name: its node's.
-        aliases: by which an engine may know it: node and output, and those of the activation that only it feeds.
-        precision: what its weights are stored in.
+        name: name of the node.
+        aliases: names that an engine may use for it: node, output, and those of activations that only it feeds.
+        precision: of its weights as stored.
         macs: multiply-accumulates for one frame.
-        module: of the network, whose weights it computes with; empty: of none, or not known.
+        module: the network's module that owns its weights; empty if none or unknown.
     """
 
     name: str
@@ -83,14 +83,14 @@ class Convolution:
 
 @dataclass(frozen=True)
 class OnnxDescription:
-    """What an ONNX file of ours says of itself.
+    """The metadata and convolutions of an ONNX file that depthkit exported.
 
     Attributes:
-        model: its tensors, preprocessing, depth range.
-        precision: what its network is stored in.
+        model: tensors, preprocessing, depth range.
+        precision: of the stored network.
         weights_sha256: of the run's weights.
-        recipe: whatever else it was made from; see `export.recipe`.
-        intact: its nodes and weights are those that were exported.
+        recipe: everything else that it was made from; see `export.recipe`.
+        intact: nodes and weights have not changed since the export.
         convolutions: in the order of the graph.
     """
 
@@ -103,9 +103,11 @@ class OnnxDescription:
 
 
 def describe_onnx(path: Path) -> OnnxDescription:
-    """Read our metadata from an ONNX file. Raises EngineError when it is missing or none of ours; SpecError.
+    """Read depthkit's metadata from an ONNX file. The result is cached until the file changes.
 
-    A command asks several times; a file is read again where it was written since.
+    Raises:
+        EngineError: the file is missing, or depthkit did not export it.
+        SpecError: its ModelSpec is invalid.
     """
     if not path.is_file():
         raise EngineError(f"there is no ONNX file {path}; make one with `depthkit export`")
@@ -120,9 +122,9 @@ def _read_description(path: Path, _state: tuple[int, ...]) -> OnnxDescription:
     keys = (METADATA.spec, METADATA.precision, METADATA.weights_sha256, METADATA.recipe, METADATA.graph_sha256)
     missing = [key for key in keys if key not in entries]
     if missing:
-        raise EngineError(f"{path} was not made by `depthkit export`: its metadata lack {', '.join(missing)}")
+        raise EngineError(f"{path} was not made by `depthkit export`: its metadata lacks {', '.join(missing)}")
     if entries[METADATA.precision] not in PRECISIONS:
-        raise EngineError(f"{path} has precision {entries[METADATA.precision]!r}, which this depthkit does not know")
+        raise EngineError(f"{path} has unknown precision {entries[METADATA.precision]!r}; upgrade depthkit")
     return OnnxDescription(
         from_json(ModelSpec, entries[METADATA.spec], source=f"{path}: {METADATA.spec}"),
         cast("Precision", entries[METADATA.precision]),
@@ -134,7 +136,7 @@ def _read_description(path: Path, _state: tuple[int, ...]) -> OnnxDescription:
 
 
 def read_onnx(path: Path, *, weights: bool = True) -> Any:
-    """An `onnx.ModelProto`; `weights`: also those in files of their own. Raises EngineError where it is none."""
+    """Read an `onnx.ModelProto`, with `weights` also from external files. Raises EngineError if it is not ONNX."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -143,11 +145,11 @@ def read_onnx(path: Path, *, weights: bool = True) -> Any:
     try:
         return onnx.load(path, load_external_data=weights)
     except (DecodeError, OSError) as error:
-        raise EngineError(f"{path} is no ONNX file ({error}); make it again with `depthkit export`") from error
+        raise EngineError(f"{path} is not an ONNX file ({error}); make it again with `depthkit export`") from error
 
 
 def copied(model: Any) -> Any:
-    """A copy of an `onnx.ModelProto` without the types of its inner tensors, which a change would make wrong."""
+    """A copy of an `onnx.ModelProto` without the types of its inner tensors, which changes would make wrong."""
     copy = type(model)()
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
@@ -155,7 +157,7 @@ def copied(model: Any) -> Any:
 
 
 def readers(graph: Any) -> dict[str, list[Any]]:
-    """By tensor of an `onnx.GraphProto`: the nodes that read it, in order."""
+    """For each tensor of an `onnx.GraphProto`, the nodes that read it, in order."""
     found: dict[str, list[Any]] = {}
     for node in graph.node:
         for tensor in node.input:
@@ -164,7 +166,7 @@ def readers(graph: Any) -> dict[str, list[Any]]:
 
 
 def convolutions(model: Any) -> Iterator[Convolution]:
-    """The convolutions of an `onnx.ModelProto` whose weights are in it, also where they are dequantised first."""
+    """The convolutions of an `onnx.ModelProto` whose weights it contains, directly or through DequantizeLinear."""
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(model).graph
@@ -183,7 +185,7 @@ def convolutions(model: Any) -> Iterator[Convolution]:
         while len(after) == 1 and after[0].op_type in _FUSED:
             aliases += [after[0].name, after[0].output[0]]
             after = read_by.get(after[0].output[0], [])
-        # Every weight is used once for each pixel of the larger side, within its group.
+        # Each weight is used once per pixel of the output, or of the input for ConvTranspose.
         height, width = sizes[node.output[0] if node.op_type == "Conv" else node.input[0]][2:4]
         macs = height * width
         for dim in kernel.dims:

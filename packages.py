@@ -1,4 +1,4 @@
-"""Optional packages: the extra that brings each, and what to say, before any work, where one is missing."""
+"""Optional packages: the extra that installs each, and an early error if one is missing."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ EXTRAS: Final = {
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "gpu",
 }
-"""Modules that the base does not bring, and the extra that brings each."""
+"""Optional modules, and the extra that installs each."""
 
 
 def missing(*modules: str) -> str:
-    """What to say where these are not installed, and the one command that installs them."""
+    """The message for missing modules, with the command that installs them."""
     extras = ",".join(dict.fromkeys(EXTRAS[module] for module in modules))
     which = "which is" if len(modules) == 1 else "which are"
     return f"this needs {', '.join(modules)}, {which} not installed; pip install 'depthkit[{extras}]'"
 
 
 def require_packages(*modules: str) -> None:
-    """Raise UserError where modules of `EXTRAS` are not installed. Imports none of them."""
+    """Raise UserError if any of these modules of `EXTRAS` is not installed. Imports none of them."""
     if absent := [module for module in modules if find_spec(module) is None]:
         raise UserError(missing(*absent))

@@ -1,4 +1,4 @@
-"""Whether answers are still those of the network that was trained: torch's, on the reference frames; and the gates."""
+"""Parity: compare an engine's depth with PyTorch FP32's on the reference frames, and apply a precision's gate."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["Parity", "compare", "describe_gate", "describe_parity", "gate_faults
 
 @dataclass(frozen=True, config=STRICT)
 class Parity:
-    """An engine against torch FP32.
+    """An engine compared with PyTorch FP32.
 
     Attributes:
         mse: mean over frames, on depth / 10 m.
         ssim, worst_ssim: mean and lowest over frames, on depth / 10 m.
-        max_abs_mm: largest distance of any pixel, in millimetres.
-        worst_ssim_frame, max_abs_frame: which frames these two were found in, from 0.
-        finite: no NaN and no infinity anywhere.
-        frames: how many.
-        abs_rel_loss, delta1_loss: by how much AbsRel rose and δ1 fell, over all measured pixels; negative: the engine
-            is better; None: nothing was measured in these frames.
+        max_abs_mm: largest difference of any pixel, in millimetres.
+        worst_ssim_frame, max_abs_frame: indices (from 0) of the frames with `worst_ssim` and `max_abs_mm`.
+        finite: no NaN and no infinity in any frame.
+        frames: number of frames.
+        abs_rel_loss, delta1_loss: increase of AbsRel and decrease of δ1 over all measured pixels; negative if the
+            engine is better, None if the frames have no measured pixel.
     """
 
     mse: float
@@ -43,7 +43,7 @@ class Parity:
 
 
 def compare(answers: np.ndarray, reference: Reference) -> Parity:
-    """How `answers` (N x H x W metres) to the reference's first N frames differ from torch's."""
+    """Compare depths (N x H x W metres) for the reference's first N frames with PyTorch's."""
     depths, truths = reference.depths[: len(answers)], reference.truths[: len(answers)]
     pairs = list(zip(answers, depths, strict=True))
     everywhere = np.ones(reference.size, bool)
@@ -58,7 +58,7 @@ def compare(answers: np.ndarray, reference: Reference) -> Parity:
         ssim=float(np.mean(similarity)),
         worst_ssim=float(np.min(similarity)),
         max_abs_mm=float(distances.max()) * 1000 if finite else float("nan"),
-        worst_ssim_frame=int(np.argmin(similarity)),  # of NaN the first, which is the worst
+        worst_ssim_frame=int(np.argmin(similarity)),  # the first NaN, if there is one
         max_abs_frame=int(np.argmax(distances)),
         finite=finite,
         frames=len(pairs),
@@ -68,7 +68,7 @@ def compare(answers: np.ndarray, reference: Reference) -> Parity:
 
 
 def gate_faults(parity: Parity, precision: Precision) -> list[str]:
-    """Why a parity does not pass the gate of a precision; empty: it passes."""
+    """Why `parity` fails the gate of a precision; empty if it passes."""
     if not parity.finite:
         return ["NaN or Inf in the output"]
     tolerance = PRECISIONS[precision].tolerance
@@ -81,12 +81,12 @@ def gate_faults(parity: Parity, precision: Precision) -> list[str]:
 
 
 def loss_faults(abs_rel: float | None, delta1: float | None, precision: Precision, than: str = "torch's") -> list[str]:
-    """Why losses against measured depth are more than the gate of a precision allows; empty: they are not.
+    """Why accuracy losses exceed the gate of a precision; empty if they do not.
 
     Args:
-        abs_rel, delta1: by how much AbsRel rose and δ1 fell; None: not measured.
-        precision: which gate.
-        than: whose they were before.
+        abs_rel, delta1: increase of AbsRel and decrease of δ1; None if not measured.
+        precision: whose gate applies.
+        than: the baseline, as named in the message.
     """
     tolerance, faults = PRECISIONS[precision].tolerance, []
     for name, loss, most in (
@@ -99,7 +99,7 @@ def loss_faults(abs_rel: float | None, delta1: float | None, precision: Precisio
 
 
 def describe_gate(precision: Precision) -> str:
-    """The limits in words.
+    """The limits of a precision's gate as text.
 
     >>> describe_gate("int8")
     'SSIM ≥ 0.98, AbsRel ≤ 0.005 worse, δ1 ≤ 0.01 worse'
@@ -115,7 +115,7 @@ def describe_gate(precision: Precision) -> str:
 
 
 def describe_parity(parity: Parity, precision: Precision) -> str:
-    """Largest error, worst SSIM and what the gate of a precision looks at besides, in words."""
+    """Largest error, worst SSIM, and the losses that the gate of a precision limits, as text."""
     words = f"max |Δ| {parity.max_abs_mm:.3g} mm, worst SSIM {parity.worst_ssim:.5f}"
     if parity.abs_rel_loss is not None:
         words += f", AbsRel {number(parity.abs_rel_loss, '+.4f')}"

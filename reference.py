@@ -1,7 +1,6 @@
-"""The reference that travels with a model: frames, and what torch answered for them in FP32.
+"""The reference file of a model: frames, and PyTorch's FP32 depth for them.
 
-`<stem>.reference.npz` lets any machine, without torch and without the data set, answer the question "is this engine
-still the network that was trained?"
+With `<stem>.reference.npz` any machine can check an engine's parity, without PyTorch and without the data set.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ __all__ = ["Reference", "find_reference", "onnx_stem", "read_reference", "refere
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Frames of the engine's size with torch's answers.
+    """Frames of the engine's size with PyTorch's depth.
 
     Attributes:
         images: N x H x W x 3, uint8.
-        depths: N x H x W, float32 metres: torch, FP32.
-        truths: N x H x W, float32 metres: measured; 0 where it was not.
-        weights_sha256: of the run's weights that answered.
+        depths: N x H x W, float32 metres: PyTorch's FP32 output.
+        truths: N x H x W, float32 metres: measured depth; 0 where not measured.
+        weights_sha256: of the weights that computed `depths`.
     """
 
     images: np.ndarray
@@ -42,7 +41,7 @@ class Reference:
 
 
 def onnx_stem(onnx: Path) -> str:
-    """What `<stem>.<precision>.onnx` shares with its reference and engines; of a renamed file all before `.onnx`.
+    """The `<stem>` of `<stem>.<precision>.onnx`; without a precision, everything before `.onnx`.
 
     >>> onnx_stem(Path("runs/compact-96x128.fp16.onnx")), onnx_stem(Path("v1.2.onnx")), onnx_stem(Path("a.onnx"))
     ('compact-96x128', 'v1.2', 'a')
@@ -53,7 +52,7 @@ def onnx_stem(onnx: Path) -> str:
 
 
 def reference_path(onnx: Path) -> Path:
-    """`<stem>.reference.npz`, which all precisions of `<stem>.<precision>.onnx` share.
+    """The path `<stem>.reference.npz`, which all precisions of `<stem>.<precision>.onnx` share.
 
     >>> reference_path(Path("runs/compact/compact-96x128.fp16.onnx")).name
     'compact-96x128.reference.npz'
@@ -62,9 +61,9 @@ def reference_path(onnx: Path) -> Path:
 
 
 def find_reference(onnx: Path, weights_sha256: str, size: tuple[int, int]) -> Path:
-    """The reference of an ONNX file that may have been renamed: beside it, of its weights and size.
+    """The reference beside an ONNX file that has its weights and size; the file may have been renamed.
 
-    That of its own name comes first, and is what is missing where none fits.
+    `reference_path` comes first, and is also the answer if none fits.
     """
     named = reference_path(onnx)
     beside = (named, *sorted(onnx.parent.glob("*.reference.npz")))
@@ -75,12 +74,12 @@ def _answers(path: Path, weights_sha256: str, size: tuple[int, int]) -> bool:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             return str(content["weights_sha256"]) == weights_sha256 and content["depths"].shape[1:] == size
-    except Exception:  # noqa: BLE001 - see `read_reference`, which says what is wrong with it
+    except Exception:  # noqa: BLE001 - `read_reference` reports what is wrong
         return False
 
 
 def write_reference(path: Path, reference: Reference) -> None:
-    """Write a reference, whole or not at all. Raises OutputError."""
+    """Write a reference atomically. Raises OutputError."""
     with atomic_write(path) as temporary:
         np.savez_compressed(
             temporary,
@@ -92,20 +91,20 @@ def write_reference(path: Path, reference: Reference) -> None:
 
 
 def read_reference(path: Path) -> Reference:
-    """Read a reference. Raises EngineError when it is missing, damaged or not one."""
+    """Read a reference. Raises EngineError if it is missing, damaged or not a reference."""
     if not path.is_file():
         raise EngineError(
             f"there is no reference {path}; copy it beside the engine, or make both with `depthkit export`"
         )
     try:
-        # Opened here, because NumPy leaves the file open where the archive is damaged.
+        # Opened here, because NumPy does not close the file if the archive is damaged.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             weights_sha256 = str(content["weights_sha256"])
             reference = Reference(content["images"], content["depths"], content["truths"], weights_sha256)
-    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds on damaged bytes
-        raise EngineError(f"{path} is no reference ({error}); make it again with `depthkit export`") from error
+    except Exception as error:  # zipfile, zlib and NumPy raise many different errors for damaged bytes
+        raise EngineError(f"{path} is not a reference file ({error}); make it again with `depthkit export`") from error
     images, depths, truths = reference.images, reference.depths, reference.truths
     fits = depths.ndim == 3 and len(depths) > 0 and images.shape == (*depths.shape, 3) and truths.shape == depths.shape
     if not fits or [a.dtype.name for a in (images, depths, truths)] != ["uint8", "float32", "float32"]:
-        raise EngineError(f"{path} holds arrays that do not fit each other; make it again with `depthkit export`")
+        raise EngineError(f"{path} has arrays of mismatched shapes or types; make it again with `depthkit export`")
     return reference

@@ -1,7 +1,7 @@
-"""Session: what answers depth for frames, whichever library computes it. The contract, and the part that all share.
+"""The interface `Session`, which predicts depth with any library, and the base class of its implementations.
 
-It stands on the ground floor, not in `runtime/`, because torch's own session (in `train/`) keeps the same contract and
-the two halves of the house do not import each other.
+It is here and not in `runtime/`, because PyTorch's session in `train/` implements it too, and `train` and `runtime` do
+not import each other.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RunPhase: TypeAlias = Literal["h2d", "device", "d2h", "enqueue"]
 
 @dataclass(frozen=True, config=STRICT)
 class LayerTime:
-    """A layer of an engine as its vendor's profiler tells it: mean milliseconds of a run, while it was profiled."""
+    """A layer of an engine in the vendor's profiler: mean milliseconds per run, measured while profiling."""
 
     name: str
     kind: str
@@ -38,15 +38,16 @@ class LayerTime:
 
 @runtime_checkable
 class Session(Protocol):
-    """A loaded model, for one thread at a time: while it is in use, it refuses every other thread by EngineError.
+    """A loaded model, for one thread at a time: while one thread uses it, calls from others raise EngineError.
 
-    Threads that work at the same time open a session each. Sessions share nothing that they change.
+    Concurrent threads each open their own session. Sessions share no mutable state.
 
     Attributes:
         spec: the model's tensors, preprocessing and depth range.
-        provider: what really computes, in the vendor's own words, for instance "CPUExecutionProvider".
-        precision: what it really computes in: "fp32", "fp16", or "fp16→fp32" for FP16 weights in FP32 arithmetic.
-        device: what kind of device computes, whose memory and energy count.
+        provider: the provider that really computes, as the vendor names it, for instance "CPUExecutionProvider".
+        precision: the precision it really computes in: "fp32", "fp16", or "fp16→fp32" for FP16 weights in FP32
+            arithmetic.
+        device: kind of device that computes; its memory and energy are measured.
     """
 
     spec: ModelSpec
@@ -55,9 +56,9 @@ class Session(Protocol):
     device: Device
 
     def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
-        """Read frames from `image` and write depth to `depth`, in place, at every `run()` from now on.
+        """Let every following `run()` read frames from `image` and write depth to `depth`, in place.
 
-        Both stay the caller's; the session keeps a reference until the next `bind` or `close`. GPU sessions also take
+        The caller owns both; the session keeps a reference until the next `bind` or `close`. GPU sessions also take
         arrays on the GPU (CUDA array interface or DLPack) for either, and use them in place; see their `bind`.
 
         Raises:
@@ -65,45 +66,45 @@ class Session(Protocol):
         """
 
     def run(self) -> None:
-        """Compute what is bound.
+        """Compute the depth of the bound image.
 
         Raises:
-            EngineError: nothing is bound, the session is closed or in use, or another thread bound other memory since
-                this thread did.
+            EngineError: nothing is bound, the session is closed or in use, or another thread has bound other memory
+                since this thread did.
         """
 
     def run_phases(self) -> dict[RunPhase, float]:
-        """`run`, and the milliseconds of its phases, which measuring makes longer.
+        """Run once and return the milliseconds of each phase. Measuring makes the run slower.
 
-        On CUDA by events: `h2d`, `device`, `d2h`, and by the host's clock `enqueue`, what it takes to start all of it.
-        On a CPU `device`, the host's time for the whole run. What there is not, or cannot be told, is missing.
+        On CUDA, events time `h2d`, `device` and `d2h`, and the host's clock times `enqueue`, the launch of all three.
+        On a CPU, `device` is the host's time for the whole run. Phases that do not exist or are unknown are missing.
         """
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Depth in metres (float32, H x W or N x H x W) of uint8 RGB frames (H x W x 3 or N x H x W x 3).
 
-        The answer is a new array, the caller's own. Binds anew: `bind` again before the next `run()`.
+        Returns a new array, owned by the caller. It replaces the binding: `bind` again before the next `run()`.
 
         Raises:
-            FrameError: frames of another size or dtype, or a number of frames that the engine's batch does not divide.
+            FrameError: wrong size or dtype, or a number of frames that does not divide into the engine's batches.
         """
 
     def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Depth of a series of inputs, in order, for throughput: several may be under way at a time.
+        """Depth of a series of inputs, in order, for throughput: several may be in flight.
 
         Args:
-            frames: arrays of the spec's input shape (N x H x W x 3 uint8, N the engine's batch). A few more than were
-                answered are drawn. An array may be reused by its owner only after its answer came.
+            frames: arrays of the spec's input shape (N x H x W x 3 uint8, N the engine's batch). A few are read ahead.
+                The caller may reuse an array only after its depth was yielded.
 
         Yields:
-            N x H x W float32 metres, each a new array. May bind anew, as `__call__` does.
+            N x H x W float32 metres, each a new array. May replace the binding, as `__call__` does.
 
         Raises:
-            FrameError: an array that the engine does not take, after the answers of those before it.
+            FrameError: an array of the wrong shape or dtype, after the depth of all arrays before it was yielded.
         """
 
     def close(self) -> None:
-        """Free what the session holds. Further calls are harmless; running is then an error."""
+        """Free the session's resources. Closing twice is harmless; running a closed session is an error."""
 
     def __enter__(self) -> Self: ...
 
@@ -114,7 +115,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _exclusive(method: _Method) -> _Method:
-    """The method, for one thread at a time; the thread that is in it may call others. Raises EngineError."""
+    """Let one thread at a time call the method, reentrantly. Raises EngineError in other threads."""
 
     @wraps(method)
     def guarded(self: SessionBase, *args: Any, **kwargs: Any) -> Any:
@@ -129,7 +130,7 @@ def _exclusive(method: _Method) -> _Method:
 
 
 def _exclusive_steps(method: _Method) -> _Method:
-    """The same for a generator: in use while it computes, and not while its caller holds an answer."""
+    """The same for a generator: it holds the session only while it computes, not between yields."""
 
     @wraps(method)
     def guarded(self: SessionBase, *args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -150,15 +151,15 @@ _EXCLUSIVE: Final = {
     **dict.fromkeys(("bind", "run", "run_phases", "__call__", "enqueue", "synchronize", "close"), _exclusive),
     "stream": _exclusive_steps,
 }
-"""The methods that use a vendor's session, which two threads would spoil: some vendors raise, some answer wrongly."""
+"""Guards of the methods that use a vendor's session, in which a second thread causes errors or wrong depth."""
 
 _IN_USE: Final = "another thread uses this session now; open one session for each thread, or wait for that thread"
 
 
 class SessionBase:
-    """What every session does alike: calls on whole arrays, one thread at a time, and the end of its life.
+    """Base of all sessions: calls on whole arrays, one thread at a time, and closing.
 
-    A backend adds `bind` and `run`, and `close` if there is something to free.
+    A backend implements `run`, extends `bind`, and extends `close` if it has resources to free.
     """
 
     spec: ModelSpec
@@ -172,26 +173,26 @@ class SessionBase:
     _bindings: int = 0
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
-        """Give the session its lock and memory of threads, whether or not a backend calls `__init__` here."""
+        """Make the session's lock and thread-local state, even if a backend does not call `super().__init__`."""
         session = super().__new__(cls)
         session._use = RLock()
         session._thread = local()
         return session
 
     def __init_subclass__(cls) -> None:
-        """Guard what a backend defines, so that no backend can forget to."""
+        """Guard the methods that a backend defines, so that no backend can forget to."""
         for name, guard in _EXCLUSIVE.items():
             if name in vars(cls):
                 setattr(cls, name, guard(vars(cls)[name]))
 
     @_exclusive
     def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
-        """See `Session.bind`. A backend checks through this before it takes the memory."""
+        """See `Session.bind`. Backends call this to check the arrays before they use them."""
         self._require_open()
         self.spec.input.check_buffer(image, written=False)
         self.spec.output.check_buffer(depth, written=True)
         if image.shape[0] != depth.shape[0]:
-            raise FrameError(f"image holds {image.shape[0]} frames and depth {depth.shape[0]}; bind as many of each")
+            raise FrameError(f"image has {image.shape[0]} frames, but depth has {depth.shape[0]}; bind the same number")
         self._bound = image, depth
         self._bindings += 1
         self._thread.binding = self._bindings
@@ -202,7 +203,7 @@ class SessionBase:
 
     @_exclusive
     def run_phases(self) -> dict[RunPhase, float]:
-        """See `Session.run_phases`: of what runs on the CPU."""
+        """See `Session.run_phases`; this is the version for the CPU."""
         start = perf_counter()
         self.run()
         return {"device": (perf_counter() - start) * 1000}
@@ -225,7 +226,7 @@ class SessionBase:
 
     @_exclusive_steps
     def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """See `Session.stream`. One at a time, where a backend knows nothing better."""
+        """See `Session.stream`. This default runs one input at a time."""
         for image in frames:
             depth = np.empty(image.shape[:3], np.float32)
             self.bind(image=image, depth=depth)
@@ -245,15 +246,15 @@ class SessionBase:
         self.close()
 
     def _chunks(self, frames: int) -> list[int]:
-        """How many frames each run takes. Raises FrameError where the engine's batch does not allow it."""
+        """The number of frames of each run. Raises FrameError if the engine's batch does not allow it."""
         batch = self.spec.batch
         if isinstance(batch, int):
             if frames == 0 or frames % batch:
-                raise FrameError(f"{frames} frames are no multiple of the engine's batch of {batch}; pad them")
+                raise FrameError(f"{frames} frames are not a multiple of the engine's batch of {batch}; pad them")
             return [batch] * (frames // batch)
         runs = -(-frames // batch.max)
         if frames < max(runs, 1) * batch.min:
-            raise FrameError(f"{frames} frames do not divide into batches of {batch.min} to {batch.max}; pad them")
+            raise FrameError(f"{frames} frames cannot be divided into batches of {batch.min} to {batch.max}; pad them")
         least, longer = divmod(frames, runs)
         return [least + 1] * longer + [least] * (runs - longer)
 
@@ -272,16 +273,16 @@ class SessionBase:
 
 Call: TypeAlias = Callable[[], object]
 Prepare: TypeAlias = Callable[[np.ndarray, np.ndarray], Call]
-"""Takes the memory of image and depth, and gives the call that reads the one and writes the other."""
+"""Takes arrays for image and depth, and returns a call that reads the first and writes the second."""
 
 
 class Peer(SessionBase):
-    """A vendor's own call where a session is expected, to be benched beside ours: `run` is that call and nothing else.
+    """The raw vendor API as a session, to benchmark depthkit against: `run` is the vendor's call and nothing else.
 
     Args:
-        spec: the model's.
-        provider: what computes, in the vendor's own words.
-        precision: what it computes in.
+        spec: the model's spec.
+        provider: see `Session`.
+        precision: see `Session`.
         prepare: see `Prepare`.
     """
 
@@ -297,9 +298,9 @@ class Peer(SessionBase):
         self.run = self.prepare(image, depth)  # type: ignore[method-assign, assignment]
 
     def run(self) -> None:
-        """See `Session.run`; `bind` puts the vendor's own call in its place."""
+        """See `Session.run`; `bind` replaces this method by the vendor's call."""
         self._buffers()
-        raise AssertionError("what is bound has its call")
+        raise AssertionError("bind replaces run")
 
     def close(self) -> None:
         """See `Session.close`."""

@@ -1,4 +1,4 @@
-"""Heights and widths that the built-in networks take."""
+"""Heights and widths that the built-in networks support."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .errors import SpecError
 __all__ = ["SIZE_MULTIPLE", "check_size", "smaller_size"]
 
 SIZE_MULTIPLE: Final = 16
-"""Height and width must be divisible by this where a built-in network reads them: it halves them four times."""
+"""Height and width must be divisible by this: the built-in networks halve them four times."""
 
 
 def check_size(height: int, width: int) -> None:
@@ -36,9 +36,9 @@ def _neighbours(length: int) -> tuple[int, int]:
 
 
 def smaller_size(full: tuple[int, int], scale: float, least_rows: int = SIZE_MULTIPLE) -> tuple[int, int]:
-    """`full` (height, width) times `scale`, in multiples of 16, with the aspect kept as well as they allow.
+    """`full` (height, width) times `scale`, in multiples of 16 and close to the same aspect ratio.
 
-    What has no more than `least_rows` is not made smaller, and nothing is made smaller than that.
+    The height does not fall below `least_rows`; sizes with no more rows than that stay as they are.
 
     >>> smaller_size((96, 128), 0.5), smaller_size((240, 320), 0.5), smaller_size((48, 64), 1)
     ((48, 64), (144, 192), (48, 64))

@@ -1,7 +1,7 @@
 """A model's specification: its tensors, preprocessing and depth range.
 
-`ModelSpec` is the one owner of preprocessing. It is written into the run bundle, into the ONNX file's `metadata_props`
-and into every engine's manifest, always as the same JSON (see `documents`).
+`ModelSpec` alone defines preprocessing. The run bundle, the ONNX file's `metadata_props` and every engine's manifest
+contain it as the same JSON (see `documents`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Positive = Annotated[int, Field(gt=0)]
 
 @dataclass(frozen=True, config=STRICT)
 class Dim:
-    """A dynamic dimension: its name and the range it may take; engines are tuned for `opt`."""
+    """A dynamic dimension: its name and range; engines are tuned for `opt`."""
 
     name: str
     min: _Positive
@@ -81,7 +81,7 @@ def _fits(size: int, allowed: int | Dim) -> bool:
 
 @dataclass(frozen=True, config=STRICT)
 class Preprocessing:
-    """From uint8 pixels to what the network reads: `(pixel / 255 - mean) / std`, per channel in `color` order."""
+    """From uint8 pixels to the network's input: `(pixel / 255 - mean) / std`, per channel in `color` order."""
 
     color: Literal["RGB"] = "RGB"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -90,15 +90,15 @@ class Preprocessing:
 
 @dataclass(frozen=True, config=STRICT)
 class ModelSpec:
-    """A model as its users see it.
+    """The interface and properties of a model.
 
     Attributes:
-        network: name of a built-in network, for instance "compact", or what to import: "package.module:Network".
-        widths: channels of a built-in network's blocks, outermost first; none are known of others.
-        input: what a camera gives: `image`, uint8, N x H x W x 3.
-        output: what the model answers: `depth`, float32, N x H x W, metres.
-        preprocessing: what stands between the two ends of the graph's first edge.
-        depth_range: smallest and largest depth in metres that the model can answer.
+        network: name of a built-in network, for instance "compact", or an import path "package.module:Network".
+        widths: channels of a built-in network's blocks, outermost first; empty for other networks.
+        input: `image`, uint8, N x H x W x 3, as cameras deliver it.
+        output: `depth`, float32, N x H x W, metres.
+        preprocessing: how the graph converts `image` to the network's input.
+        depth_range: smallest and largest depth in metres that the model can predict.
         parameters: trainable parameters of the network, batch norm included.
         macs: multiply-accumulate operations for one frame of this input's height and width.
         schema_version: version of this document's layout.
@@ -116,7 +116,7 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if len(self.input.shape) != 4 or (self.input, self.output) != camera_ready(*self.size, self.batch):
-            raise ValueError("input and output are not the two ends of a camera-ready graph of one size and batch")
+            raise ValueError("input and output are not those of a camera-ready graph with one size and batch")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -128,23 +128,23 @@ class ModelSpec:
 
     @property
     def batch(self) -> int | Dim:
-        """Frames a run: a number, or the range of a dynamic batch."""
+        """Frames per run: a number, or the range of a dynamic batch."""
         return self.input.shape[0]
 
     @property
     def opt_batch(self) -> int:
-        """Frames a run; of a dynamic batch the optimum, for which engines are tuned."""
+        """Frames per run; for a dynamic batch the `opt` that engines are tuned for."""
         return self.batch.opt if isinstance(self.batch, Dim) else self.batch
 
     def with_batch(self, batch: int | Dim) -> ModelSpec:
-        """The same model for another batch."""
+        """The same spec with another batch."""
         height, width = self.size
         image, depth = camera_ready(height, width, batch)
         return replace(self, input=image, output=depth)
 
 
 def camera_ready(height: int, width: int, batch: int | Dim = 1) -> tuple[TensorSpec, TensorSpec]:
-    """The two ends of a camera-ready graph. Which sizes suit a network, the network itself knows."""
+    """Input and output of a camera-ready graph. Whether a network supports the size is not checked here."""
     return (
         TensorSpec("image", "uint8", (batch, height, width, 3), "NHWC"),
         TensorSpec("depth", "float32", (batch, height, width), "NHW"),

@@ -1,4 +1,4 @@
-"""For your own pytest and CI: an engine must still be the network that was trained.
+"""For your own pytest and CI: assert that an engine still agrees with the trained network.
 
     import depthkit
     from depthkit.testing import assert_parity, read_reference
@@ -7,7 +7,7 @@
         with depthkit.load("compact-240x320.fp16.ov.blob") as session:
             assert_parity(session, read_reference("compact-240x320.reference.npz"), precision="fp16")
 
-It is the check that `depthkit bench` makes of every row, with the same limits (`depthkit.precisions`).
+`depthkit bench` makes the same check of every row, with the same limits (`depthkit.precisions`).
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ __all__ = ["Parity", "Reference", "assert_parity", "read_reference"]
 
 
 def read_reference(path: str | Path) -> Reference:
-    """Frames and torch's FP32 answers for them, as `depthkit export` wrote them. Raises EngineError."""
+    """Read the frames and PyTorch's FP32 depth that `depthkit export` wrote. Raises EngineError."""
     return _reference.read_reference(Path(path))
 
 
 def assert_parity(session: Session, reference: Reference, *, precision: Precision) -> Parity:
-    """Raise AssertionError unless `session` answers the reference's frames as torch did in FP32; else return how well.
+    """Raise AssertionError unless `session` agrees with PyTorch FP32 on the reference's frames.
 
     Args:
-        session: open; of the reference's frame size. Binds anew.
+        session: open, and of the reference's frame size. Its binding is replaced.
         reference: frames (N x H x W x 3 uint8) and depths (N x H x W float32 metres).
-        precision: what was asked of the engine, which chooses the limits in `depthkit.precisions.PRECISIONS`.
+        precision: requested precision of the engine; selects the limits in `depthkit.precisions.PRECISIONS`.
+
+    Returns:
+        The measured parity.
 
     Raises:
-        AssertionError: metric, limit, what was observed, and the worst frame.
-        EngineError: the reference is of another size than the engine.
+        AssertionError: with metric, limit, observed value and the worst frame.
+        EngineError: the reference has another size than the engine.
     """
     parity, _ = measure_parity(session, reference)
     if faults := gate_faults(parity, precision):
@@ -60,8 +63,8 @@ def _message(session: Session, parity: Parity, precision: Precision, faults: lis
     table = "\n".join("  " + "".join(cell.ljust(14) for cell in row).rstrip() for row in rows)
     height, width = spec.size
     return (
-        f"{spec.network} {height}x{width} on {session.provider} is not the network that was trained, by the limits of "
-        f"{precision}: {'; '.join(faults)}\n{table}\n  on {parity.frames} reference frames, against torch FP32"
+        f"{spec.network} {height}x{width} on {session.provider} fails the {precision} gate: {'; '.join(faults)}\n"
+        f"{table}\n  on {parity.frames} reference frames, against torch FP32"
     )
 
 

@@ -1,7 +1,7 @@
-"""Import vendor libraries without what they would send to their makers.
+"""Import vendor libraries without telemetry.
 
-OpenVINO and ONNX Runtime report usage when they are imported, and leave an identity in the user's home. depthkit uses
-each library's own way out, for the import only: no setting of the user's is changed.
+On import, OpenVINO and ONNX Runtime report usage and store an identifier in the user's home. depthkit uses each
+library's own opt-out, for the import only: no setting of the user is changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def import_onnxruntime() -> Any:
     """The module `onnxruntime`.
 
     Its import writes `~/.cache/Microsoft/DeveloperTools` and reports to Microsoft, unless ORT_DISABLE_TELEMETRY is set
-    (ONNX Runtime, docs/Privacy.md). Where the user has set it, to whatever, that stands.
+    (ONNX Runtime, docs/Privacy.md). A value that the user has set is kept.
     """
     asked = os.environ.get(_ORT_SWITCH)
     os.environ.setdefault(_ORT_SWITCH, "1")
@@ -37,8 +37,8 @@ def import_onnxruntime() -> Any:
 def import_openvino() -> Any:
     """The module `openvino`.
 
-    Its import starts a process that reports to Google Analytics, and writes an identity into `~/intel`, unless
-    `opt_in_out --opt_out` was run once. Where its telemetry package cannot be imported it uses a stub of its own.
+    Its import starts a process that reports to Google Analytics, and writes an identifier into `~/intel`, unless
+    `opt_in_out --opt_out` was run once. If its telemetry package cannot be imported, it uses a stub instead.
     """
     package = "openvino_telemetry"
     imported = sys.modules.get(package)

@@ -1,1 +1,1 @@
-"""Sessions in; latency, parity, accuracy and a report out."""
+"""Measuring the latency, parity and accuracy of sessions."""

@@ -26,7 +26,7 @@ from .environment import Environment
 from .results import Accuracy, BenchResult, Row
 from .statistics import LEAST_TURNS, Interval, bootstrap_medians, bootstrap_ratios, interval
 
-__all__ = ["Change", "Comparison", "Verdict", "compare", "markdown", "yardstick"]
+__all__ = ["Change", "Comparison", "Verdict", "common_peer", "compare", "markdown"]
 
 Verdict = Literal["slower", "faster", "same", "unsure"]
 FAIL_ABOVE: Final = 0.05
@@ -136,7 +136,7 @@ def compare(
     )
 
 
-def yardstick(old: BenchResult, new: BenchResult) -> str | None:
+def common_peer(old: BenchResult, new: BenchResult) -> str | None:
     """The default of `relative_to`: torch or else a raw vendor API that was timed for every model of both results.
 
     None: there is none.

@@ -122,7 +122,7 @@ class Entry:
         """Measure joules per frame."""
         self._found.energy_j = measure_energy(self.session, self.contender.reference.images)
 
-    def put_under_roof(self) -> None:
+    def measure_roofline(self) -> None:
         """Compute its roofline, if its ONNX file is there."""
         if self.contender.onnx is not None:
             self._found.roofline = find_roofline(self.session, self.contender.onnx)

@@ -119,7 +119,7 @@ def _measure(
         (options.phases, "phases of", lambda entry: entry.find_phases(pictures, min(1.0, seconds))),
         (options.streams, "throughput of", lambda entry: entry.stream(options.streams or 1, seconds)),
         (can_measure_energy(), "energy of", Entry.find_energy),
-        (options.roofline, "roofline of", Entry.put_under_roof),
+        (options.roofline, "roofline of", Entry.measure_roofline),
         (options.profile, "layers of", Entry.profile),
     ]
     for wanted, what, work in extras:

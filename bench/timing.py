@@ -181,7 +181,7 @@ class _Turn:
         return min(self._narrow(protocol.until), 1.0)
 
     def _narrow(self, until: float) -> float:
-        """How near the interval's width is to `until`, at most recomputed every 10 % more turns, since it is slow."""
+        """Progress towards an interval as narrow as `until`; recomputed after 10 % more turns, since it is slow."""
         turns, share = self._checked
         if len(self.samples.turns) >= max(LEAST_TURNS, 1.1 * turns):
             found = interval(bootstrap_medians(self.samples, self.samples.turns), median(self.samples))

@@ -1,1 +1,1 @@
-"""One file a command: parse, call, print. The only place where the two halves of the house meet."""
+"""One file per command: parse, call, print."""

@@ -31,11 +31,11 @@ from .options import (
     type=NumbersType("LOW,HIGH", 0, 1e4),
     default="0.1,10",
     show_default=True,
-    help="Metres; the network answers shares of HIGH.",
+    help="Metres; the network's output is a share of HIGH.",
 )
-@click.option("--mean", type=NumbersType("R,G,B", -1e3, 1e3), help="Of pixels from 0 to 1.  [default: ImageNet's]")
-@click.option("--std", type=NumbersType("R,G,B", 1e-6, 1e3), help="Of pixels from 0 to 1.  [default: ImageNet's]")
-@data_option("Where the frames of the reference come from.", default="scenes")
+@click.option("--mean", type=NumbersType("R,G,B", -1e3, 1e3), help="Mean of pixels from 0 to 1.  [default: ImageNet's]")
+@click.option("--std", type=NumbersType("R,G,B", 1e-6, 1e3), help="Standard deviation of these.  [default: ImageNet's]")
+@data_option("Source of the reference frames.", default="scenes")
 @depth_units_option
 @runs_option
 def adopt(
@@ -49,10 +49,10 @@ def adopt(
     depth_units: float | None,
     runs: Path,
 ) -> None:
-    """Make a run of a network that was trained elsewhere.
+    """Make a run from a network that was trained elsewhere.
 
-    NETWORK is package.module:Network, which must be importable. The run is RUNS/Network; export, bench and tune take
-    it like one that was trained here. The same command brings it up to date with other weights.
+    NETWORK is package.module:Network, which must be importable. The run is RUNS/Network, for export, bench and tune.
+    The same command updates it with other weights.
 
     \b
     Example:

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 class _VendorsType(click.ParamType["list[str]"]):
-    """Names with commas between them."""
+    """Names separated by commas."""
 
     name = ",".join(PEERS)
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         names = str(value).split(",")
         if unknown := [name for name in names if name not in PEERS]:
-            self.fail(f"{', '.join(map(repr, unknown))}: no such peer; choose of {', '.join(PEERS)}", param, ctx)
+            self.fail(f"{', '.join(map(repr, unknown))}: no such peer; choose from {', '.join(PEERS)}", param, ctx)
         return list(dict.fromkeys(names))
 
 
@@ -58,16 +58,16 @@ class _VendorsType(click.ParamType["list[str]"]):
     callback=expand,
     help="Engine or ONNX file; may be repeated.  [default: every engine in the runs]",
 )
-@data_option("Data set whose test split fills the accuracy columns.")
+@data_option("Data set for accuracy, on its test split.")
 @click.option(
-    "--frames", type=CountType(1, 1_000_000), default=100, show_default=True, help="Frames of it, evenly spaced."
+    "--frames", type=CountType(1, 1_000_000), default=100, show_default=True, help="Frames of --data, evenly spaced."
 )
 @click.option(
     "--protocol",
     type=click.Choice(["steady", "paper"]),
     default="steady",
     show_default=True,
-    help="steady: real frames, engines in turns. paper: random, 100 warm-ups, mean of 10.",
+    help="steady: real frames, engines in turns. paper: random frames, 100 warm-ups, mean of 10 runs.",
 )
 @click.option(
     "--duration",
@@ -76,52 +76,52 @@ class _VendorsType(click.ParamType["list[str]"]):
     type=NumberType(0, DAY),
     default=3.0,
     show_default=True,
-    help="Steady: seconds for each row, and at least 10 runs.",
+    help="With steady: seconds per row (at least 10 runs).",
 )
 @click.option(
     "--until",
     type=PercentType(),
-    help="Go on until the 95 % interval of every median is as narrow as this, as 1%; at most a minute a row.",
+    help="Continue until every median's 95 % interval is this narrow, e.g. 1%; at most a minute per row.",
 )
-@click.option("--streams", type=CountType(1, 256), help="Measure throughput too: so many sessions side by side.")
+@click.option("--streams", type=CountType(1, 256), help="Also measure throughput, with this many sessions at a time.")
 @click.option(
-    "--batch", type=CountType(1, MOST_FRAMES_A_RUN), help="Frames a run; engines that do not take them are left out."
+    "--batch", type=CountType(1, MOST_FRAMES_A_RUN), help="Frames per run; engines that do not take it are skipped."
 )
 @click.option(
     "--torch/--no-torch",
     "with_torch",
     default=True,
     show_default=True,
-    help="Bench torch eager beside engines whose run is there.",
+    help="Also bench torch eager, if the engine's run is there.",
 )
 @click.option(
     "--vs",
     "vendors",
     type=_VendorsType(),
-    help="Bench these vendors' own calls in the same run, on the FP32 model, with no depthkit between.",
+    help="Also bench these raw vendor APIs, on the FP32 model, without depthkit.",
 )
 @click.option(
     "--trtexec",
     "traces",
     multiple=True,
     type=PathType(dir_okay=False),
-    help="File of trtexec --exportTimes, for a row of its own.",
+    help="Add a row from a file of trtexec --exportTimes.",
 )
 @click.option(
     "--memory/--no-memory",
     default=True,
     show_default=True,
-    help="Measure memory first, each engine in a process of its own; one that crashes there takes no other with it.",
+    help="Measure memory first, each engine in a separate process, so that a crash ends only that engine.",
 )
 @click.option(
     "--roofline/--no-roofline",
     default=True,
     show_default=True,
-    help="Measure what the machine can do, and put every engine under it.",
+    help="Measure the machine's peaks, and each engine's % of roofline.",
 )
-@click.option("--profile", is_flag=True, help="Ask the vendors what each layer takes.")
-@click.option("--bisect", is_flag=True, help="Where a gate fails, find the first layer that goes wrong.")
-@click.option("--gate/--no-gate", default=True, show_default=True, help="Exit 3 when a row fails its gate.")
+@click.option("--profile", is_flag=True, help="Time each layer with the vendor's profiler.")
+@click.option("--bisect", is_flag=True, help="If a gate fails, find the first layer that diverges.")
+@click.option("--gate/--no-gate", default=True, show_default=True, help="Exit 3 if a row fails its gate.")
 @click.option(
     "--json",
     "json_file",
@@ -137,7 +137,7 @@ class _VendorsType(click.ParamType["list[str]"]):
 )
 @click.option("--csv", "csv_file", type=PathType(dir_okay=False), help="Write all figures to this file.")
 @click.option(
-    "--table", "paper_table", type=click.Choice(["paper"]), help="Print the shape of the paper's Table 2 too."
+    "--table", "paper_table", type=click.Choice(["paper"]), help="Also print a table like the paper's Table 2."
 )
 @click.option(
     "--compare",
@@ -145,22 +145,22 @@ class _VendorsType(click.ParamType["list[str]"]):
     nargs=2,
     type=PathType(dir_okay=False),
     metavar="OLD NEW",
-    help="Bench nothing: compare two files of --json, and exit 3 on a regression that their intervals support.",
+    help="Compare two --json files instead; exit 3 on a regression beyond their intervals.",
 )
 @click.option(
     "--fail-above",
     type=PercentType(),
     default="5%",
     show_default=True,
-    help="With --compare: how much slower is a regression.",
+    help="With --compare: a larger slowdown is a regression.",
 )
 @click.option(
     "--relative-to",
     metavar="BACKEND|auto|none",
     default="auto",
     show_default=True,
-    help="With --compare: divide by this one's time in the same rounds first, so that a machine that is slower as a "
-    "whole is no regression; auto: by torch, or a peer, where both files have it.",
+    help="With --compare: divide all times by this backend's in the same rounds, so that an overall slower machine is "
+    "no regression; auto: torch or a peer, if both files have it.",
 )
 @depth_units_option
 @runs_option
@@ -194,17 +194,16 @@ def bench(
 ) -> None:
     """Measure latency, parity and accuracy of engines, side by side.
 
-    Parity: every engine answers the reference frames that travel with its model, and must agree with what torch
-    answered in FP32, as closely as its precision allows (docs/precision.md). With --data it must also be as accurate as
-    FP32 on these frames, within the same limits. A row that is not, or an ONNX file that is not the one its engine was
-    built from, fails its gate, and the command exits 3. So it does where an engine cannot be benched; the others are.
-    After Ctrl-C what was measured is written. docs/bench.md says how each figure is made.
+    Gates: on the reference frames beside it, every engine must agree with torch FP32 within the tolerances of its
+    precision (docs/precision.md); with --data, it must also be as accurate as FP32 within the same tolerances. Its ONNX
+    file must be the one it was built from. If a gate fails or an engine cannot be benched, the others go on and the
+    command exits 3. Ctrl-C writes what was measured so far. docs/bench.md explains each figure.
 
     \b
     Examples:
       depthkit bench                                        every engine in runs/, and torch
       depthkit bench --data path/to/nyu --html bench.html   accuracy too, and a report
-      depthkit bench --vs torch,onnxruntime --until 1%      beside the vendors' own calls, as sure as ±1 %
+      depthkit bench --vs torch,onnxruntime --until 1%      beside raw vendor APIs, to ±1 %
       depthkit bench --compare old.json new.json            what became slower
       depthkit bench --engine e.ort.onnx                    one engine; needs no torch
     """
@@ -245,7 +244,7 @@ def bench(
 
 
 def _samples(data: str | None, frames: int, depth_units: float) -> tuple[SampleSet | None, tuple[str, ...]]:
-    """What fills the accuracy columns; and why they stay empty, or which frames are not in them."""
+    """The samples for accuracy, None without; and notes: why there are none, or which frames are left out."""
     from ..data.images import find_images
     from ..errors import DataError
     from ..pipeline.samples import doubt, readable, sample_set
@@ -265,6 +264,6 @@ def _samples(data: str | None, frames: int, depth_units: float) -> tuple[SampleS
 
 
 def _in_groups(chosen: list[Contender]) -> list[Contender]:
-    """Peers right after the engines of their model."""
+    """Put peers right after the engines of their model."""
     models = dict.fromkeys(contender.model for contender in chosen)
     return [contender for model in models for contender in chosen if contender.model == model]

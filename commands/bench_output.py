@@ -1,4 +1,4 @@
-"""What `depthkit bench` prints and writes, and when it exits 3."""
+"""The output of `depthkit bench`, and its exit code 3."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Outputs", "compare_and_show", "require_any", "require_gate", "run_and_show"]
 
-DEAREST: Final = 10
-"""Layers that are named on the terminal; the report and the JSON file have all."""
+SLOWEST: Final = 10
+"""Number of layers on the terminal; the report and the JSON file have all."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Outputs:
 
     @property
     def files(self) -> list[Path]:
-        """Those that were asked for."""
+        """The files to write."""
         return [path for path in (self.json, self.html, self.markdown, self.csv) if path]
 
 
@@ -47,17 +47,17 @@ def run_and_show(
     others: Sequence[Row] = (),
     bisect: bool = False,
 ) -> BenchResult:
-    """Bench, write the files that were asked for, print the tables.
+    """Bench, write the files, print the tables.
 
     Args:
         chosen, samples, options: see `run_suite`.
         outputs: what to write.
         others: rows that were measured elsewhere.
-        bisect: look for the layer where those that fail their gate go wrong.
+        bisect: find the layer where engines that fail their gate diverge.
 
     Raises:
-        OutputError: a file cannot be written: before the bench, as far as that can be told.
-        KeyboardInterrupt: while it bisected; all else is written and printed.
+        OutputError: a file cannot be written; raised before the bench if possible.
+        KeyboardInterrupt: while bisecting; everything else is written and printed.
     """
     from ..bench.suite import run_suite
     from ..files import require_writable
@@ -68,7 +68,7 @@ def run_and_show(
     models = {contender.model for contender in chosen}
     if len(models) > 1:
         err.print(
-            f"{len(models)} models (weights, size, batch) in one bench: rows are compared within their own only",
+            f"{len(models)} models (weights, size, batch) in one bench: rows are only compared within a model",
             style="yellow",
         )
     with progress() as bar:
@@ -78,7 +78,7 @@ def run_and_show(
         )
     result = replace(result, rows=(*result.rows, *others))
     answers += [None] * len(others)
-    # Files first: a pipe that was closed, or a terminal that has not all letters, must not lose them.
+    # Files first: printing may fail.
     refused = _write(result, outputs, chosen, answers)
     stopped = False
     if bisect:
@@ -94,7 +94,7 @@ def run_and_show(
 
 
 def require_any(result: BenchResult) -> None:
-    """Raise UserError where no engine could be benched at all: then nothing was found to be false."""
+    """Raise UserError if no engine could be benched: then no gate was checked."""
     from ..errors import UserError
 
     engines = [row for row in result.rows if row.kind == "engine"]
@@ -103,7 +103,7 @@ def require_any(result: BenchResult) -> None:
 
 
 def require_gate(result: BenchResult) -> None:
-    """Raise GateError when a row could not be benched, or fails its gate."""
+    """Raise GateError if a row could not be benched, or fails its gate."""
     from ..errors import GateError
 
     if result.failed:
@@ -113,14 +113,14 @@ def require_gate(result: BenchResult) -> None:
 
 def compare_and_show(old: Path, new: Path, *, fail_above: float, relative_to: str, markdown_file: Path | None) -> None:
     """Compare two results; `relative_to`: a backend, "auto" or "none". Raises GateError on a regression."""
-    from ..bench.compare import compare, markdown, yardstick
+    from ..bench.compare import common_peer, compare, markdown
     from ..bench.results import read_result
     from ..errors import GateError
     from ..files import write_text
     from .console import out
 
     before, after = read_result(old), read_result(new)
-    backend = {"auto": yardstick(before, after), "none": None}.get(relative_to, relative_to)
+    backend = {"auto": common_peer(before, after), "none": None}.get(relative_to, relative_to)
     found = compare(before, after, fail_above=fail_above, relative_to=backend)
     text = markdown(found)
     if markdown_file:
@@ -131,10 +131,7 @@ def compare_and_show(old: Path, new: Path, *, fail_above: float, relative_to: st
 
 
 def _bisect(result: BenchResult, chosen: Sequence[Contender]) -> tuple[BenchResult, bool]:
-    """The same with `diverges` of the engines that answered something else than their gate allows, or why it is empty.
-
-    Also whether it was interrupted.
-    """
+    """Set `diverges`, or a note why not, for engines that fail their gate; also return whether it was interrupted."""
     from ..pipeline.contenders import find_divergence
     from .console import progress
 
@@ -161,7 +158,7 @@ def _bisect(result: BenchResult, chosen: Sequence[Contender]) -> tuple[BenchResu
 def _write(
     result: BenchResult, outputs: Outputs, chosen: Sequence[Contender], answers: Sequence[np.ndarray | None]
 ) -> OutputError | None:
-    """Write every file that was asked for, also where another cannot be written; why one cannot."""
+    """Write all files, even if some cannot be written; return the first error."""
     from ..documents import to_json
     from ..errors import OutputError
     from ..files import write_text
@@ -184,7 +181,7 @@ def _write(
 
 
 def _print_end(result: BenchResult, outputs: Outputs) -> None:
-    """Which files were written, and the verdict."""
+    """Print which files were written, and the verdict."""
     from rich.markup import escape
 
     from ..report.tables import headline
@@ -192,8 +189,8 @@ def _print_end(result: BenchResult, outputs: Outputs) -> None:
 
     for path in outputs.files:
         out.print(f"[green]wrote[/] {escape(str(path))}")
-    if said := headline(result):
-        out.print(said, style="bold red" if result.failed else "bold green", markup=False)
+    if verdict := headline(result):
+        out.print(verdict, style="bold red" if result.failed else "bold green", markup=False)
 
 
 def _print(result: BenchResult, outputs: Outputs) -> None:
@@ -206,24 +203,24 @@ def _print(result: BenchResult, outputs: Outputs) -> None:
                 out.print(_shown(table, result, group))
     for row in result.rows:
         if row.layers:
-            out.print(_dearest(row))
+            out.print(_slowest(row))
     for row in result.rows:
         for note in (*row.notes, *([f"bisected: {row.diverges}"] if row.diverges else [])):
             err.print(f"note: {row.name}: {note}", style="yellow", markup=False)
     for note in result.notes:
         err.print(f"note: {note}", style="yellow", markup=False)
     if not result.complete:
-        err.print("interrupted: this is what was measured until then", style="yellow")
+        err.print("interrupted: only what was measured until then", style="yellow")
 
 
-def _dearest(row: Row) -> object:
-    """The layers that take longest."""
+def _slowest(row: Row) -> object:
+    """A table of the slowest layers."""
     from rich import box
     from rich.table import Table as Shown
 
     whole = sum(layer.ms for layer in row.layers)
     shown = Shown(
-        title=f"Layers of {row.name}: the {DEAREST} dearest of {len(row.layers)}, {whole:.2f} ms in all",
+        title=f"Layers of {row.name}: the {SLOWEST} slowest of {len(row.layers)}, {whole:.2f} ms in all",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -231,18 +228,18 @@ def _dearest(row: Row) -> object:
     )
     for heading in ("layer", "kind", "ms", "share"):
         shown.add_column(heading, justify="right" if heading in {"ms", "share"} else "left", overflow="fold")
-    for layer in row.layers[:DEAREST]:
+    for layer in row.layers[:SLOWEST]:
         shown.add_row(layer.name, layer.kind, f"{layer.ms:.3f}", f"{layer.ms / whole:.1%}")
     return shown
 
 
 def _shown(table: Table, result: BenchResult, group: Sequence[Row]) -> object:
-    """A table of the rows of one model, without columns in which none of them has anything."""
+    """A table of the rows of one model, without empty columns."""
     from rich import box
     from rich.table import Table as Shown
     from rich.text import Text
 
-    # At 80 columns words wrap, and no figure is cut.
+    # At 80 columns words wrap, and figures are not cut.
     look = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
     title = f"{group[0].model or group[0].target}: {table.heading(result)}"
     shown = Shown(title=title, title_justify="left", title_style="bold", **look)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The console that commands print to: results on stdout, progress on stderr."""
+"""The consoles of the commands: results on stdout, progress on stderr."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..pipeline.tell import Mark
 
 __all__ = ["err", "out", "progress", "table", "tell"]
 
-_WIDTH: Final = 140  # columns where the output is no terminal: a log, a pipe
+_WIDTH: Final = 140  # columns if the output is not a terminal
 
 
 def _console(*, stderr: bool) -> Console:
@@ -25,7 +25,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 def _on_one_screen() -> bool:
-    """Whether both outputs are a terminal's: then one console writes all, which moves its progress bar below a line."""
+    """Whether both outputs are terminals: then one console writes to both, which keeps its progress bar at the end."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
 
 
@@ -46,7 +46,7 @@ _STYLES: Final[dict[Mark, str]] = {
 
 
 def tell(mark: Mark, text: str) -> None:
-    """Print a step of the pipeline; what is skipped goes to stderr."""
+    """Print a step of the pipeline; skipped ones to stderr."""
     if mark == "skipped":
         err.print(f"skipped {text}", style="yellow", markup=False)
     elif mark == "copied":
@@ -56,7 +56,7 @@ def tell(mark: Mark, text: str) -> None:
 
 
 def progress() -> Progress:
-    """A progress bar on the terminal that goes away when it is done; nothing where stderr is no terminal."""
+    """A progress bar that disappears when done; disabled if stderr is not a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -67,7 +67,7 @@ def progress() -> Progress:
 
 
 def table(*headings: str, text: Collection[str], title: str | None = None) -> Table:
-    """A table that cuts nothing in 80 columns: those named in `text` are folded, figures keep their one line."""
+    """A table that fits in 80 columns: columns named in `text` wrap, figures do not."""
     made = Table(
         title=None if title is None else Text(title),
         title_justify="left",

@@ -14,13 +14,13 @@ from .options import CountType, DataType, PathType, depth_units_option, size_opt
 if TYPE_CHECKING:
     from ..data.prepared import PreparedSplit
 
-_NAMED = 10  # samples of a kind that are named before the rest is only counted
-_LOOKED_AT = 8  # samples whose depth is looked at
+_NAMED = 10  # samples of a kind that are named; the rest is only counted
+_LOOKED_AT = 8  # samples whose depth is checked
 
 
 @click.group()
 def data() -> None:
-    """Get data sets ready for training.
+    """Prepare data sets for training.
 
     \b
     Examples:
@@ -31,19 +31,19 @@ def data() -> None:
 
 @data.command()
 @click.argument("source", type=DataType(), metavar="scenes|PATH")
-@size_option("Size of the samples; the largest that will be trained at.", default="240x320")
+@size_option("Size of the samples: the largest training size.", default="240x320")
 @click.option("--out", type=PathType(), required=True, help="A new or empty folder.")
-@click.option("--skip-bad", is_flag=True, help="Leave out samples that cannot be read, and name them.")
-@click.option("--workers", type=CountType(1, 1024), help="Threads that decode.  [default: one a CPU]")
+@click.option("--skip-bad", is_flag=True, help="Skip samples that cannot be read, and name them.")
+@click.option("--workers", type=CountType(1, 1024), help="Decoding threads.  [default: one per CPU]")
 @depth_units_option
 def prepare(
     source: str, size: tuple[int, int], out: Path, skip_bad: bool, workers: int | None, depth_units: float | None
 ) -> None:
-    """Decode and resize a data set once, for training that never waits for it.
+    """Decode and resize a data set once, so that training never waits for it.
 
-    Writes memory-mapped arrays of the training and validation splits, 5 bytes a pixel, and checks every sample: all
-    that cannot be read are counted, and nothing is written, unless --skip-bad leaves them out. Samples without any
-    measured depth are left out always. Scores are taken on the source itself.
+    Writes memory-mapped arrays of the training and validation splits (5 bytes per pixel). If samples cannot be read, it
+    counts them and writes nothing, unless --skip-bad skips them. Samples without measured depth are always skipped.
+    Scores are still measured on the source.
 
     \b
     Examples:
@@ -79,7 +79,7 @@ def prepare(
 
 
 def _doubt(out: Path) -> str | None:
-    """A warning where what was prepared is no depth of a room or street."""
+    """A warning if the prepared depth is implausible; else None."""
     from ..data.dataset import evenly_spaced
     from ..data.sources import open_dataset
     from ..metrics import implausible_depth
@@ -89,7 +89,7 @@ def _doubt(out: Path) -> str | None:
 
 
 def _next_command(out: Path, size: tuple[int, int], samples: int) -> str:
-    """A training that takes these data as they are: no larger, at a size of the built-in networks, a whole batch."""
+    """A `train` command for these data: a size that built-in networks take, not larger, and at most one batch."""
     height, width = (max(side // 16, 1) * 16 for side in size)
     batch = f" --batch {samples}" if samples < 8 else ""
     return f"depthkit train --data {shlex.quote(str(out))} --size {height}x{width}{batch}"
@@ -99,7 +99,7 @@ def _left_out(part: PreparedSplit) -> list[str]:
     lines = []
     for what, samples in (("cannot be read", part.unreadable), ("without measured depth", part.unmeasured)):
         if samples:
-            lines.append(f"left out {len(samples)} {what}:")
+            lines.append(f"skipped {len(samples)} {what}:")
             lines += [f"  {sample}" for sample in samples[:_NAMED]]
         if len(samples) > _NAMED:
             lines.append(f"  and {len(samples) - _NAMED} more, all in prepared.json")

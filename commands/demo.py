@@ -24,13 +24,13 @@ TRAINED: Final[tuple[tuple[str, int, tuple[Precision, ...]], ...]] = (
     ("compact", 1, ("fp32", "int8")),
     ("unet", 6, ("fp32",)),
 )
-"""What is trained: network, by how much fewer steps, and what it is exported in."""
+"""Networks to train: name, divisor of the number of steps, and precisions of the export."""
 FRAMES: Final = 16
-"""Rooms by which INT8 is calibrated, and as many that prove it."""
+"""Number of scenes that calibrate INT8, and of those that verify it."""
 SEARCHING_S: Final = 10.0
-"""Time for `tune`."""
+"""Seconds for `tune`."""
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
-"""What the shipped weights are exported in."""
+"""Precisions in which the shipped weights are exported."""
 
 
 @click.command()
@@ -47,21 +47,20 @@ PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
     type=CountType(6, 1_000_000),
     default=12,
     show_default=True,
-    help="Training steps of compact; a sixth of them of unet.",
+    help="Training steps of compact; unet gets a sixth.",
 )
 @click.option(
     "--seconds",
     type=NumberType(0, DAY),
     default=0.5,
     show_default=True,
-    help="Time for each row of the bench, and at least 10 runs.",
+    help="Time per row of the bench (at least 10 runs).",
 )
 def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
-    """Run the whole line: export, check, build, bench, report, tune.
+    """Run the whole pipeline on built-in scenes, from training to tune.
 
-    It begins with the weights of compact that come with depthkit, whose depth is worth looking at, and then trains both
-    networks for a few steps on the built-in scenes. These are not accurate yet, and INT8 may fail its gate on them:
-    that is a line in the table at the end, and not built.
+    It exports the built-in weights of compact, whose depth is good, and then trains both networks for a few steps on
+    the built-in scenes. These are not accurate yet, so INT8 may fail its gate; the table at the end says so.
 
     \b
     Example:
@@ -90,7 +89,7 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
 
     check_size(*size)
     started = perf_counter()
-    console.rule("compact, as it comes with depthkit: export, check, build")
+    console.rule("compact, built-in weights: export, check, build")
     shipped = resolve_run(Path("compact"), out, tell)
     rooms = _rooms(size)
     built = {("compact-pretrained", p): _export(shipped, ExportOptions(p, size), rooms) for p in PRECISIONS}
@@ -111,18 +110,18 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     require_any(result)
     console.rule("tune")
     bundle = read_bundle(shipped)
-    # INT8 first: the time is short, and a search goes through its candidates in this order.
+    # INT8 first: the time is short, and the search tries candidates in this order.
     scope = Scope(precisions=("int8", "fp32"), sizes=[bundle.document.model.size])
     try:
         tune_run(bundle, Budget(), scope, read_panel(bundle), calibrate=rooms, seconds=SEARCHING_S)
-    except GateError as error:  # at a size that the weights were not trained for
+    except GateError as error:  # possible at sizes that the weights were not trained for
         err.print(str(error), style="yellow", markup=False)
     console.print(_summary(built))
     console.print(f"[bold]open {escape(str(out / 'report.html'))}[/]   ({perf_counter() - started:.0f} s in all)")
 
 
 def _rooms(size: tuple[int, int]) -> Calibration:
-    """Few frames, for a demo that takes minutes."""
+    """A calibration with few frames, to keep the demo short."""
     from ..export.recipe import Calibration, Frames
     from ..pipeline.pictures import read_pictures
 
@@ -131,7 +130,7 @@ def _rooms(size: tuple[int, int]) -> Calibration:
 
 
 def _train(network: str, out: Path, size: tuple[int, int], steps: int) -> Path | None:
-    """A run of a few steps on the built-in scenes; None on a process that is not the first."""
+    """Train a few steps on the built-in scenes; None in a process that is not the first."""
     from ..train.fit import fit
     from ..train.fit_options import TrainOptions
     from .console import out as console
@@ -152,7 +151,7 @@ def _train(network: str, out: Path, size: tuple[int, int], steps: int) -> Path |
 
 
 def _export(folder: Path, options: ExportOptions, rooms: Calibration) -> list[Path] | str:
-    """The engines of a run, by every backend that runs here; or why its gate failed."""
+    """Build a run's engines for every backend that runs here; or return why its gate failed."""
     from ..errors import GateError
     from ..pipeline.export import EngineOptions, export_run
     from .console import err, tell
@@ -167,13 +166,13 @@ def _export(folder: Path, options: ExportOptions, rooms: Calibration) -> list[Pa
 
 
 def _summary(built: Mapping[tuple[str, Precision], list[Path] | str]) -> Table:
-    """What was built of each network in each precision, and what failed its gate."""
+    """A table of the engines built, and of the gates that failed."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table("network", "precision", "outcome", box=box.SIMPLE_HEAD)
     for (network, precision), made in built.items():
-        told = f"gate failed: {made}" if isinstance(made, str) else f"{len(made)} engines, each passed its gate"
-        table.add_row(network, precision, Text(told))
+        outcome = f"gate failed: {made}" if isinstance(made, str) else f"{len(made)} engines, each passed its gate"
+        table.add_row(network, precision, Text(outcome))
     return table

@@ -12,7 +12,7 @@ from .options import json_option
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what it is, whether it is here, what was seen, and the command that adds it."""
+    """One line: what was looked for, whether it is here, details, and the command that adds it."""
 
     what: str
     here: bool
@@ -23,7 +23,7 @@ class Finding:
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Say what this machine can train, build and run, and what is missing for the rest.
+    """Show what this machine can do, and how to add what is missing.
 
     \b
     Example:
@@ -40,24 +40,25 @@ def doctor(as_json: bool) -> None:
     shown = table("", "what", "seen", text={"", "what", "seen"})
     for finding in findings:
         mark = Text("yes", "green") if finding.here else Text("no", "yellow")
-        shown.add_row(mark, finding.what, Text(finding.seen))  # Text: "[train]" is no markup
-        if finding.remedy:  # on lines of its own: beside the others, a command would be cut where a terminal ends
+        shown.add_row(mark, finding.what, Text(finding.seen))  # Text: "[train]" is not markup
+        if finding.remedy:  # on a separate line, so that the command is not cut
             shown.add_row("", "  to add it:", Text(finding.remedy, "yellow"))
     out.print(shown)
 
 
 def examine() -> list[Finding]:
-    """Look at Python, the extras, the backends and the processor; nothing heavy is imported."""
+    """Examine Python, the extras, the backends and the processor without heavy imports."""
     import platform
 
     from .. import __version__
-    from ..engines.build import BACKENDS, backend
+    from ..engines.build import backend
     from ..engines.fingerprint import cpu_fingerprint, describe_arithmetic, usable_cores
     from ..engines.gpu import find_gpu
+    from ..names import BACKENDS
 
     cpu, gpu = cpu_fingerprint(), find_gpu()
     arithmetic = cpu.int8
-    assert arithmetic is not None, "a CPU has one, or none"
+    assert arithmetic is not None, "always set for a CPU"
     findings = [
         Finding("depthkit", here=True, seen=f"{__version__}, Python {platform.python_version()}"),
         Finding("processor", here=True, seen=f"{cpu.name}, {usable_cores()} cores, {' '.join(cpu.isa)}"),

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def engines() -> None:
-    """List, inspect and prune the engines that were built on this machine.
+    """List, inspect and prune the engines built on this machine.
 
-    Every engine that `depthkit export` builds is kept in a store, $DEPTHKIT_STORE or ~/.cache/depthkit, and taken from
-    there when the same ONNX file, backend, version, device and options are asked for again.
+    `depthkit export` keeps every engine in a store ($DEPTHKIT_STORE or ~/.cache/depthkit), and reuses it for the same
+    ONNX file, backend, version, device and options.
 
     \b
     Examples:
@@ -31,7 +31,7 @@ def engines() -> None:
 @engines.command("list")
 @json_option
 def list_engines(as_json: bool) -> None:
-    """Show every engine in the store, last used first."""
+    """Show every engine in the store, the last used first."""
     import json
     from datetime import datetime
 
@@ -81,7 +81,7 @@ def list_engines(as_json: bool) -> None:
 @click.argument("engine")
 @json_option
 def inspect(engine: str, as_json: bool) -> None:
-    """Show what an engine is, layer by layer.
+    """Show an engine's properties and layers.
 
     ENGINE is a file with its manifest, or the first digits of a key in the store.
 
@@ -123,12 +123,12 @@ def inspect(engine: str, as_json: bool) -> None:
 
 
 @engines.command()
-@click.option("--unused-for", "days", type=NumberType(0, 36_500), help="Remove engines unused for so many days.")
+@click.option("--unused-for", "days", type=NumberType(0, 36_500), help="Also remove engines unused for this many days.")
 @click.option("--all", "everything", is_flag=True, help="Remove every engine.")
 def prune(days: float | None, everything: bool) -> None:
     """Remove engines from the store; copies beside ONNX files stay.
 
-    Without options: what a killed build left, and engines of vendor versions that are no longer installed here.
+    Without options it removes remains of killed builds, and engines of vendor versions that are no longer installed.
 
     \b
     Examples:
@@ -163,7 +163,7 @@ def _model(manifest: Manifest) -> str:
 
 
 def _device(manifest: Manifest) -> str:
-    """What tells engines of one kind apart: of a GPU engine its architectures, of a CPU's the CPU."""
+    """The device an engine was built for: GPU architectures, or the CPU."""
     return manifest.device.architecture if manifest.device.kind == "gpu" else manifest.device.name
 
 

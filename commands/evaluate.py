@@ -13,17 +13,17 @@ from .options import CountType, PathType, data_option, depth_units_option, expan
 @click.command()
 @click.argument("target", nargs=-1, required=True, type=PathType(), callback=expand)
 @data_option("Data set whose test split is used.", default="scenes")
-@click.option("--frames", type=CountType(1, 1_000_000), help="Only so many frames, evenly spaced.  [default: all]")
+@click.option("--frames", type=CountType(1, 1_000_000), help="Number of frames, evenly spaced.  [default: all]")
 @depth_units_option
 @json_option
 def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_units: float | None, as_json: bool) -> None:
     """Score runs, ONNX files or engines against measured depth.
 
-    TARGET may also be the name of weights that come with depthkit: compact.
+    TARGET may also be the name of built-in weights: compact.
 
-    Depth is metric: nothing is aligned to the truth. Predictions are resized to the truth's own size. MSE and SSIM are
-    the paper's, on depth / 10 m over the whole frame; the others count valid pixels, on NYU inside the Eigen crop.
-    "pooled" counts every pixel of the set alike, "per image" every picture. NaN or infinite depth exits 3.
+    Depth is metric, so predictions are not aligned to measured depth; they are resized to its size. MSE and SSIM are
+    the paper's, on depth / 10 m over the whole frame; the other metrics are over valid pixels (on NYU inside the Eigen
+    crop). "pooled" is over all pixels of the set, "per image" the mean over pictures. NaN or infinite depth exits 3.
 
     \b
     Examples:

@@ -58,15 +58,15 @@ def _precision_options(command: _Command) -> _Command:
                 "--calibrate",
                 type=DataType(),
                 metavar="PATH",
-                help="With --int8 (or --fp16 --keep auto): a data set, whose training split chooses and whose "
-                "validation split proves, or a folder of pictures.  [default: what the run was trained on]",
+                help="With --int8 (or --fp16 --keep auto): a data set (its training split calibrates, its validation "
+                "split verifies) or a folder of pictures.  [default: the run's training data]",
             ),
             click.option(
                 "--keep",
                 type=_KeepType(),
-                help="With --int8: so many of the most sensitive layers stay in FP32; auto: as many as the gate needs, "
-                "if 95 % of the work is left in INT8. "
-                "With --fp16, auto: the layers whose activations leave FP16's range.",
+                help="With --int8: keep this many of the most sensitive layers in FP32; auto: as many as the gate "
+                "needs, if 95 % of the work stays in INT8. "
+                "With --fp16, auto: keep the layers whose activations exceed FP16's range.",
             ),
         )
     ):
@@ -93,7 +93,7 @@ class _BatchType(click.ParamType["int | Dim"]):
             low, best, high = numbers
             return low if low == best == high and low > 0 else Dim("batch", low, best, high)
         except ValueError:
-            self.fail(f"{value!r} is no batch; write N, or MIN,OPT,MAX with 0 < MIN <= OPT <= MAX", param, ctx)
+            self.fail(f"{value!r} is not a batch; write N, or MIN,OPT,MAX with 0 < MIN <= OPT <= MAX", param, ctx)
 
 
 class _SettingType(click.ParamType["tuple[str, str]"]):
@@ -104,7 +104,7 @@ class _SettingType(click.ParamType["tuple[str, str]"]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         key, equals, text = str(value).partition("=")
         if not (key and equals):
-            self.fail(f"{value!r} is no option of a backend; write KEY=VALUE, for instance threads=2", param, ctx)
+            self.fail(f"{value!r} is not KEY=VALUE; write for instance threads=2", param, ctx)
         return key, text
 
 
@@ -123,14 +123,16 @@ class _SettingType(click.ParamType["tuple[str, str]"]):
 )
 @click.argument("run", nargs=-1, type=PathType(), callback=expand)
 @_precision_options
-@click.option("--explain", is_flag=True, help="With --int8: rank the layers by what each costs alone, and stop.")
+@click.option(
+    "--explain", is_flag=True, help="With --int8: rank the layers by their loss when only they are INT8, and stop."
+)
 @click.option(
     "--size",
     type=SizeType(),
     metavar="HxW",
     help="Size of the engine.  [default: the run's]",
 )
-@click.option("--batch", type=_BatchType(), default="1", show_default=True, help="Frames a run, or a dynamic range.")
+@click.option("--batch", type=_BatchType(), default="1", show_default=True, help="Frames per run, or a dynamic range.")
 @click.option(
     "--backend",
     "backends",
@@ -138,7 +140,7 @@ class _SettingType(click.ParamType["tuple[str, str]"]):
     type=click.Choice(["auto", "all", *BACKENDS]),
     default=["auto"],
     show_default=True,
-    help="Engine to build; may be repeated. auto: the fastest that this machine can run; all: each that it can run.",
+    help="Backend to build for; may be repeated. auto: the fastest that this machine can run; all: all that it can.",
 )
 @click.option(
     "--option",
@@ -146,9 +148,9 @@ class _SettingType(click.ParamType["tuple[str, str]"]):
     "settings",
     multiple=True,
     type=_SettingType(),
-    help="An option of the backend, see docs/engines.md; may be repeated.",
+    help="Option of the backend, see docs/engines.md; may be repeated.",
 )
-@click.option("--rebuild", is_flag=True, help="Make ONNX file and engine anew, also where nothing has changed.")
+@click.option("--rebuild", is_flag=True, help="Make the ONNX file and engine again even if nothing has changed.")
 @click.option("--onnx-only", is_flag=True, help="Stop at the ONNX file.")
 @runs_option
 def export(
@@ -165,24 +167,24 @@ def export(
     runs: Path,
     **flags: bool,
 ) -> None:
-    """Turn runs into ONNX files that passed every check, and these into engines.
+    """Export runs to checked ONNX files, and build engines from these.
 
-    RUN is a run folder, the name of weights that come with depthkit, a network of your own (package.module:Network,
-    whose run is RUNS/Network), or an ONNX file of ours, of which only the engine is built; that needs no torch.
+    RUN is a run folder, the name of built-in weights, your own network (package.module:Network, whose run is
+    RUNS/Network), or an ONNX file that depthkit exported; of that only the engine is built, without torch.
 
-    The ONNX file reads a camera's bytes (uint8, N x H x W x 3, RGB) and answers metres (float32, N x H x W). Beside it
-    lies a reference: 8 frames with torch's answers, by which any machine can tell that an engine is still this network.
-    A check that fails exits 3 and writes no file. What has not changed since it was made is not made again.
+    The ONNX file takes a camera's bytes (uint8, N x H x W x 3, RGB) and returns metres (float32, N x H x W). Beside it
+    is a reference file: 8 frames and torch's depth for them, against which every engine is checked. If a check fails,
+    no file is written and the command exits 3. Files are only made again if something has changed.
 
     \b
     Examples:
       depthkit export                               every run in runs/, FP32
       depthkit export --fp16 runs/compact           one run, FP16
-      depthkit export --int8 --keep auto            INT8, calibrated on what each run was trained on
-      depthkit export --int8 --explain runs/compact which layers suffer from INT8
+      depthkit export --int8 --keep auto            INT8, calibrated on each run's training data
+      depthkit export --int8 --explain runs/compact which layers lose most in INT8
       depthkit export --size 480x640 --batch 1,4,8  another size, dynamic batch
       depthkit export --backend openvino -o inference_precision=bf16
-      depthkit export compact-96x128.fp16.onnx      only the engine, on the machine that will run it
+      depthkit export compact-96x128.fp16.onnx      only the engine, on the target machine
     """
     from ..export.recipe import ExportOptions
     from ..pipeline.calibration import PrecisionOptions
@@ -199,7 +201,7 @@ def export(
     engines = EngineOptions(() if onnx_only or explain else backends, dict(settings), rebuild)
     require_engines(asked, engines)
     targets = run or find_runs(runs)
-    for target in targets:  # before the first of them is changed
+    for target in targets:  # refuse before the first is changed
         if target.suffix == ".onnx":
             _require_exported_so(target, precision, explain, size, batch, onnx_only)
         else:
@@ -227,7 +229,7 @@ def _require_exported_so(
     batch: int | Dim,
     onnx_only: bool,
 ) -> None:
-    """Raise UserError where an ONNX file is not what the options ask for: they are for runs."""
+    """Raise UserError if the options, which are for runs, ask for something else than an ONNX file is."""
     from ..errors import UserError
     from ..onnx_graph import describe_onnx
 
@@ -243,13 +245,13 @@ def _require_exported_so(
     }
     if wrong := [option for option, is_wrong in asked.items() if is_wrong]:
         raise UserError(
-            f"{onnx} is exported already ({found.precision}, {found.model.input.describe()}), and {', '.join(wrong)} "
-            f"asks for something else; name its run instead: `depthkit export {onnx.parent}`"
+            f"{onnx} is already exported ({found.precision}, {found.model.input.describe()}), so {', '.join(wrong)} "
+            f"cannot change it; name its run instead: `depthkit export {onnx.parent}`"
         )
 
 
 def _explain_layers(folder: Path, size: tuple[int, int] | None, options: PrecisionOptions) -> None:
-    """Print what each convolution costs when it alone is quantised, the most sensitive first."""
+    """Print the loss of each convolution when only it is quantised, the most sensitive first."""
     from ..export.onnx_file import rank_run
     from ..metrics import number
     from ..train.bundle import read_bundle

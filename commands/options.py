@@ -41,20 +41,20 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 DAY: Final = 86_400
 """Seconds."""
 MOST_FRAMES_A_RUN: Final = 4096
-"""Larger batches are a slip of the finger, and would take the machine's memory before they fail."""
+"""Larger batches are typing errors, which would exhaust memory before they fail."""
 MOST_PIXELS_A_SIDE: Final = 8192
 
 
 def command_line() -> str:
-    """What was typed, as a shell would take it again."""
+    """The command line, quoted for a shell."""
     return str(click.get_current_context().find_root().obj)
 
 
 class SectionedCommand(click.Command):
-    """A command with so many options that `--help` shows them under headings.
+    """A command whose `--help` shows the options under headings.
 
     Args:
-        sections: by heading the options under it, as they are typed; every option stands under one of them.
+        sections: headings with their options; every option must be in one.
     """
 
     def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **kwargs: Any) -> None:
@@ -71,7 +71,7 @@ class SectionedCommand(click.Command):
 
 
 class PathType(click.Path):
-    """A file or folder; `~` is the home folder, and what can be no path (nothing, a URL) is refused."""
+    """A file or folder. Expands `~`; refuses an empty string or a URL."""
 
     def __init__(self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True) -> None:
         super().__init__(exists=exists, file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
@@ -82,7 +82,7 @@ class PathType(click.Path):
 
 
 class DataType(click.ParamType[str]):
-    """A path as in `PathType`, or a word that stands for data, which stays as it is."""
+    """A path like `PathType`'s, or a word such as `scenes`; stays a string."""
 
     name = "PATH"
 
@@ -94,14 +94,14 @@ class DataType(click.ParamType[str]):
 def _local(kind: click.ParamType[Any], value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
     text = str(value)
     if not text.strip():
-        kind.fail("an empty word is no path; name a file or a folder (`.` is the current one)", param, ctx)
+        kind.fail("the path is empty; name a file or folder (`.` is the current one)", param, ctx)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
-        kind.fail(f"{text} is a URL and not a file on this machine; download it, and name the file", param, ctx)
-    return text if os.path.lexists(text) else os.path.expanduser(text)  # noqa: PTH111 - Path refuses an unknown user
+        kind.fail(f"{text} is a URL, not a local file; download it and name the file", param, ctx)
+    return text if os.path.lexists(text) else os.path.expanduser(text)  # noqa: PTH111 - Path raises for an unknown user
 
 
 def expand(ctx: click.Context, param: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """A callback: patterns that the shell did not expand (`"photos/*.jpg"`) as the paths that match."""
+    """A callback that expands patterns which the shell did not expand (`"photos/*.jpg"`)."""
     found: list[Path] = []
     for path in paths:
         if os.path.lexists(path) or not glob.has_magic(str(path)):
@@ -115,7 +115,7 @@ def expand(ctx: click.Context, param: click.Parameter, paths: tuple[Path, ...]) 
 
 
 class SizeType(click.ParamType[tuple[int, int]]):
-    """`HxW`; which sizes a network takes, it says itself."""
+    """`HxW`; the network checks whether it takes that size."""
 
     name = "HxW"
 
@@ -132,14 +132,14 @@ class SizeType(click.ParamType[tuple[int, int]]):
 
 
 class CountType(click.IntRange):
-    """A whole number of something, from `least` to `most`; nothing is counted without an upper limit."""
+    """An integer from `least` to `most`."""
 
     def __init__(self, least: int, most: int) -> None:
         super().__init__(least, most)
 
 
 class NumberType(click.FloatRange):
-    """A number from `least` to `most`, or between them where these are open; `nan`, which click takes, is none."""
+    """A number from `least` to `most`, exclusive with `above` or `below`; refuses `nan`, unlike click."""
 
     def __init__(self, least: float, most: float, *, above: bool = False, below: bool = False) -> None:
         super().__init__(least, most, min_open=above, max_open=below)
@@ -148,24 +148,24 @@ class NumberType(click.FloatRange):
         """Parse "1e-3"."""
         number = float(super().convert(value, param, ctx))
         if not isfinite(number):
-            self.fail(f"{value} is no number in the range {self._describe_range()}", param, ctx)
+            self.fail(f"{value} is not in the range {self._describe_range()}", param, ctx)
         return number
 
 
 class DevicesType(click.ParamType[str]):
-    """`auto`, or how many devices each node has."""
+    """`auto`, or the number of devices per node."""
 
     name = "N|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Let "auto" and "8" pass."""
+        """Accept "auto" or "8"."""
         if not re.fullmatch(r"auto|[1-9]\d?", str(value), re.ASCII):
-            self.fail(f"{value!r} is no number of devices; write 1 to 99, or auto", param, ctx)
+            self.fail(f"{value!r} is not a number of devices; write 1 to 99, or auto", param, ctx)
         return str(value)
 
 
 class PercentType(click.ParamType[float]):
-    """`5%`, or the same as a share: `0.05`."""
+    """`5%`, or a share: `0.05`."""
 
     name = "PERCENT"
 
@@ -177,7 +177,7 @@ class PercentType(click.ParamType[float]):
         except ValueError:
             share = 0.0
         if not 0 < share < 1:
-            self.fail(f"{value!r} is no share between 0 and 100 %; write 5% or 0.05", param, ctx)
+            self.fail(f"{value!r} is not between 0 and 100 %; write 5% or 0.05", param, ctx)
         return share
 
 
@@ -187,17 +187,17 @@ class NetworkType(click.ParamType[str]):
     name = "|".join((*NETWORKS, "package.module:Network"))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Let names pass that may be networks; whether one can be imported is found when it is built."""
+        """Accept names that may be networks; importing is only tried when the network is built."""
         from ..names import is_import_path
 
         if value not in NETWORKS and not is_import_path(value):
             names = ", ".join(NETWORKS)
-            self.fail(f"{value!r} is no network; choose {names}, or name your own: package.module:Network", param, ctx)
+            self.fail(f"{value!r} is not a network; choose {names}, or your own: package.module:Network", param, ctx)
         return str(value)
 
 
 class NumbersType(click.ParamType["tuple[float, ...]"]):
-    """Numbers from `least` to `most` with commas between them, one for each word of `name`, for instance "R,G,B"."""
+    """Numbers from `least` to `most` separated by commas, one for each word of `name`, e.g. "R,G,B"."""
 
     def __init__(self, name: str, least: float, most: float) -> None:
         self.name = name
@@ -214,12 +214,12 @@ class NumbersType(click.ParamType["tuple[float, ...]"]):
         fit = all(self._least <= number <= self._most for number in numbers)
         if len(numbers) != len(self.name.split(",")) or not fit:
             between = f"numbers from {self._least:g} to {self._most:g}"
-            self.fail(f"{value!r} is not {self.name}; write {between} with commas between them", param, ctx)
+            self.fail(f"{value!r} is not {self.name}; write {between}, separated by commas", param, ctx)
         return numbers
 
 
 def size_option(help_text: str, *, default: str) -> Callable[[_Command], _Command]:
-    """`--size`, where it has a default that is known before a run is."""
+    """`--size` with a fixed default."""
     return click.option("--size", type=SizeType(), metavar="HxW", default=default, show_default=True, help=help_text)
 
 

@@ -10,7 +10,7 @@ import click
 from .options import PathType, expand
 
 DEFAULT = "compact"
-"""Weights that come with depthkit, for pictures without an engine."""
+"""Built-in weights, used if no engine is named."""
 
 
 @click.command()
@@ -18,7 +18,7 @@ DEFAULT = "compact"
 @click.option(
     "--engine",
     type=PathType(),
-    help="The engine, where it does not stand first; every argument is then an INPUT.",
+    help="The engine; all arguments are then INPUTS.",
 )
 @click.option(
     "--out",
@@ -31,14 +31,14 @@ def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None
     """Write the depth of pictures, at each picture's own size.
 
     INPUTS are pictures that Pillow opens, or folders of them; results of an earlier predict are skipped. ENGINE is an
-    engine, an ONNX file of ours, a run, or the name of weights that come with depthkit: compact. The first argument is
-    the ENGINE, unless it is named as a picture or is a folder that is no run; then it is an INPUT, and compact answers.
+    engine, an ONNX file that depthkit exported, a run, or the name of built-in weights: compact. The first argument is
+    the ENGINE, unless it has the name of a picture or is a folder but not a run; then compact is used.
 
     For each picture x:
 
     \b
-      x_depth.png   colours, near blue to far red, for eyes
-      x_depth16.png 16-bit PNG in millimetres, for programs
+      x_depth.png   colours, from near (blue) to far (red)
+      x_depth16.png 16-bit PNG in millimetres
       x_depth.npy   float32 metres, for NumPy
 
     \b
@@ -61,7 +61,7 @@ def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None
     names = _names(pictures)
     _require_goals(pictures, names, out)
     with open_target(target) as session, progress() as bar:
-        # Every picture is read before the first result is written: a broken one must not leave half of a folder.
+        # Read every picture before the first result is written: a broken one must not leave half of the results.
         for picture in pictures:
             read_resized(picture, session.spec.size)
         for picture in bar.track(pictures, description="depth"):
@@ -89,29 +89,29 @@ def _split(arguments: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
 
     first, *rest = arguments
     if looks_like_picture(first) or (first.is_dir() and not is_run(first)):
-        err.print(f"by {DEFAULT}, weights that come with depthkit; --engine names another")
+        err.print(f'Using built-in weights "{DEFAULT}" (choose others with --engine)')
         return shipped_run(DEFAULT), arguments
     if not rest:
         raise UserError(
-            f"{first} is no picture and no folder of pictures; name some, after an engine if one is to answer: "
+            f"{first} is not a picture or a folder of pictures; name some after the engine: "
             "`depthkit predict [ENGINE] INPUT...`"
         )
     return first, tuple(rest)
 
 
 def _pictures(inputs: tuple[Path, ...]) -> list[Path]:
-    """Files but results of predict, folders as the pictures in them. Raises DataError, naming all that is missing."""
+    """The input files and the pictures in input folders, without results of predict. Raises DataError."""
     from ..data.images import find_images, is_result, warn_skipped
     from ..errors import DataError
     from ..pipeline.targets import is_run
 
     missing = [str(path) for path in inputs if not os.path.exists(path)]  # noqa: PTH110 - pathlib raises for a loop
     if missing:
-        raise DataError(f"there is no file or folder {', '.join(missing)}")
-    # A run holds pictures of its own, which nobody means.
+        raise DataError(f"no such file or folder: {', '.join(missing)}")
+    # A run has pictures of its own, which are no inputs.
     if runs := [str(path) for path in inputs if is_run(path)]:
         raise DataError(
-            f"{', '.join(runs)} is a run, not a folder of pictures; the engine stands first, or in --engine"
+            f"{', '.join(runs)} is a run, not a folder of pictures; name the engine first, or with --engine"
         )
     found: list[Path] = []
     results = [path for path in inputs if path.is_file() and is_result(path)]
@@ -125,7 +125,7 @@ def _pictures(inputs: tuple[Path, ...]) -> list[Path]:
 
 
 def _names(pictures: list[Path]) -> dict[Path, str]:
-    """A name for each picture's results: its stem, with its folder's name before it where stems repeat."""
+    """A name for each picture's results: its stem, preceded by its folder's name if stems repeat."""
     stems = [picture.stem for picture in pictures]
     names = {p: p.stem if stems.count(p.stem) == 1 else f"{p.parent.resolve().name}_{p.name}" for p in pictures}
     if len(set(names.values())) < len(names):
@@ -134,7 +134,7 @@ def _names(pictures: list[Path]) -> dict[Path, str]:
 
 
 def _require_goals(pictures: list[Path], names: dict[Path, str], out: Path) -> None:
-    """Raise OutputError where a result could not be written, or would be written over a picture that is read."""
+    """Raise OutputError if a result cannot be written, or would overwrite an input."""
     from ..data.images import RESULTS
     from ..errors import OutputError
     from ..files import MOST_NAME_BYTES
@@ -145,10 +145,9 @@ def _require_goals(pictures: list[Path], names: dict[Path, str], out: Path) -> N
             goal = out / f"{names[picture]}{ending}"
             if len(os.fsencode(goal.name)) > MOST_NAME_BYTES:
                 raise OutputError(
-                    f"{picture}: a result's name would be longer than {MOST_NAME_BYTES} bytes; give the picture a "
-                    "shorter name"
+                    f"{picture}: its results' names would exceed {MOST_NAME_BYTES} bytes; shorten the picture's name"
                 )
             if goal.resolve() in inputs:
                 raise OutputError(
-                    f"the results of {picture} would replace the picture {goal}; choose another folder by --out"
+                    f"the results of {picture} would replace the picture {goal}; choose another folder with --out"
                 )

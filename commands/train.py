@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..train.history import EpochRecord
 
 _DEFAULT: Final = ParameterSource.DEFAULT
-_NAMES: Final = {"network": "networks"}  # of an option and of its parameter, where they differ
+_NAMES: Final = {"network": "networks"}  # options whose parameters have other names
 
 
 @click.command(
@@ -46,20 +46,17 @@ _NAMES: Final = {"network": "networks"}  # of an option and of its parameter, wh
     "networks",
     type=NetworkType(),
     multiple=True,
-    help="Network to train: a built-in one, or your own, see docs/networks.md; may be repeated.  "
-    "[default: compact and unet]",
+    help="Built-in network, or your own (see docs/networks.md); may be repeated.  [default: compact and unet]",
 )
-@data_option("Built-in scenes, or a data set, see docs/data.md.", default="scenes")
-@size_option("Training size; the built-in networks take what is divisible by 16.", default="240x320")
+@data_option("Built-in scenes, or a data set (see docs/data.md).", default="scenes")
+@size_option("Training size; the built-in networks need multiples of 16.", default="240x320")
 @click.option("--epochs", type=CountType(1, 1_000_000), default=50, show_default=True, help="Passes over the data.")
+@click.option("--steps", type=CountType(1, 1_000_000_000), help="Maximum number of steps, in equal epochs.")
 @click.option(
-    "--steps", type=CountType(1, 1_000_000_000), help="At most so many steps, if that is sooner, in equal epochs."
+    "--batch", type=CountType(1, MOST_FRAMES_A_RUN), default=8, show_default=True, help="Pictures per pass and device."
 )
 @click.option(
-    "--batch", type=CountType(1, MOST_FRAMES_A_RUN), default=8, show_default=True, help="Pictures a pass and device."
-)
-@click.option(
-    "--accumulate", type=CountType(1, 1_000_000), default=1, show_default=True, help="Passes a step of the optimiser."
+    "--accumulate", type=CountType(1, 1_000_000), default=1, show_default=True, help="Passes per optimiser step."
 )
 @click.option("--lr", type=NumberType(0, 1000, above=True), help="Learning rate.  [default: the preset's]")
 @click.option(
@@ -75,27 +72,27 @@ _NAMES: Final = {"network": "networks"}  # of an option and of its parameter, wh
     "--quantize",
     type=PathType(),
     metavar="RUN",
-    help="Go on with this run, or with `compact`, so that it bears INT8: its network, and unless others are named its "
-    "size and data; a few epochs do.",
+    help="Continue training this run (or `compact`) for INT8, with its network and, by default, its size and data; a "
+    "few epochs suffice.",
 )
 @click.option("--out", type=PathType(), default=Path("runs"), show_default=True, help="Folder of the runs.")
-@click.option("--resume", is_flag=True, help="Go on from OUT/<network>/last.ckpt where there is one.")
-@click.option("--force", is_flag=True, help="Replace a finished run in OUT/<network>, once the new one is whole.")
+@click.option("--resume", is_flag=True, help="Continue from OUT/<network>/last.ckpt if it exists.")
+@click.option("--force", is_flag=True, help="Replace a finished run in OUT/<network> when the new one is complete.")
 @click.option(
     "--seed",
     type=CountType(0, 2**31 - 1),
     default=0,
     show_default=True,
-    help="Seed of weights, order, augmentation.",
+    help="Seed for weights, order and augmentation.",
 )
 @click.option(
     "--devices",
     type=DevicesType(),
     default="auto",
     show_default=True,
-    help="Devices a node; more than one: distributed (DDP).",
+    help="Devices per node; with more than one, DDP.",
 )
-@click.option("--num-nodes", type=CountType(1, 10_000), default=1, show_default=True, help="Nodes, for DDP.")
+@click.option("--num-nodes", type=CountType(1, 10_000), default=1, show_default=True, help="Number of nodes, for DDP.")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "32-true", "16-mixed", "bf16-mixed"]),
@@ -105,15 +102,17 @@ _NAMES: Final = {"network": "networks"}  # of an option and of its parameter, wh
 )
 @click.option("--compile", "compiled", is_flag=True, help="Train through torch.compile.")
 @click.option(
-    "--workers", type=CountType(0, 1024), help="Loading processes a device.  [default: the cores on a GPU, else 0]"
+    "--workers",
+    type=CountType(0, 1024),
+    help="Data-loading processes per device.  [default: number of cores on a GPU, else 0]",
 )
-@click.option("--skip-bad", is_flag=True, help="Leave out, and name, pictures that cannot be read.")
+@click.option("--skip-bad", is_flag=True, help="Skip pictures that cannot be read, and name them.")
 @click.option(
     "--logger",
     "loggers",
     type=click.Choice(["csv", "tensorboard", "wandb"]),
     multiple=True,
-    help="Lightning's logger, beside metrics.csv and curve.png; may be repeated.",
+    help="Lightning logger, besides metrics.csv and curve.png; may be repeated.",
 )
 @depth_units_option
 def train(
@@ -141,9 +140,9 @@ def train(
     loggers: tuple[LoggerName, ...],
     depth_units: float | None,
 ) -> None:
-    """Train networks and leave a run bundle for each.
+    """Train networks, each into its own run folder.
 
-    A finished run is replaced only with --force, and only when the new one is whole: until then that is trained in
+    A finished run is only replaced with --force, when the new one is complete; until then the new one is in
     OUT/<network>/unfinished.
 
     \b
@@ -151,7 +150,7 @@ def train(
       depthkit train                          both networks on the built-in scenes
       depthkit train --network compact --data path/to/nyu --size 96x128 --preset best --epochs 30
       depthkit train --resume --network compact --data path/to/nyu ...
-      depthkit train --force --network compact   anew, in place of the finished run
+      depthkit train --force --network compact   replace the finished run
       depthkit train --network mypackage.module:MyNet --data path/to/pairs
       depthkit train --quantize runs/compact --epochs 5 --out runs/int8
       torchrun --nproc-per-node 8 -m depthkit train --devices 8 ...   see docs/training.md
@@ -176,7 +175,7 @@ def train(
         network, init, data, size = _continued(quantize, out, data, size)
         chosen, preset = (network,), "int8"
     if init is not None and len(chosen) > 1:
-        raise UserError("--init has the weights of one network; name it by --network")
+        raise UserError("--init has the weights of one network; name it with --network")
     trainings = [
         TrainOptions(
             network=network,
@@ -207,27 +206,27 @@ def train(
         )
         for network in chosen
     ]
-    for options in trainings:  # before the first is trained for hours
+    for options in trainings:  # refuse before the first is trained for hours
         build_network(options.network)
         require_free(options.folder, options.network, resume=resume, force=force)
     folders = []
     for options in trainings:
         if _is_first():
             name = f"[bold]{options.network}[/] on {escape(data)} at {size[0]}x{size[1]}, preset {preset}"
-            recalled = f", {options.depth_units:g} depth units per metre" if options.depth_units != DEPTH_UNITS else ""
-            console.print(name + recalled)
+            scale = f", {options.depth_units:g} depth units per metre" if options.depth_units != DEPTH_UNITS else ""
+            console.print(name + scale)
         folder = fit(options)
         if folder is not None:
             folders.append(folder)
             _say_skipped(folder)
-            console.print(f"[green]trained[/] {escape(str(folder))}  (curve.png and samples.png show how it went)")
+            console.print(f"[green]trained[/] {escape(str(folder))}  (see curve.png and samples.png)")
     if folders:
         runs = " ".join(shlex.quote(str(folder)) for folder in folders)
         console.print(f"next: depthkit export {'' if quantize is None else '--int8 '}{runs}", markup=False)
 
 
 def _is_first() -> bool:
-    """Whether this process speaks: Lightning starts the command anew for each further device."""
+    """Whether this process prints: Lightning starts the command again for each further device."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
@@ -238,9 +237,9 @@ def _warn(sentence: str) -> None:
 
 
 def _continued(run: Path, out: Path, data: str, size: tuple[int, int]) -> tuple[str, Path, str, tuple[int, int]]:
-    """What `--quantize` trains: network, first weights, data and size; what was not typed is the run's own.
+    """The network, initial weights, data and size for `--quantize`; the run's own unless given as options.
 
-    Raises UserError for options that would go unheard, and where the run itself would be overwritten.
+    Raises UserError for options that have no effect, and if the run itself would be overwritten.
     """
     from ..errors import UserError
     from ..names import file_name
@@ -249,21 +248,21 @@ def _continued(run: Path, out: Path, data: str, size: tuple[int, int]) -> tuple[
     from ..train.origin import find_data
 
     typed = click.get_current_context().get_parameter_source
-    mute = [f"--{name}" for name in ("network", "preset", "init") if typed(_NAMES.get(name, name)) is not _DEFAULT]
-    if mute:
-        raise UserError(f"{', '.join(mute)} means nothing beside --quantize, which goes on with a run")
+    unused = [f"--{name}" for name in ("network", "preset", "init") if typed(_NAMES.get(name, name)) is not _DEFAULT]
+    if unused:
+        raise UserError(f"{', '.join(unused)} has no effect with --quantize, which continues a run; leave it out")
     folder = locate(run)
     document = read_document(folder)
     network = document.model.network
     if (out / file_name(network)).resolve() == folder.resolve():
-        raise UserError(f"the result would replace {run}; choose another folder by --out")
+        raise UserError(f"the result would replace {run}; choose another folder with --out")
     if typed("data") is _DEFAULT:
         data = find_data(document, "give --data")
     return network, folder, data, document.model.size if typed("size") is _DEFAULT else size
 
 
 def _say_skipped(folder: Path) -> None:
-    """Name what `--skip-bad` left out."""
+    """Name the samples that `--skip-bad` skipped."""
     from rich.markup import escape
 
     from ..train.document import MODEL, read_document
@@ -273,11 +272,11 @@ def _say_skipped(folder: Path) -> None:
     if record is not None and record.skipped:
         shown = ", ".join(record.skipped[:10])
         rest = f" and {len(record.skipped) - 10} more, see {folder / MODEL}" if len(record.skipped) > 10 else ""
-        console.print(f"[yellow]left out[/] {len(record.skipped)} samples that cannot be read: {escape(shown + rest)}")
+        console.print(f"[yellow]skipped[/] {len(record.skipped)} samples that cannot be read: {escape(shown + rest)}")
 
 
 def epoch_line(record: EpochRecord) -> None:
-    """Print a line of the curve, where no progress bar shows it."""
+    """Print an epoch's figures, for outputs without a progress bar."""
     from .console import out as console
 
     console.print(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class _QuantityType(click.ParamType[float]):
-    """A number above 0, with one of some units behind it, or none; at most `most` of the smallest unit."""
+    """A number above 0 with an optional unit; at most `most` after conversion."""
 
     def __init__(self, name: str, units: dict[str, float], most: float) -> None:
         self.name = name
@@ -52,7 +52,7 @@ class _QuantityType(click.ParamType[float]):
         if not (match and unit and 0 < float(match[1]) * unit <= self._most):
             units = ", ".join(filter(None, self._units))
             self.fail(
-                f"{value!r} is no quantity above 0 that can be meant; write a number, with one of {units} or none",
+                f"{value!r} is not a valid quantity; write a number above 0, optionally with a unit ({units})",
                 param,
                 ctx,
             )
@@ -62,34 +62,44 @@ class _QuantityType(click.ParamType[float]):
 @click.command()
 @click.argument("run", type=PathType())
 @click.option(
-    "--max-latency", type=_QuantityType("TIME", {"": 1, "ms": 1, "s": 1000}, 1000 * DAY), help="p95 of a run, as 33ms."
+    "--max-latency",
+    type=_QuantityType("TIME", {"": 1, "ms": 1, "s": 1000}, 1000 * DAY),
+    help="p95 of a run, e.g. 33ms.",
 )
-@click.option("--min-fps", type=NumberType(0, 1_000_000, above=True), help="Frames a second.")
+@click.option("--min-fps", type=NumberType(0, 1_000_000, above=True), help="Frames per second.")
 @click.option(
     "--min-ssim",
     type=NumberType(0, 1, below=True),
-    help="To torch in FP32 at the run's size, mean over the pictures.",
+    help="SSIM to torch FP32 at the run's size, mean over the pictures.",
 )
 @click.option(
     "--max-absrel-loss",
     type=NumberType(0, 100),
-    help="How much worse AbsRel may be than torch's in FP32; needs measured depth.",
+    help="Allowed increase of AbsRel over torch FP32; needs measured depth.",
 )
 @click.option(
     "--max-memory",
     type=_QuantityType("SIZE", {"": 2**20, "mib": 2**20, "mb": 10**6, "gib": 2**30, "gb": 10**9}, 2**50),
-    help="Peak of a fresh process, to load and run the engine; in MiB.",
+    help="Peak memory to load and run the engine in a fresh process; in MiB.",
 )
-@data_option(
-    "Pictures to judge by: a data set's validation split, or a folder of pictures.  [default: those of the run]"
-)
+@data_option("Pictures to judge on: a data set's validation split, or a folder of pictures.  [default: the run's]")
 @depth_units_option
-@click.option("--frames", type=CountType(1, 1_000_000), default=16, show_default=True, help="Of --data, evenly spaced.")
 @click.option(
-    "--backend", "backends", multiple=True, type=click.Choice(BACKENDS), help="To try.  [default: all that run here]"
+    "--frames", type=CountType(1, 1_000_000), default=16, show_default=True, help="Frames of --data, evenly spaced."
 )
 @click.option(
-    "--precision", "precisions", multiple=True, type=click.Choice(tuple(PRECISIONS)), help="To try.  [default: all]"
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(BACKENDS),
+    help="Backend to try.  [default: all that run here]",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(tuple(PRECISIONS)),
+    help="Precision to try.  [default: all]",
 )
 @click.option(
     "--size",
@@ -97,18 +107,20 @@ class _QuantityType(click.ParamType[float]):
     multiple=True,
     type=SizeType(),
     metavar="HxW",
-    help="To try.  [default: the run's, and 3/4 and 1/2 of it]",
+    help="Size to try.  [default: the run's, and 3/4 and 1/2 of it]",
 )
-@click.option("--batch", "batches", multiple=True, type=CountType(1, MOST_FRAMES_A_RUN), help="To try.  [default: 1]")
 @click.option(
-    "--calibrate", type=DataType(), metavar="PATH", help="Frames for INT8.  [default: what the run was trained on]"
+    "--batch", "batches", multiple=True, type=CountType(1, MOST_FRAMES_A_RUN), help="Batch to try.  [default: 1]"
+)
+@click.option(
+    "--calibrate", type=DataType(), metavar="PATH", help="Frames for INT8.  [default: the run's training data]"
 )
 @click.option(
     "--minutes",
     type=NumberType(0, 7 * DAY // 60, above=True),
     default=10.0,
     show_default=True,
-    help="When to try no more.",
+    help="Time limit for trying candidates.",
 )
 @runs_option
 def tune(
@@ -131,18 +143,18 @@ def tune(
 ) -> None:
     """Find the best engine of a run for this machine and a budget.
 
-    Tries backend x precision x size x batch x threads, or on a GPU how frames are transferred: each in a short
-    measurement, and those that could win in a long one, side by side. Depth is judged at the pictures' own resolution,
-    so that a smaller size pays for its blur. Where latency or FPS are limited the truest engine within the budget wins,
-    else the fastest; without any limit, the fastest that is as true as INT8's gate asks.
+    Tries backend x precision x size x batch x threads (on a GPU: transfer modes) in short measurements, and measures
+    those that could win in longer ones, in turns. Depth is judged at the pictures' resolution, so a smaller size is
+    penalised for its blur. With a limit of latency or FPS, the most accurate engine within the budget wins; otherwise
+    the fastest. Without any limit, INT8's gate limits the accuracy.
 
-    The winner, its ONNX file and reference go to RUN/best/. RUN/tune.json holds every trial, RUN/tune.png shows them. A
-    search that was stopped goes on. Exit 3: nothing is within the budget; the nearest are named.
+    The winner, its ONNX file and reference go to RUN/best/, all trials to RUN/tune.json and RUN/tune.png. A stopped
+    search continues with the same command. If nothing is within the budget, it names the nearest and exits 3.
 
     \b
     Examples:
-      depthkit tune runs/compact                                  the fastest that is still as true
-      depthkit tune runs/compact --max-latency 5ms --data nyu     the truest within 5 ms
+      depthkit tune runs/compact                                  the fastest within INT8's gate
+      depthkit tune runs/compact --max-latency 5ms --data nyu     the most accurate within 5 ms
       depthkit tune compact --min-fps 30 --size 240x320 --size 480x640 --minutes 5
     """
     from ..packages import EXPORTING, require_packages
@@ -159,11 +171,11 @@ def tune(
     found = locate(run)
     bundle = read_bundle(found)
     scope = Scope(backends, cast("Sequence[Precision]", precisions), sizes, batches)
-    candidates(bundle, scope)  # what cannot be is refused before weights are copied
+    candidates(bundle, scope)  # raises for an impossible scope before weights are copied
     if calibrate is not None:
         PrecisionOptions(("int8",), calibrate=calibrate).require_source(bundle.document)
     pictures = read_panel(bundle, data, frames, depth_units_of([found], depth_units))
-    budget = _meant(Budget(max_latency, min_fps, min_ssim, max_absrel_loss, memory), pictures)
+    budget = _with_default_limit(Budget(max_latency, min_fps, min_ssim, max_absrel_loss, memory), pictures)
     if found != run:
         bundle = read_bundle(resolve_run(run, runs, tell))
     tune_run(
@@ -185,7 +197,7 @@ def tune_run(
     calibrate: str | Calibration | None = None,
     seconds: float,
 ) -> Path:
-    """Search, say what was found, and put the winner into `<run>/best`; its path. Raises GateError where none fits."""
+    """Search, print the results, put the winner into `<run>/best`; return its path. Raises GateError if none fits."""
     from rich.markup import escape
 
     from ..pipeline.budget import require_choice
@@ -193,7 +205,7 @@ def tune_run(
     from ..pipeline.search import Panel, Search
     from .console import err, out, progress
 
-    budget = _meant(budget, pictures)
+    budget = _with_default_limit(budget, pictures)
     grid = candidates(bundle, scope)
     results = bundle.folder / "tune.json"
     with workshop(bundle, calibrate) as shop:
@@ -201,7 +213,7 @@ def tune_run(
         search = Search(results, shop.key(pictures, grid), budget, shop.prepare, panel, command_line())
         left = search.left(grid)
         out.print(
-            f"{len(grid)} candidates, {len(grid) - len(left)} of them known from {escape(str(results))}; judged by "
+            f"{len(grid)} candidates, {len(grid) - len(left)} of them known from {escape(str(results))}; judged on "
             f"{len(pictures.images)} pictures: {escape(pictures.source)}"
         )
         with progress() as bar:
@@ -222,7 +234,7 @@ def tune_run(
 
 
 def _draw(path: Path, tuning: Tuning) -> None:
-    """Write the Pareto plot of the trials that hold their gate and whose depth was judged. Raises OutputError."""
+    """Write the Pareto plot of the trials that pass their gate and were judged. Raises OutputError."""
     from ..report import charts
 
     judged = [(trial, trial.quality) for trial in tuning.trials if trial.quality is not None and not trial.faults]
@@ -245,42 +257,42 @@ def _draw(path: Path, tuning: Tuning) -> None:
     charts.png(path, draw)
 
 
-def _meant(budget: Budget, pictures: Pictures) -> Budget:
-    """The budget with what it leaves unsaid. Raises UserError where it cannot be measured."""
+def _with_default_limit(budget: Budget, pictures: Pictures) -> Budget:
+    """Add a default limit of accuracy to a budget without limits. Raises UserError if a limit cannot be measured."""
     from ..errors import UserError
     from .console import out
 
     measured = any(depth.any() for depth in pictures.depths)
     if budget.max_abs_rel_loss is not None and not measured:
         raise UserError(
-            f"--max-absrel-loss needs measured depth, and {pictures.source} has none; give a data set by --data, or "
-            "limit the distance from torch by --min-ssim"
+            f"--max-absrel-loss needs measured depth, but {pictures.source} has none; give a data set with --data, or "
+            "limit the difference from torch with --min-ssim"
         )
     if budget.limits_speed or budget.min_ssim is not None or budget.max_abs_rel_loss is not None:
         return budget
     gate = PRECISIONS["int8"].tolerance
     if measured:
-        out.print(f"no limit for truth was given: AbsRel may be {gate.max_abs_rel_loss} worse, as by the gate of INT8")
+        out.print(f"no accuracy limit given: AbsRel may be {gate.max_abs_rel_loss} worse, as in INT8's gate")
         return replace(budget, max_abs_rel_loss=gate.max_abs_rel_loss)
-    out.print(f"no limit for truth was given: SSIM must be at least {gate.min_ssim}, as by the gate of INT8")
+    out.print(f"no accuracy limit given: SSIM must be at least {gate.min_ssim}, as in INT8's gate")
     return replace(budget, min_ssim=gate.min_ssim)
 
 
 def _line(trial: Trial, budget: Budget) -> str:
     if not trial.was_run:
-        said = "cannot be built here" if trial.state == "skipped" else "failed"
-        return f"{trial.candidate.name}: {said}: {trial.reason}"
-    told = [f"p50 {trial.p50_ms:.2f} ms", f"p95 {trial.p95_ms:.2f} ms"]
+        outcome = "cannot be built here" if trial.state == "skipped" else "failed"
+        return f"{trial.candidate.name}: {outcome}: {trial.reason}"
+    figures = [f"p50 {trial.p50_ms:.2f} ms", f"p95 {trial.p95_ms:.2f} ms"]
     if trial.quality is not None:
-        told.append(f"SSIM {trial.quality.ssim:.4f}")
+        figures.append(f"SSIM {trial.quality.ssim:.4f}")
         if trial.quality.abs_rel is not None:
-            told.append(f"AbsRel {trial.quality.abs_rel:.4f}")
+            figures.append(f"AbsRel {trial.quality.abs_rel:.4f}")
     missed = [f"misses: {word}" for word in (*trial.faults, *budget.misses(trial))]
-    return f"{trial.candidate.name}: {', '.join([*told, *missed])}"
+    return f"{trial.candidate.name}: {', '.join([*figures, *missed])}"
 
 
 def _show(tuning: Tuning) -> None:
-    """The table of what was measured for long, and what became of the others."""
+    """Print the table of long measurements, and count the others."""
     from rich import box
     from rich.table import Table
 
@@ -294,7 +306,7 @@ def _show(tuning: Tuning) -> None:
         shown.add_column(heading, justify="left" if heading in {"engine", ""} else "right", overflow="fold")
     for trial in sorted((t for t in tuning.trials if t.state == "measured"), key=lambda t: t.p50_ms):
         quality = trial.quality
-        assert quality is not None, "what was not judged cannot win, and is not measured for long"
+        assert quality is not None, "only judged trials are measured at length"
         name = trial.candidate.name
         shown.add_row(
             name,
@@ -306,6 +318,6 @@ def _show(tuning: Tuning) -> None:
         )
     out.print(shown)
     short, skipped, failed = (sum(t.state == each for t in tuning.trials) for each in ("short", "skipped", "failed"))
-    out.print(f"{short} others were measured for a short time only, {skipped} cannot be built here, {failed} failed")
+    out.print(f"{short} others were only measured briefly, {skipped} cannot be built here, {failed} failed")
     if tuning.untried:
-        out.print(f"[yellow]note[/]  {len(tuning.untried)} were not tried, the time was over; the same command goes on")
+        out.print(f"[yellow]note[/]  no time for {len(tuning.untried)} more; run the same command again to continue")

@@ -1,1 +1,1 @@
-"""Pictures and depth, without torch: what a sample is, its sources, and picture files."""
+"""Pictures with depth, without torch: samples, data sets and picture files."""

@@ -1,4 +1,4 @@
-"""Pictures with depth: a sample, and what every data set of them can do. Needs NumPy and Pillow only."""
+"""Samples of picture and depth, and the base of all data sets. Needs NumPy and Pillow only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["RGBD", "RGBDDataset", "SkipBad", "Split", "evenly_spaced", "raise_al
 Split = Literal["train", "val", "test"]
 Crop = tuple[slice, slice]
 
-_SHOWN: Final = 10  # faults that an error lists before it only counts the rest
+_SHOWN: Final = 10  # faults that an error lists; it only counts the rest
 
 
 class RGBD(NamedTuple):
@@ -25,7 +25,7 @@ class RGBD(NamedTuple):
     Attributes:
         image: H x W x 3, uint8, RGB.
         depth: H x W, float32, metres along the optical axis; 0 where it was not measured.
-        position: where it stands in its data set, for `RGBDDataset.source`.
+        position: index in its data set, for `RGBDDataset.source`.
     """
 
     image: np.ndarray
@@ -37,9 +37,9 @@ class RGBDDataset(ABC):
     """A sequence of `RGBD`, indexable by 0 .. len - 1; works as a torch map-style data set.
 
     Attributes:
-        name: which source this is.
+        name: the layout's name, see `sources`.
         crop: rows and columns of a native frame that are evaluated; None: all.
-        size: height and width that samples are resized to; None: as they are stored.
+        size: height and width that samples are resized to; None: not resized.
     """
 
     name: str
@@ -53,7 +53,7 @@ class RGBDDataset(ABC):
 
     @abstractmethod
     def source(self, index: int) -> str:
-        """Where sample `index` comes from, in words that lead a person to it."""
+        """Where sample `index` comes from, for messages."""
 
     @abstractmethod
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,17 +71,17 @@ class RGBDDataset(ABC):
 
 
 def evenly_spaced(data: Sized, count: int) -> list[int]:
-    """Positions of `count` samples from the first to the last, or of all where there are fewer."""
+    """Positions of `count` evenly spaced samples, from the first to the last; of all if there are fewer."""
     chosen: list[int] = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int).tolist()
     return chosen
 
 
 class SkipBad(RGBDDataset):
-    """Another data set, of which samples that cannot be read come back empty instead of ending the epoch.
+    """Wraps a data set so that samples that cannot be read come back empty instead of ending the epoch.
 
-    Such a sample is a black picture with nothing measured, of the set's `size`, so that every loss term and metric that
-    counts measured pixels ignores it. Its position is `~index`, which is negative and survives batching and worker
-    processes: count those, and name them by `source(~position)`.
+    An empty sample is a black picture of the set's `size` without measured pixels, so losses and metrics ignore it.
+    Its position is `~index`, which is negative and survives batching and worker processes. Count the negative
+    positions, and name those samples by `source(~position)`.
     """
 
     def __init__(self, data: RGBDDataset) -> None:
@@ -101,7 +101,7 @@ class SkipBad(RGBDDataset):
         return self._data._read(index)
 
     def __getitem__(self, index: int) -> RGBD:
-        """See `RGBDDataset.__getitem__`; raises no DataError."""
+        """See `RGBDDataset.__getitem__`; never raises DataError."""
         try:
             return super().__getitem__(index)
         except DataError:
@@ -110,7 +110,7 @@ class SkipBad(RGBDDataset):
 
 
 def raise_all(faults: Sequence[str], headline: str) -> None:
-    """Raise DataError where there are faults: the headline, the first ten, and how many more."""
+    """Raise DataError if there are faults, with the headline, the first ten faults and the number of the others."""
     if not faults:
         return
     rest = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""

@@ -1,4 +1,4 @@
-"""Pictures and depth maps: read, resize, write. Every part of the house that touches an image file does it here."""
+"""Read, resize and write pictures and depth maps. All access to image files goes through this module."""
 
 from __future__ import annotations
 
@@ -35,37 +35,37 @@ __all__ = [
 ]
 
 RESULTS: Final = ("_depth.png", "_depth16.png", "_depth.npy")
-"""Endings of the three files that `depthkit predict` writes for a picture."""
+"""Endings of the three files that `depthkit predict` writes per picture."""
 
 _PLUGINS: Final = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".avif": "Pillow>=11.3"}
-"""Suffixes of pictures that not every installed Pillow opens, and what to install for them."""
+"""Suffixes that some installations of Pillow do not open, and the package to install."""
 
 # Formats that Pillow recognises but does not decode, or decodes by starting another program (EPS: Ghostscript).
 _NOT_DECODED: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
-_SIXTEEN_BITS: Final = frozenset({"JPEG2000", "PNG", "PPM", "TIFF"})  # where one channel of 16 bits has a known white
+_SIXTEEN_BITS: Final = frozenset({"JPEG2000", "PNG", "PPM", "TIFF"})  # formats with a known white level at 16 bits
 _DEPTH_MODES: Final = frozenset({"L", "I", "I;16", "I;16B"})
 _ORIENTATION: Final = 0x0112
 _TURNING: Final = range(2, 9)
 _BITS, _PHOTOMETRIC = 258, 262  # TIFF tags
 _MILLIMETRES: Final = 1000
-_LARGE: Final = 1 << 24  # pixels from which a JPEG is decoded at a fraction of its size where little is wanted
-_STRIP: Final = 256  # rows that are converted at once, so that a large picture has no copies of its whole
-_NAMED: Final = 10  # skipped files that a warning names before it only counts the rest
+_LARGE: Final = 1 << 24  # pixels above which a JPEG is decoded at reduced size, if the target is small
+_STRIP: Final = 256  # rows converted at a time, so that no whole copy of a large picture is made
+_NAMED: Final = 10  # skipped files that a warning names; it only counts the rest
 
 
 class DataWarning(UserWarning):
-    """Something in a folder of data is not used; the command line prints it as one line."""
+    """A part of the data is not used; the command line prints the warning as one line."""
 
 
 def looks_like_picture(path: Path) -> bool:
-    """Whether the name ends as those of pictures do that Pillow opens, or would open with a plug-in."""
+    """Whether the suffix is one that Pillow opens, or would open with a plug-in."""
     return path.suffix.lower() in _suffixes() | _PLUGINS.keys()
 
 
 def find_images(folder: Path) -> list[Path]:
-    """The pictures in a folder, by name, without hidden files and results of `depthkit predict`.
+    """The pictures in a folder, sorted by name, without hidden files and results of `depthkit predict`.
 
-    What else is there, folders within it too, is named in a DataWarning. Raises DataError where there is no picture.
+    A DataWarning names the skipped entries, including folders. Raises DataError if there is no picture.
     """
     entries = sorted(folder.iterdir())
     pictures = (path for path in entries if path.suffix.lower() in _suffixes() and not path.name.startswith("."))
@@ -73,69 +73,71 @@ def find_images(folder: Path) -> list[Path]:
     skipped = sorted(set(entries) - set(found))
     if not found:
         raise DataError(
-            f"{folder} holds no picture{_list(skipped, ' but ')}; put some there (.jpg, .png, .tif, .webp or another "
-            "format that Pillow opens)"
+            f"{folder} has no pictures{_list(skipped, ', only ')}; add some (.jpg, .png, .tif, .webp or another format "
+            "that Pillow opens)"
         )
     warn_skipped(folder, skipped, len(entries))
     return found
 
 
 def is_result(path: Path) -> bool:
-    """Whether a file is one of the three that `depthkit predict` writes for a picture, beside the two others."""
+    """Whether a file is one of the three that `depthkit predict` writes per picture, and the other two exist."""
     stems = [path.name.removesuffix(ending) for ending in RESULTS if path.name.endswith(ending)]
     return any(all(path.with_name(stem + ending).is_file() for ending in RESULTS) for stem in stems)
 
 
 def warn_skipped(where: object, skipped: Sequence[Path], total: int) -> None:
-    """Count and name what is not read as a DataWarning; nothing where all is."""
+    """Warn by DataWarning of skipped files, if there are any, with their number and names."""
     if skipped:
         warnings.warn(f"skipped {len(skipped)} of {total} in {where}{_list(skipped, ': ')}", DataWarning, stacklevel=3)
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image file as H x W x 3 uint8 RGB, upright as its EXIF says; 16-bit grey is scaled to 8 bits.
+    """Read an image file as H x W x 3 uint8 RGB, turned upright by its EXIF tag; 16-bit grey is scaled to 8 bits.
 
     Raises:
-        DataError: missing, empty, truncated or no image; values without a known white (32-bit integers, floats).
+        DataError: missing, empty, truncated or not an image; or its white level is unknown (32-bit integers, floats).
     """
     picture, _, _ = _read(path)
     return _array(picture)
 
 
 def read_resized(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-    """An image file at `size` (height, width), and the height and width that it has itself.
+    """Read an image file at `size` (height, width); also return its own height and width.
 
-    As `resize_image(read_image(path), size)`, but without an array of the whole. A JPEG of more than 16 megapixels is
-    decoded at a half, a quarter or an eighth of its size, never below four times `size`. Raises DataError.
+    Like `resize_image(read_image(path), size)`, but without the full-size array. A JPEG of more than 16 megapixels is
+    decoded at 1/2, 1/4 or 1/8 of its size, never below four times `size`. Raises DataError.
     """
     picture, shape, _ = _read(path, size)
     return _array(_resized(picture, size, Image.Resampling.BILINEAR)), shape
 
 
 def read_pair(image_path: Path, depth_path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A picture as `read_image` gives it, and its depth as `read_depth` does.
+    """Read a picture by `read_image` and its depth by `read_depth`.
 
     Raises:
-        DataError: as both do; or the picture's EXIF turns it, and the depth has the shape that it has before. Depth
-            maps are never turned, so the two would not lie on each other.
+        DataError: as both do; or EXIF turns the picture but the depth has the shape before turning. Depth maps are
+            never turned, so the two would not match.
     """
     picture, (height, width), orientation = _read(image_path)
     stored = read_depth(depth_path)
     before = (width, height) if orientation >= 5 else (height, width)
     if orientation in _TURNING and stored.shape == before:
         raise DataError(
-            f"{image_path} is turned by its EXIF orientation ({orientation}) and its depth {depth_path} is not; save "
-            "the picture upright and without that tag (`mogrify -auto-orient`), and turn the depth if it needs it"
+            f"{image_path} is rotated by its EXIF orientation ({orientation}), but its depth {depth_path} is not; save "
+            "the picture upright without that tag (`mogrify -auto-orient`), and rotate the depth if necessary"
         )
     return _array(picture), stored
 
 
 def read_depth(path: Path) -> np.ndarray:
-    """A one-channel PNG as it is stored: H x W, uint8 or (16 bit) int32. Raises DataError, also for negative values."""
+    """Read the stored values of a one-channel PNG: H x W, uint8 or (16 bit) int32. Raises DataError."""
     with _opened(path) as picture:
         picture.load()
         if picture.mode not in _DEPTH_MODES:
-            raise DataError(f"{path} is no depth map (Pillow mode {picture.mode}); one 8- or 16-bit channel is needed")
+            raise DataError(
+                f"{path} is not a depth map (Pillow mode {picture.mode}); one 8- or 16-bit channel is needed"
+            )
         stored = np.array(picture) if picture.mode == "L" else np.array(picture, dtype=np.int32)
     if stored.min() < 0:
         raise DataError(f"{path} holds negative depth ({stored.min()}); store 0 where nothing was measured")
@@ -143,10 +145,10 @@ def read_depth(path: Path) -> np.ndarray:
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """H x W x 3 uint8 to `size` (height, width), bilinear with antialiasing; the same array where it already fits.
+    """Resize H x W x 3 uint8 to `size` (height, width), bilinear with antialiasing; the same array if it already fits.
 
     Raises:
-        FrameError: an array that is no uint8 picture.
+        FrameError: the array is not H x W x 3 uint8.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise FrameError(f"a picture must be H x W x 3 uint8, not {image.shape} {image.dtype}")
@@ -156,9 +158,9 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_depth(depth: np.ndarray, size: tuple[int, int], *, smooth: bool) -> np.ndarray:
-    """H x W float32 metres to `size` (height, width); the same array where it already fits.
+    """Resize H x W float32 metres to `size` (height, width); the same array if it already fits.
 
-    A prediction is interpolated (`smooth`). A measured map is not: nearest neighbour keeps its holes, and invents no
+    Predictions are interpolated (`smooth`). Measured maps are not: nearest neighbour keeps holes, and makes no false
     depth between two surfaces.
     """
     if depth.shape == size:
@@ -168,7 +170,7 @@ def resize_depth(depth: np.ndarray, size: tuple[int, int], *, smooth: bool) -> n
 
 
 def colour(depth: np.ndarray, span: tuple[float, float]) -> np.ndarray:
-    """H x W metres as H x W x 3 uint8 in matplotlib's `turbo`, near blue to far red, between the two ends of `span`."""
+    """Map H x W metres to H x W x 3 uint8 by matplotlib's `turbo`: blue (near) to red (far) over `span` in metres."""
     from matplotlib import colormaps
 
     low, high = span
@@ -180,13 +182,13 @@ def colour(depth: np.ndarray, span: tuple[float, float]) -> np.ndarray:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write H x W x 3 uint8 in the format of the suffix, whole or not at all. Raises OutputError."""
+    """Write H x W x 3 uint8 atomically, in the format of the suffix. Raises OutputError."""
     with atomic_write(path) as temporary:
         Image.fromarray(image).save(temporary)
 
 
 def write_depth_png(path: Path, depth: np.ndarray) -> None:
-    """Write H x W metres as 16-bit PNG in millimetres (0 for NaN), whole or not at all. Raises OutputError."""
+    """Write H x W metres atomically as 16-bit PNG in millimetres (0 for NaN). Raises OutputError."""
     millimetres = np.empty(depth.shape, np.uint16)
     for top in range(0, len(depth), _STRIP):
         rows = np.nan_to_num(depth[top : top + _STRIP], nan=0.0) * _MILLIMETRES
@@ -196,16 +198,16 @@ def write_depth_png(path: Path, depth: np.ndarray) -> None:
 
 
 def _read(path: Path, size: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int], int]:
-    """A decoded picture, upright and RGB; the height and width that it has so; its EXIF orientation, 1 to 8.
+    """A decoded picture, upright and RGB; its full height and width when upright; its EXIF orientation, 1 to 8.
 
-    Where only `size` is wanted of a large JPEG, the picture comes smaller than that height and width.
+    With `size`, a large JPEG is decoded smaller than its full height and width.
     """
     with _opened(path) as picture:
         found = picture.getexif().get(_ORIENTATION)
         orientation = int(found) if found is not None and found in _TURNING else 1
         stored = picture.size
         if size is not None and picture.width * picture.height > _LARGE:
-            picture.draft(None, (4 * max(size), 4 * max(size)))  # does nothing where the format has no such thing
+            picture.draft(None, (4 * max(size), 4 * max(size)))  # does nothing for formats other than JPEG
         is_smaller = picture.size != stored
         picture.load()
         ImageOps.exif_transpose(picture, in_place=True)
@@ -216,24 +218,24 @@ def _read(path: Path, size: tuple[int, int] | None = None) -> tuple[Image.Image,
 
 
 def _eight_bits(path: Path, picture: Image.Image) -> Image.Image:
-    """The picture itself where Pillow decodes it to 8 bits, 16-bit grey as 8. Raises DataError for any other.
+    """The picture with 8 bits a channel; 16-bit grey is scaled. Raises DataError for other modes.
 
-    Pillow's own conversion of these modes clips at 255 instead of scaling.
+    Pillow's own conversion of 16-bit grey clips at 255 instead of scaling.
     """
     if not picture.mode.startswith(("I", "F")):
         return picture
-    # Pillow before 11, and PPM always, have 16 bits in mode I; a TIFF in that mode is signed or of 32 bits.
+    # PPM, and PNG in Pillow before 11, have 16 bits in mode I; a TIFF in that mode is signed or has 32 bits.
     is_known = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in {"PNG", "PPM"})
     if picture.format not in _SIXTEEN_BITS or not is_known:
         kind = "floats" if picture.mode == "F" else "integers of unknown range"
         raise DataError(
-            f"{path} holds {kind} (Pillow mode {picture.mode}), for which no white is defined; convert it to 8 bits "
+            f"{path} holds {kind} (Pillow mode {picture.mode}) without a defined white level; convert it to 8 bits "
             "first: Image.fromarray(np.uint8(np.clip(values / white, 0, 1) * 255))"
         )
     tags = getattr(picture, "tag_v2", {})
     white = 2 ** int(tags.get(_BITS, (16,))[0]) - 1
     levels = (np.arange(white + 1) * 510 + white) // (2 * white)  # 255 * value / white, rounded
-    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow undoes for 8 bits only
+    if tags.get(_PHOTOMETRIC) == 0:  # zero is white; Pillow inverts this for 8 bits only
         levels = levels[::-1]
     return Image.fromarray(levels.astype(np.uint8)[np.asarray(picture)])
 
@@ -243,7 +245,7 @@ def _resized(picture: Image.Image, size: tuple[int, int], method: Image.Resampli
 
 
 def _array(picture: Image.Image) -> np.ndarray:
-    """As `np.array(picture)`, which makes two more copies of the whole on its way."""
+    """Like `np.array(picture)`, which needs memory for two more copies of the picture."""
     width, height = picture.size
     strips = (picture.crop((0, top, width, min(top + _STRIP, height))) for top in range(0, height, _STRIP))
     first = np.asarray(next(strips))
@@ -256,7 +258,7 @@ def _array(picture: Image.Image) -> np.ndarray:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Names of the formats that Pillow decodes here, HEIF among them where its plug-in is installed."""
+    """Formats that the installed Pillow decodes, including HEIF if its plug-in is installed."""
     with suppress(ModuleNotFoundError):
         import_module("pillow_heif").register_heif_opener()
     Image.init()
@@ -265,13 +267,13 @@ def _formats() -> tuple[str, ...]:
 
 @cache
 def _suffixes() -> frozenset[str]:
-    """In lower case, those of `_formats`."""
-    formats = {*_formats(), "MPO"}  # which the JPEG reader opens
+    """The suffixes of `_formats`, in lower case."""
+    formats = {*_formats(), "MPO"}  # the JPEG reader opens MPO
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
 def _list(paths: Sequence[Path], before: str) -> str:
-    """The names of `paths` after `before`, or nothing; a plug-in that would open some of them."""
+    """`before` and the names of `paths`, with the plug-ins that would open some of them; empty without paths."""
     if not paths:
         return ""
     rest = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
@@ -282,10 +284,10 @@ def _list(paths: Sequence[Path], before: str) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image; every way in which Pillow can refuse, here or in the block, becomes a DataError."""
+    """Open an image; every error of Pillow, here or in the block, becomes a DataError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow warns of before it raises, or of very large pictures
+            warnings.simplefilter("ignore")  # Pillow warns before it raises, and of very large pictures
             with Image.open(path, formats=_formats()) as picture:
                 yield picture
     except UserError:
@@ -295,15 +297,15 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise DataError(f"{path} {_why_unknown(path)}") from error
     except (Image.DecompressionBombError, MemoryError) as error:
-        raise DataError(f"{path} is too large to decode ({error}); make it smaller, or take it out") from error
-    except Exception as error:  # damaged bytes lead to any exception, by the format's own reader
-        raise DataError(f"{path} cannot be decoded ({error}); replace it or take it out") from error
+        raise DataError(f"{path} is too large to decode ({error}); make it smaller, or remove it") from error
+    except Exception as error:  # the readers of the formats raise many different errors for damaged bytes
+        raise DataError(f"{path} cannot be decoded ({error}); replace or remove it") from error
 
 
 def _why_unknown(path: Path) -> str:
     suffix = path.suffix.lower()
     if path.stat().st_size == 0:
-        return "is empty; replace it or take it out"
+        return "is empty; replace or remove it"
     if suffix in _PLUGINS.keys() - _suffixes():
         return f"cannot be opened by this Pillow; pip install '{_PLUGINS[suffix]}', or save it as JPEG"
-    return "is not an image that Pillow knows; replace it or take it out"
+    return "is not an image format that Pillow knows; replace or remove it"

@@ -1,4 +1,4 @@
-"""NYU Depth v2 in both of its layouts: csv rows of files (DenseDepth's), and the official labelled .mat file."""
+"""NYU Depth v2 in two layouts: DenseDepth's csv rows of files, and the official labelled .mat file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .pairs import FilePairs
 __all__ = ["NyuCsv", "NyuMat", "official_test_frames"]
 
 _Pair = tuple[Path, Path]
-_DELIMITERS: Final = ",;\t"  # a spreadsheet writes the second where the comma is the decimal point
+_DELIMITERS: Final = ",;\t"  # spreadsheets write ";" in locales with a decimal comma
 
 
 class NyuCsv(FilePairs):
     """NYU Depth v2 in DenseDepth's layout: csv rows of picture, depth.
 
-    16-bit depth is millimetres. 8-bit depth v stands for the bin from v to v + 1 of 255 that span 10 m, and is read at
-    the bin's middle, (v + 0.5) / 255 * 10 m. (DenseDepth itself reads the bin's edge: 20 mm short on average.)
+    16-bit depth is millimetres. An 8-bit value v is the bin v .. v + 1 of 255 bins over 10 m, and is read as the bin's
+    middle, (v + 0.5) / 255 * 10 m. (DenseDepth itself reads the bin's lower edge: 20 mm short on average.)
     """
 
     name = "nyu"
@@ -68,7 +68,7 @@ class NyuMat(RGBDDataset):
         return len(self._frames)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}  # an open file does not travel to a worker
+        return {**self.__dict__, "_file": None}  # an open file cannot be pickled for a worker
 
     def source(self, index: int) -> str:
         """See `RGBDDataset.source`."""
@@ -100,7 +100,7 @@ class NyuMat(RGBDDataset):
             except (OSError, KeyError) as error:
                 raise DataError(f"{self._path} is not nyu_depth_v2_labeled.mat ({error}); download it again") from error
             if frames != (self._FRAMES,) * 3:
-                raise DataError(f"{self._path} holds {frames} images, depths and scenes instead of {self._FRAMES} each")
+                raise DataError(f"{self._path} has {frames} images, depths and scenes instead of {self._FRAMES} each")
         return self._file
 
 
@@ -114,7 +114,7 @@ def _nyu_rows(root: Path, split: Split) -> list[_Pair]:
     """Picture and depth map of each sample of a split.
 
     Raises:
-        DataError: a csv that cannot be read, a row of it that is no pair, or nothing that can be held out.
+        DataError: a csv that cannot be read, a row that is not a pair, or a split that would be empty.
     """
     folder = root / "data"
     if split == "test":
@@ -126,21 +126,21 @@ def _nyu_rows(root: Path, split: Split) -> list[_Pair]:
         held = set(val)
         rest = [row for row in train if row not in held]
         if train and not rest:
-            raise DataError(f"every row of {whole} is in {held_out} too, and none is left to train on; shorten it")
+            raise DataError(f"every row of {whole} is also in {held_out}, so none is left to train on; shorten it")
         return val if split == "val" else rest
     is_held = _hold_out([str(image.parent) for image, _ in train])
     if train and not any(is_held) and split == "val":
         raise DataError(
-            f"{whole} has pictures of one folder, which counts as one scene, so none can be held out for validation; "
-            f"name validation rows in {held_out}"
+            f"{whole}: all pictures are in one folder, which counts as one scene, so none can be held out for "
+            f"validation; list validation rows in {held_out}"
         )
     return [row for row, held in zip(train, is_held, strict=True) if held == (split == "val")]
 
 
 def _hold_out(scenes: Iterable[str]) -> list[bool]:
-    """True for the samples of every tenth scene: whole scenes, so that no room is on both sides.
+    """True for the samples of every tenth scene. Whole scenes are held out, so that no room is in both splits.
 
-    Of two to nine scenes it is the last one, of one scene none.
+    Of two to nine scenes the last one is held out, of one scene none.
     """
     scenes = list(scenes)
     names = list(dict.fromkeys(scenes))
@@ -149,7 +149,7 @@ def _hold_out(scenes: Iterable[str]) -> list[bool]:
 
 
 def _csv_rows(root: Path, path: Path) -> list[_Pair]:
-    """The rows as paths below `root`, as spreadsheets write them too: byte-order mark, header, blanks, backslashes."""
+    """The rows as paths below `root`. Tolerates byte-order marks, headers, blanks and backslashes of spreadsheets."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             first = stream.readline()
@@ -161,7 +161,7 @@ def _csv_rows(root: Path, path: Path) -> list[_Pair]:
         raise DataError(f"{path} cannot be read ({error}); save it as csv in UTF-8") from error
     rows = [(number, _without_blank_end(row)) for number, row in lines if any(row)]
     if rows and not any(looks_like_picture(Path(cell)) for cell in rows[0][1]):
-        del rows[0]  # names of columns
+        del rows[0]  # header
     faults = [f"line {number}: {','.join(row)}" for number, row in rows if len(row) != 2 or not all(row)]
     raise_all(faults, f"{path}: {len(faults)} rows are not `picture,depth`")
     return [(_below(root, image), _below(root, depth)) for _, (image, depth) in rows]

@@ -1,4 +1,4 @@
-"""Data sets in files, one for a picture and one for its depth: the base of them, and `images/` beside `depth/`."""
+"""Data sets with one file for each picture and one for its depth: the base class, and `images/` beside `depth/`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["FilePairs", "Pairs"]
 
 
 class FilePairs(RGBDDataset):
-    """Pictures and depth maps in files, which all exist when the set is opened."""
+    """Pictures and depth maps in files. Opening the set checks that all of them exist."""
 
     _takes_8_bits = False
 
     def __init__(self, pairs: Sequence[tuple[Path, Path]], origin: str, size: tuple[int, int] | None) -> None:
         super().__init__(size)
         if not pairs:
-            raise DataError(f"{origin} holds no pair of picture and depth map")
+            raise DataError(f"{origin} has no pairs of picture and depth map")
         self._pairs = list(pairs)
         missing = [str(path) for pair in pairs for path in pair if not path.is_file()]
         raise_all(missing, f"{origin}: {len(missing)} files are missing")
@@ -43,7 +43,7 @@ class FilePairs(RGBDDataset):
         image_path, depth_path = self._pairs[index]
         image, stored = read_pair(image_path, depth_path)
         if stored.dtype == np.uint8 and not self._takes_8_bits:
-            raise DataError(f"{depth_path} has 8 bits a pixel; this kind of data set needs 16")
+            raise DataError(f"{depth_path} has 8 bits per pixel; a `{self.name}` data set needs 16")
         return image, self._metres(stored)
 
     def _metres(self, stored: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ class FilePairs(RGBDDataset):
 
 
 class Pairs(FilePairs):
-    """`images/<split>/x.*` beside `depth/<split>/x.png`, 16 bit, `depth_units` per metre, 0 where not measured."""
+    """`images/<split>/x.*` and `depth/<split>/x.png`: 16 bit, `depth_units` per metre, 0 where not measured."""
 
     name = "pairs"
 

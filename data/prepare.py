@@ -1,4 +1,4 @@
-"""`prepare`: a data set decoded and resized once, to a folder that `Prepared` reads."""
+"""`prepare`: decode and resize a data set once, into a folder that `Prepared` reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .sources import open_dataset
 __all__ = ["prepare"]
 
 _SPLITS: Final[tuple[Split, ...]] = ("train", "val")
-_AHEAD: Final = 128  # samples that may be decoded and not yet written: what memory use is bounded by
+_AHEAD: Final = 128  # samples that may be decoded but not yet written; it bounds memory use
 
 
 def prepare(
@@ -37,24 +37,24 @@ def prepare(
     workers: int | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> PreparedDocument:
-    """Write `source`'s training and validation splits to the folder `out`, which `open_dataset` then takes.
+    """Write `source`'s training and validation splits to the folder `out`, for `open_dataset`.
 
-    Memory use does not grow with the data. Depth is rounded to millimetres and ends at 65.535 m. Samples without a
-    measured pixel at `size` are left out. When this fails or is interrupted, nothing stays in `out`; what a killed
-    one left there is replaced.
+    Memory use does not grow with the data. Depth is rounded to millimetres and clipped at 65.535 m. Samples without a
+    measured pixel at `size` are skipped. If this fails or is interrupted, `out` is removed; files that a killed run
+    left there are replaced.
 
     Args:
         source: see `open_dataset`.
         out: a new or empty folder.
         size: height and width.
         depth_units: see `open_dataset`.
-        skip_bad: leave out samples that cannot be read, instead of raising once all are known.
-        workers: threads that decode; None: one a CPU.
-        on_progress: told the share of the whole that is done, 0 to 1.
+        skip_bad: skip samples that cannot be read; otherwise they are an error, after all samples were tried.
+        workers: decoding threads; None: one per usable core.
+        on_progress: called with the fraction that is done, 0 to 1.
 
     Raises:
-        DataError: no such data, samples that cannot be read (all counted, the first named), nothing measured at all.
-        OutputError: `out` holds something else, or cannot be written.
+        DataError: no such data, samples that cannot be read (all counted, the first ones named), or no measured pixel.
+        OutputError: `out` contains other files, or cannot be written.
     """
     data = {split: open_dataset(source, split, size=size, depth_units=depth_units) for split in _SPLITS}
     total = sum(map(len, data.values()))
@@ -79,7 +79,7 @@ def prepare(
 def _check(source: str, *parts: PreparedSplit, skip_bad: bool) -> None:
     faults = [fault for part in parts for fault in part.unreadable]
     if not skip_bad:
-        raise_all(faults, f"{len(faults)} samples of {source} cannot be read (--skip-bad leaves them out)")
+        raise_all(faults, f"{len(faults)} samples of {source} cannot be read (--skip-bad skips them)")
     for split, part in zip(_SPLITS, parts, strict=True):
         if not part.sources:
             raise DataError(f"no readable sample of {source} ({split}) has a measured pixel; check its depth maps")
@@ -87,17 +87,17 @@ def _check(source: str, *parts: PreparedSplit, skip_bad: bool) -> None:
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[None]:
-    """Make `folder`, cleared of what a killed run left there, and remove all of it if the block fails.
+    """Make `folder`, delete files that a killed run left there, and remove all files again if the block fails.
 
-    Raises OutputError where it holds anything else.
+    Raises OutputError if it contains anything else.
     """
     make_folder(folder)
     if (folder / PREPARED).exists():
-        raise OutputError(f"{folder} is a prepared data set already; delete it, or choose another folder")
+        raise OutputError(f"{folder} is already a prepared data set; delete it, or choose another folder")
     left = _files_in(folder)
-    strangers = sorted(path.name for path in folder.iterdir() if path not in left)
-    if strangers:
-        raise OutputError(f"{folder} holds other files ({strangers[0]}, …); choose a new or empty folder")
+    others = sorted(path.name for path in folder.iterdir() if path not in left)
+    if others:
+        raise OutputError(f"{folder} contains other files ({others[0]}, …); choose a new or empty folder")
     for path in left:
         remove(path)
     try:
@@ -105,13 +105,13 @@ def _claimed(folder: Path) -> Iterator[None]:
     except BaseException:
         for path in _files_in(folder):
             remove(path)
-        with suppress(OSError):  # somebody put a file of his own there
+        with suppress(OSError):  # somebody else may have put a file there
             folder.rmdir()
         raise
 
 
 def _files_in(folder: Path) -> set[Path]:
-    """What `prepare` writes, and the temporary files that it is written to."""
+    """The files that `prepare` writes, and their temporary files."""
     names = [PREPARED, *(array_path(folder, split, kind).name for split in _SPLITS for kind in KINDS)]
     return {path for name in names for pattern in (name, f".tmp-*-{name}") for path in folder.glob(pattern)}
 
@@ -150,7 +150,7 @@ def _sample_or_fault(data: RGBDDataset, index: int) -> RGBD | str:
 
 
 def _in_order(data: RGBDDataset, pool: Executor) -> Iterator[RGBD | str]:
-    """Every sample, or what is wrong with it."""
+    """Every sample in order, or the message of its error."""
     waiting: deque[Future[RGBD | str]] = deque()
     for index in range(len(data)):
         waiting.append(pool.submit(_sample_or_fault, data, index))
@@ -162,7 +162,7 @@ def _in_order(data: RGBDDataset, pool: Executor) -> Iterator[RGBD | str]:
 
 @contextmanager
 def _decoding(workers: int) -> Iterator[Executor]:
-    """Threads that read pictures. Each mutes Pillow's warnings for a while, and would undo what the others do so."""
+    """Threads that read pictures, with warnings off: filters set in one thread would undo those of the others."""
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")
         yield pool
@@ -176,10 +176,10 @@ def _millimetres(depth: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _appending(path: Path, dtype: np.dtype[Any], row: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
-    """Yield a function that appends a row to the .npy file `path`, which is there when the block ends well.
+    """Yield a function that appends a row to the .npy file `path`, which appears if the block succeeds.
 
-    Written as a stream, because a memory map on a full disk ends the process (SIGBUS) where a stream raises. NumPy
-    leaves room in the header for any number of rows, so the true one is put in at the end.
+    It writes a stream, because writing to a memory map on a full disk kills the process (SIGBUS), while a stream
+    raises. NumPy's header has room for any number of rows, so the final number is written at the end.
     """
     rows = 0
     with atomic_write(path) as temporary, temporary.open("wb") as stream:

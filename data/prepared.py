@@ -1,10 +1,10 @@
-"""A data set decoded and resized once, in memory-mapped arrays: reading a sample is one copy of its bytes.
+"""A data set decoded and resized once, in memory-mapped arrays: reading a sample only copies its bytes.
 
 <split>.images.npy   uint8, N x H x W x 3, RGB
 <split>.depths.npy   uint16, N x H x W, millimetres, 0 where not measured
-prepared.json        what they were made from; written last, so that a folder without it is not finished
+prepared.json        what they were made from; written last, so a folder without it is incomplete
 
-The splits are train and val. There is no test split: scores are taken on the source, at its own size and in its crop.
+The splits are train and val. There is no test split: scores are computed on the source, at its own size and crop.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 PREPARED: Final = "prepared.json"
-"""The file by which a folder that `depthkit data prepare` made is known."""
+"""The file that marks a folder made by `depthkit data prepare`."""
 
 KINDS: Final = ("images", "depths")
 MILLIMETRES: Final = 1000
@@ -49,10 +49,10 @@ class PreparedSplit:
 
     Attributes:
         sources: where each row of the arrays comes from, see `RGBDDataset.source`.
-        unreadable: samples that `skip_bad` left out, each with what is wrong with it.
-        unmeasured: samples that were left out because no pixel of their depth is measured: they teach nothing.
-        images_digest, depths_digest: SHA-256 of 16 evenly spaced rows, or of all where there are fewer. It tells an
-            array of another data set at opening, without reading the whole; it is no proof against single bits.
+        unreadable: error messages of the samples that `skip_bad` skipped.
+        unmeasured: samples that were skipped because their depth has no measured pixel.
+        images_digest, depths_digest: SHA-256 of 16 evenly spaced rows, or of all if there are fewer. It detects an
+            array of another data set without reading the whole; it does not detect single flipped bits.
     """
 
     sources: tuple[str, ...]
@@ -68,7 +68,7 @@ class PreparedDocument:
 
     Attributes:
         source: the data set that was prepared: `scenes`, or an absolute path.
-        depth_units: what a `pairs` folder was read with.
+        depth_units: units per metre that a `pairs` folder was read with.
         size: height and width of every sample.
     """
 
@@ -81,11 +81,11 @@ class PreparedDocument:
 
 
 class Prepared(RGBDDataset):
-    """A split of a prepared folder, read through the page cache. Depth is within 0.5 mm of the source's.
+    """A split of a prepared folder. Depth is within 0.5 mm of the source's.
 
     Raises:
-        DataError: the test split; an array that is missing, cut short, or not the one of `prepared.json`.
-        SpecError: a `prepared.json` of another schema version, or with keys that are unknown or missing.
+        DataError: the split is test; or an array is missing, truncated, or not the one of `prepared.json`.
+        SpecError: `prepared.json` has another schema version, or keys that are unknown or missing.
     """
 
     name = "prepared"
@@ -96,7 +96,7 @@ class Prepared(RGBDDataset):
         parts: dict[Split, PreparedSplit] = {"train": document.train, "val": document.val}
         if split not in parts:
             raise DataError(
-                f"{folder} has no {split} split: scores are taken at the source's own size and crop; "
+                f"{folder} has no {split} split: scores are computed at the source's own size and crop; "
                 f"use --data {document.source}"
             )
         if size is not None and (size[0] > document.size[0] or size[1] > document.size[1]):
@@ -113,7 +113,7 @@ class Prepared(RGBDDataset):
         return len(self._part.sources)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": None}  # pickled, a memory map would be read whole
+        return {**self.__dict__, "_arrays": None}  # pickling a memory map would copy the whole array
 
     def source(self, index: int) -> str:
         """See `RGBDDataset.source`."""
@@ -135,7 +135,7 @@ class Prepared(RGBDDataset):
 
 
 def array_path(folder: Path, split: Split, kind: str) -> Path:
-    """Where the pictures ("images") or depth maps ("depths") of a split are."""
+    """Path of the pictures ("images") or depth maps ("depths") of a split."""
     return folder / f"{split}.{kind}.npy"
 
 
@@ -145,7 +145,7 @@ def _map_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], digest:
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read ({error}); {_REMEDY}") from error
     if (array.dtype, array.shape) != (dtype, shape) or rows_digest(array) != digest:
-        raise DataError(f"{path} is not the array that {PREPARED} was written for; {_REMEDY}")
+        raise DataError(f"{path} does not match {PREPARED}; {_REMEDY}")
     return array
 
 

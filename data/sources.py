@@ -1,4 +1,4 @@
-"""Which data set a word or a path means.
+"""Open a data set by the word `scenes` or by a path.
 
 | source     | recognised by                  | splits                                                            |
 |------------|--------------------------------|-------------------------------------------------------------------|
@@ -33,17 +33,17 @@ def open_dataset(
     Args:
         source: the word `scenes`, or a path.
         split: train, val or test.
-        size: height and width to resize to; None leaves pictures as they are (scenes: 240x320).
+        size: height and width to resize to; None: not resized (scenes: 240x320).
         depth_units: units per metre in the 16-bit PNG of a `pairs` folder.
 
     Raises:
-        DataError: no such path, no known layout, missing files (all named), empty split, units that are no number
-            above 0. Files are not opened here, so
-            that large sets open at once: what is wrong inside them is raised when they are read.
-        SpecError: a `prepared.json` that does not fit its schema.
+        DataError: no such path, no known layout, missing files (all counted, the first ones named), an empty split, or
+            `depth_units` not above 0. Opening a large set is fast, because files are only opened and checked when
+            they are read.
+        SpecError: `prepared.json` does not fit its schema.
     """
     if not (isfinite(depth_units) and depth_units > 0):
-        raise DataError(f"depth_units is {depth_units}; give how many units of the stored depth make a metre, above 0")
+        raise DataError(f"depth_units is {depth_units}; give the number of stored units per metre, above 0")
     if str(source) == "scenes":
         if find_spec("torch") is None:
             raise DataError("the built-in scenes are rendered by torch; pip install 'depthkit[train]'")

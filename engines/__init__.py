@@ -1,1 +1,1 @@
-"""ONNX in, engine file and manifest out."""
+"""Build an engine file and its manifest from an ONNX file."""

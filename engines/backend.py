@@ -1,4 +1,4 @@
-"""What every backend offers, so that who knows one knows them all, and what they share."""
+"""The interface of all backends, and how layers of an engine are matched to convolutions of the ONNX file."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Availability:
     """What a backend can do on this machine.
 
     Attributes:
-        version: the vendor library's; None: it cannot be used.
-        reason: what is there, or why not.
-        remedy: how to get what is missing; empty where nothing is.
-        runs: whether engines also run here; TensorRT-RTX builds them on machines without a GPU, too.
+        version: version of the vendor library; None: the backend cannot be used.
+        reason: what was found, or why the backend cannot be used.
+        remedy: how to install what is missing; empty if nothing is.
+        runs: whether engines can be run here, not only built; TensorRT-RTX also builds without a GPU.
     """
 
     version: str | None
@@ -51,7 +51,7 @@ class Availability:
 
 @dataclass(frozen=True)
 class Built:
-    """What a backend read back: from the engine itself, or from the typed network that it was built from."""
+    """Layers read back from a built engine, or from the typed network that it was built from."""
 
     layers: tuple[Layer, ...]
     layers_from: Literal["engine", "network"] = "engine"
@@ -61,10 +61,11 @@ class Backend(ABC, Generic[OptionsT]):
     """A vendor library that builds engines; its `Session` is in the module of the same name in `runtime/`.
 
     Attributes:
-        name: as it is written after `--backend`, and in manifests.
+        name: its name for `--backend` and in manifests.
         extension: of its engine files, without a leading dot.
-        options: a frozen pydantic dataclass of `int`, `bool` and `str` fields, all with a default: what `build` takes.
-        computes: whether its engines answer depth; only the null backend's do not.
+        options: class of the options of `build`: a frozen pydantic dataclass of `int`, `bool` and `str` fields, all
+            with defaults.
+        computes: whether its engines run the network; only false for the null backend.
     """
 
     name: str
@@ -74,18 +75,18 @@ class Backend(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def availability(self) -> Availability:
-        """What this machine can do; never raises, and says only what is really so."""
+        """Whether engines can be built and run on this machine, checked and not assumed; never raises."""
 
     @abstractmethod
     def here(self) -> Fingerprint:
-        """The device of this machine that its engines run on. Raises BackendError where there is none."""
+        """The device of this machine that engines run on. Raises BackendError if there is none."""
 
     def target(self, options: OptionsT) -> Fingerprint:
-        """The device that an engine with these options is built for. Raises BackendError."""
+        """The device that an engine with these options is built for. Raises BackendError if there is none."""
         return self.here()
 
     def asked(self, stored: Precision, options: OptionsT) -> Precision:
-        """The precision that is asked of the engine of an ONNX file that stores `stored`."""
+        """The precision requested of an engine, given the ONNX file's precision `stored`. Raises BackendError."""
         return stored
 
     @abstractmethod
@@ -93,19 +94,19 @@ class Backend(ABC, Generic[OptionsT]):
         """Build `onnx` into the file `engine` and read its layers back.
 
         Raises:
-            BackendError: the vendor refuses; the message has the vendor's words, which name the node.
+            BackendError: the vendor reports an error; the message quotes it, including the node's name.
         """
 
     def found_precision(self, layers: tuple[Layer, ...], asked: Precision) -> str:
-        """What the engine computes in. Raises BackendError when that is not what was asked for."""
+        """The precision that the engine computes in. Raises BackendError if it is not the requested one."""
         return found_precision(layers, asked)
 
     def accepts_version(self, built: str, here: str, options: OptionsT) -> bool:
-        """Whether an engine that version `built` made runs in version `here`."""
+        """Whether an engine built by version `built` runs in version `here`."""
         return built == here
 
     def parse_options(self, given: Mapping[str, Any]) -> OptionsT:
-        """Options from the command line (strings) or from Python. Raises BackendError, naming what there is."""
+        """Parse options from the command line (strings) or Python. Raises BackendError, which lists all options."""
         try:
             if given and all(isinstance(value, str) for value in given.values()):
                 return TypeAdapter(self.options).validate_strings(dict(given))
@@ -114,16 +115,16 @@ class Backend(ABC, Generic[OptionsT]):
             faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             known = ", ".join(f"{f.name}={f.default}" for f in fields(self.options))  # type: ignore[arg-type]
             raise BackendError(
-                f"{self.name} does not take these options: {faults}; it has, with their defaults, {known or 'none'}"
+                f"{self.name} does not accept these options: {faults}; its options and defaults: {known or 'none'}"
             ) from error
 
     def record(self, options: OptionsT) -> dict[str, str | int | bool]:
-        """Options as a manifest keeps them."""
+        """The options as stored in a manifest."""
         return asdict(options)  # type: ignore[call-overload,no-any-return]
 
 
 def attribute(layers: tuple[Layer, ...], convolutions: Sequence[Convolution]) -> tuple[Layer, ...]:
-    """The layers, of which the convolutions know their work and what the ONNX file stores them in.
+    """Set `macs` and `stored` of the layers that compute convolutions of the ONNX file.
 
     >>> first, second = Convolution("conv", ("conv", "relu"), "int8", 10), Convolution("conv_1", ("conv_1",), "fp32", 1)
     >>> layers = Layer("relu_nchwc", "FusedConv", "int8"), Layer("conv_1/WithoutBiases", "Convolution", "fp32")
@@ -137,10 +138,10 @@ def attribute(layers: tuple[Layer, ...], convolutions: Sequence[Convolution]) ->
 
 
 def find_origins(layers: Sequence[Layer], convolutions: Sequence[Convolution]) -> list[Convolution | None]:
-    """For each layer the convolution that it computes; None: it is no convolution, or its own cannot be told.
+    """For each layer the convolution that it computes; None: not a convolution, or unknown which one.
 
-    Backends name a fused layer after the node, its output or what is fused with it, and add something of their own.
-    Where names do not tell, and there are as many, their order does.
+    Backends name a fused layer after the node, its output or a node that is fused with it, and add a suffix. If the
+    names are not conclusive but the numbers agree, layers and convolutions are matched in order.
     """
     by_name = {alias: each for each in convolutions for alias in each.aliases}
     found = [index for index, layer in enumerate(layers) if layer.convolves]
@@ -152,27 +153,27 @@ def find_origins(layers: Sequence[Layer], convolutions: Sequence[Convolution]) -
 
 
 def built_from(manifest: Manifest) -> list[Convolution]:
-    """The convolutions of an engine's ONNX file as its manifest knows them, to attribute what is opened."""
+    """The convolutions of an engine's ONNX file from its manifest, to `attribute` the layers of the opened engine."""
     return [Convolution(layer.name, (layer.name,), layer.stored, layer.macs) for layer in manifest.layers if layer.macs]
 
 
 def _origin(name: str, by_name: Mapping[str, Convolution]) -> Convolution | None:
-    """The convolution whose longest alias begins `name` as a word of its own."""
+    """The convolution with the longest alias that `name` begins with as a whole word."""
     aliases = [alias for alias in by_name if re.match(rf"{re.escape(alias)}(?![a-zA-Z0-9])", name)]
     return by_name[max(aliases, key=len)] if aliases else None
 
 
 def found_precision(layers: tuple[Layer, ...], asked: Precision, *, widens: bool = False) -> str:
-    """What the convolutions of a built engine compute in.
+    """The precision that the convolutions of a built engine compute in.
 
     Args:
         layers: read back from the engine, and attributed.
-        asked: what was asked for.
-        widens: whether FP16 may have become FP32, as on CPUs without FP16 arithmetic; then it is called "fp16→fp32".
+        asked: the requested precision.
+        widens: whether FP16 may run as FP32, as on CPUs without FP16 arithmetic; the answer is then "fp16→fp32".
 
     Raises:
-        BackendError: less than 95 % of the work runs in what was asked for; it names what fell back. Convolutions that
-            the ONNX file stores in FP32 among others were kept so on purpose, and are not counted.
+        BackendError: less than 95 % of the work runs in the requested precision; the message names the other layers.
+            Convolutions that a mixed ONNX file stores in FP32 on purpose do not count.
 
     >>> found_precision((Layer("a", "FusedConv", "fp32"),), "fp16", widens=True)
     'fp16→fp32'
@@ -193,6 +194,6 @@ def found_precision(layers: tuple[Layer, ...], asked: Precision, *, widens: bool
     of = "work" if known else "number"
     names = ", ".join(f"{layer.name} ({layer.precision})" for layer in fallen)
     raise BackendError(
-        f"{asked} was asked for, and {share:.0%} of the convolutions, by their {of}, compute in it"
-        + (f"; these do not: {names}" if names else "")
+        f"{asked} was requested, but only {share:.0%} of the convolutions (by {of}) compute in it"
+        + (f"; the others: {names}" if names else "")
     )

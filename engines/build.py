@@ -1,4 +1,4 @@
-"""Build an engine from an ONNX file: the one place that knows all backends."""
+"""Build an engine from an ONNX file. Only this module knows all backends."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any, Final
 from ..documents import to_json
 from ..errors import BackendError, EngineError, UserError
 from ..files import atomic_write, remove, sha256, sha256_text
+from ..names import BACKENDS
 from ..onnx_graph import OnnxDescription, describe_onnx
 from ..precisions import Precision
 from ..reference import find_reference
@@ -25,7 +26,6 @@ from .manifest import Manifest, manifest_path, read_manifest, write_manifest
 from .store import Entry, Store
 
 __all__ = [
-    "BACKENDS",
     "BuildOptions",
     "BuiltEngine",
     "backend",
@@ -40,19 +40,8 @@ __all__ = [
     "runnable",
 ]
 
-BACKENDS: Final[Mapping[str, str]] = {
-    "tensorrt": "trt:TENSORRT",
-    "tensorrt-rtx": "trt:TENSORRT_RTX",
-    "onnxruntime-tensorrt": "ort:TENSORRT",
-    "onnxruntime-cuda": "ort:CUDA",
-    "openvino": "ov:OPENVINO",
-    "onnxruntime": "ort:CPU",
-    "null": "null:NULL",
-}
-"""Backend -> module of that name in `engines/` and in `runtime/`, and the object in the former. Fastest first."""
-
 _SHORT: Final = re.compile(r"[\w.=,+-]{0,60}", re.ASCII)
-"""Options that may stand in a file name as they are."""
+"""Options that are short and safe enough for a file name."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +51,7 @@ class BuildOptions:
     Attributes:
         backend: one of BACKENDS.
         vendor: the backend's own options, see `Backend.options`.
-        rebuild: build also where the store has the engine.
+        rebuild: build even if the store has the engine.
     """
 
     backend: str = "onnxruntime"
@@ -72,7 +61,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine beside its ONNX file; `reused`: the store had it."""
+    """An engine beside its ONNX file; `reused`: it came from the store."""
 
     path: Path
     manifest: Manifest
@@ -89,7 +78,7 @@ def backend(name: str) -> Backend[Any]:
 
 
 def require(name: str, *, to_run: bool = False) -> str:
-    """The version of a backend. Raises BackendError, with the remedy, where it cannot build (or run) engines here."""
+    """The version of a backend. Raises BackendError, with the remedy, if it cannot build (or run) engines here."""
     available = backend(name).availability()
     if available.version is None or (to_run and not available.runs):
         remedy = f"; {available.remedy}" if available.remedy else ""
@@ -98,12 +87,12 @@ def require(name: str, *, to_run: bool = False) -> str:
 
 
 def runnable() -> list[str]:
-    """Backends whose engines this machine can build and run, fastest first; without the null one."""
+    """Backends whose engines this machine can build and run, fastest first; without "null"."""
     return [name for name in BACKENDS if name != "null" and backend(name).availability().runnable]
 
 
 def fastest() -> str:
-    """The first of `runnable`. Raises BackendError where there is none."""
+    """The first of `runnable`. Raises BackendError if there is none."""
     names = runnable()
     if not names:
         raise BackendError(
@@ -120,20 +109,20 @@ def build(
 ) -> BuiltEngine:
     """Build `<stem>.<precision>.<extension>` beside `<stem>.<precision>.onnx`, and its manifest.
 
-    A precision other than the stored one and options other than the defaults are named as well, as in
-    `<stem>.fp32-bf16.inference_precision=bf16.ov.blob`. The engine is taken from the store if it is there, and is kept
-    there.
+    A precision other than the stored one and options other than the defaults are part of the name, as in
+    `<stem>.fp32-bf16.inference_precision=bf16.ov.blob`. The engine comes from the store if it is there; a new one is
+    added to it.
 
     Args:
         onnx: an ONNX file that depthkit exported.
         options: backend and its options.
-        on_wait: told when another process is building this very engine, before waiting for it.
-        prove: given the engine, with its manifest beside it, and whether it is new, before it is called built. What it
-            raises is passed on: then no engine is put beside `onnx`, and a new one is not kept in the store.
+        on_wait: called before waiting for another process that is building the same engine.
+        prove: checks the engine before the build counts. It gets the engine, with its manifest beside it, and whether
+            it is new. If it raises, no engine is put beside `onnx`, and a new one is not added to the store.
 
     Raises:
-        BackendError: the backend is missing, refuses the file, or does not compute in the precision that was asked for.
-        EngineError: `onnx` is missing or none of ours.
+        BackendError: the backend is missing, rejects the file, or does not compute in the requested precision.
+        EngineError: `onnx` is missing, was changed, or was not exported by depthkit.
         OutputError: the folder or the store cannot be written.
     """
     options = options or BuildOptions()
@@ -152,13 +141,13 @@ def build(
         entry = found or store.add(recipe.key, maker.extension, recipe.make)
         engine = onnx.with_name(engine_name(onnx, description.precision, maker, settings))
         manifest = replace(entry.manifest, onnx=onnx.name, reference=recipe.reference.name).sealed()
-        with store.locked(sha256_text(str(engine.resolve()))[:24]):  # another ONNX file's engine may go there too
+        with store.locked(sha256_text(str(engine.resolve()))[:24]):  # an engine of another file may have this path too
             _place(entry, engine, manifest)
     return BuiltEngine(engine, manifest, reused=found is not None)
 
 
 def engine_name(onnx: Path, stored: Precision, maker: Backend[Any], settings: Any) -> str:
-    """The file name of an engine; no two engines of an ONNX file that differ share one.
+    """The file name of an engine; different engines of an ONNX file have different names.
 
     Args:
         onnx: the file.
@@ -167,7 +156,7 @@ def engine_name(onnx: Path, stored: Precision, maker: Backend[Any], settings: An
         settings: as `Backend.parse_options` returns them.
 
     Raises:
-        BackendError: `maker` refuses `settings` for a file that stores this.
+        BackendError: `maker` rejects `settings` for this precision.
     """
     asked = maker.asked(stored, settings)
     options = ",".join(_given(maker, maker.record(settings)))
@@ -178,28 +167,28 @@ def engine_name(onnx: Path, stored: Precision, maker: Backend[Any], settings: An
 
 
 def require_fit(engine: Path, manifest: Manifest) -> None:
-    """Raise unless an engine was built for a device like this machine's, by the version that is installed here.
+    """Raise unless an engine was built for this machine's kind of device and for the installed version.
 
     Raises:
-        EngineError: it was built for another device, vendor version or depthkit.
-        BackendError: the library that runs it is not here.
+        EngineError: it was built for another device, vendor version or version of depthkit.
+        BackendError: its vendor library is missing.
     """
     if manifest.backend not in BACKENDS:
-        raise EngineError(f"{engine} needs backend {manifest.backend!r}, which this depthkit lacks; upgrade depthkit")
+        raise EngineError(f"{engine} needs the unknown backend {manifest.backend!r}; upgrade depthkit")
     maker, version = backend(manifest.backend), require(manifest.backend, to_run=True)
     rebuild = f"rebuild it here with `{rebuild_command(engine, manifest)}`"
     try:
         options = maker.parse_options(manifest.options)
     except BackendError as error:
-        raise EngineError(f"{engine} was built by another depthkit: {error}; {rebuild}") from error
+        raise EngineError(f"{engine} was built by another version of depthkit: {error}; {rebuild}") from error
     here = maker.here()
     if not here.accepts(manifest.device):
         built_for = manifest.device.describe()
-        raise EngineError(f"{engine} was built for {built_for}, and this is {here.describe()}; {rebuild}")
+        raise EngineError(f"{engine} was built for {built_for}, but this is {here.describe()}; {rebuild}")
     if not maker.accepts_version(manifest.backend_version, version, options):
         raise EngineError(
             f"{engine} was built by {manifest.backend} {manifest.backend_version}, "
-            f"and {version} is installed; {rebuild}"
+            f"but {version} is installed; {rebuild}"
         )
 
 
@@ -210,28 +199,28 @@ def given_options(manifest: Manifest) -> list[str]:
 
 
 def rebuild_command(engine: Path, manifest: Manifest) -> str:
-    """What makes `engine` again from the ONNX file beside it."""
+    """The command that rebuilds `engine` from the ONNX file beside it."""
     options = [word for each in given_options(manifest) for word in ("-o", each)]
     onnx = str(engine.with_name(manifest.onnx))
     return shlex.join(["depthkit", "export", onnx, "--backend", manifest.backend, *options])
 
 
 def is_outdated(manifest: Manifest) -> bool:
-    """Whether an engine's backend, or this depthkit, is here in a version that does not take the engine any more."""
+    """Whether the installed version of the backend or of depthkit no longer accepts the engine."""
     if manifest.backend not in BACKENDS:
-        return False  # a newer depthkit's
+        return False  # built by a newer depthkit
     maker = backend(manifest.backend)
     here = maker.availability().version
     try:
         options = maker.parse_options(manifest.options)
     except BackendError:
-        return True  # options that this depthkit does not have
+        return True  # this depthkit does not have its options
     return here is not None and not maker.accepts_version(manifest.backend_version, here, options)
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """All that an engine is made from."""
+    """Everything that an engine is built from."""
 
     maker: Backend[Any]
     version: str
@@ -244,7 +233,7 @@ class _Recipe:
 
     @property
     def key(self) -> str:
-        """What tells this engine from every other: 24 hexadecimal digits."""
+        """The engine's key in the store: 24 hexadecimal digits."""
         device = to_json(self.maker.target(self.settings))
         options = sorted(self.maker.record(self.settings).items())
         return sha256_text(repr((self.onnx_sha256, self.maker.name, self.version, device, options)))[:24]
@@ -284,7 +273,7 @@ class _Recipe:
 
 
 def _given(maker: Backend[Any], options: Mapping[str, str | int | bool]) -> list[str]:
-    """Options that are not the backend's defaults, as `-o` takes them."""
+    """Options that differ from the backend's defaults, as arguments of `-o`."""
     defaults = maker.record(maker.options())
     return [f"{key}={value}" for key, value in options.items() if defaults.get(key) != value]
 
@@ -294,13 +283,13 @@ def _stem(onnx: Path, stored: Precision) -> str:
 
 
 def _place(entry: Entry, engine: Path, manifest: Manifest) -> None:
-    """Copy an engine out of the store, unless it stands there already. A copy: nobody's edit may reach the store."""
-    with suppress(UserError):  # missing, edited, of another schema: written anew
+    """Copy an engine out of the store, unless it is there already. It is no link, so edits cannot reach the store."""
+    with suppress(UserError):  # missing, edited, or of another schema: copy it again
         if read_manifest(engine) == manifest and sha256(engine) == manifest.engine_sha256:
             return
     for left in engine.parent.glob(f".tmp-*-{engine.name[-90:]}*"):
-        remove(left)  # by a process that was killed: nobody else writes here while we hold the lock
-    # Both are whole before either is renamed, so a full disk leaves the old pair.
+        remove(left)  # from a process that was killed: nobody else writes here while we hold the lock
+    # Both files are complete before either is renamed, so a full disk leaves the old pair.
     with atomic_write(manifest_path(engine)) as sidecar, atomic_write(engine) as copy:
         shutil.copyfile(entry.engine, copy)
         sidecar.write_text(to_json(manifest), encoding="utf-8")

@@ -1,11 +1,11 @@
-"""An INT8 file as a CPU computes it best: unsigned activations, and 7-bit weights where sums saturate.
+"""Adapt an INT8 model to CPUs: unsigned activations, and 7-bit weights on CPUs whose sums saturate.
 
-The ONNX file stays one for all backends; what is changed here is a copy in memory, from which an engine is built.
+All backends share one ONNX file; these functions change a copy in memory, from which the engine is built.
 
-* **Unsigned activations.** An INT8 file's activations are signed, since TensorRT takes nothing else. A CPU multiplies
-  unsigned by signed numbers, and what follows a ReLU has no use for a sign: its range gets 255 steps instead of 127.
-  Both make an engine more accurate and faster (docs/results/quantise.md). ONNX Runtime makes signed ones unsigned by
-  itself, without the finer steps; OpenVINO (2026.4.1) goes wrong where signed ones follow a Concat (docs/log.md).
+* **Unsigned activations.** The ONNX file's activations are signed, because TensorRT requires it. CPUs multiply
+  unsigned by signed numbers, and values after a ReLU need no sign: their range gets 255 steps instead of 127.
+  Both make an engine more accurate and faster (docs/results/quantise.md). ONNX Runtime converts signed to unsigned by
+  itself, without the finer steps; OpenVINO (2026.4.1) is wrong for signed ones after a Concat (docs/log.md).
 * **7-bit weights.** Without VNNI or AMX the kernels add two products in 16 bits and saturate. With weights of at most
   64 they cannot: 2 x 255 x 64 = 32,640 < 32,767. ONNX Runtime calls it `reduce_range`, NNCF `overflow_fix`.
 """
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 __all__ = ["for_cpu", "narrow_weights", "read_for_cpu", "unsigned"]
 
 _EXACT: Final = frozenset({"amx", "vnni", "dot"})
-"""Arithmetic that adds products of 8-bit weights in 32 bits."""
+"""Kinds of arithmetic that add products of 8-bit weights in 32 bits."""
 
 _ALWAYS: Final = frozenset({"Relu", "Sigmoid", "Abs", "Exp", "Softplus", "HardSigmoid"})
-"""Operators whose answers are never negative."""
+"""Operators whose output is never negative."""
 
 _IF_ALL: Final = frozenset({"Add", "Mul", "Div", "Max", "Concat"})
-"""… if nothing that they read is."""
+"""Operators whose output is not negative if no input is."""
 
 _IF_FIRST: Final = frozenset(
     {"Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "MaxPool", "AveragePool", "Resize"}
     | {"GlobalAveragePool", "QuantizeLinear", "DequantizeLinear"}
 )
-"""… if the first thing that they read is not; but a cubic Resize overshoots."""
+"""Operators whose output is not negative if the first input is not, except a cubic Resize, which overshoots."""
 
 
 def unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of an INT8 (QDQ) model whose activations are quantised to unsigned numbers of the same ranges."""
+    """A copy of an INT8 (QDQ) model with activations quantised to unsigned integers over the same ranges."""
     from onnx import numpy_helper
 
     copy: onnx.ModelProto = copied(model)
@@ -53,7 +53,7 @@ def unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in constants]:
         back = read_by[node.output[0]]
         after = [reader.op_type for each in back for reader in read_by.get(each.output[0], ())]
-        cut = node.input[0] in positive or (bool(after) and set(after) == {"Relu"})  # which would cut it off anyway
+        cut = node.input[0] in positive or (bool(after) and set(after) == {"Relu"})  # ReLU drops negatives anyway
         steps = numpy_helper.to_array(constants[node.input[1]])
         ends = (steps * np.float32(127 / 255) if cut else steps, np.full(steps.shape, 0 if cut else 128, np.uint8))
         names = [f"{node.input[0]}_unsigned_{what}" for what in ("scale", "zero_point")]
@@ -65,7 +65,7 @@ def unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def narrow_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of an INT8 (QDQ) model whose weights have 7 bits: halved, with steps twice as large."""
+    """A copy of an INT8 (QDQ) model with 7-bit weights: halved values and doubled scales."""
     from onnx import TensorProto, numpy_helper
 
     copy: onnx.ModelProto = copied(model)
@@ -87,12 +87,12 @@ def narrow_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def for_cpu(model: onnx.ModelProto, arithmetic: Arithmetic | None) -> onnx.ModelProto:
-    """A copy of an INT8 (QDQ) model that a CPU of this arithmetic computes without saturation."""
+    """A copy of an INT8 (QDQ) model that a CPU with this arithmetic computes without saturation."""
     return unsigned(model) if arithmetic in _EXACT else narrow_weights(unsigned(model))
 
 
 def read_for_cpu(path: Path, arithmetic: Arithmetic | None) -> bytes:
-    """An INT8 file, prepared by `for_cpu`, as a vendor takes it from memory."""
+    """An INT8 file adapted by `for_cpu`, serialised for the vendor."""
     import onnx
 
     return bytes(for_cpu(onnx.load(path), arithmetic).SerializeToString())
@@ -101,9 +101,9 @@ def read_for_cpu(path: Path, arithmetic: Arithmetic | None) -> bytes:
 def _halve(weights: np.ndarray) -> np.ndarray:
     """INT8 weights, O x I x ..., divided by two and rounded to at most 64 in magnitude.
 
-    What a half loses, the next odd weight of the same output channel gets (error diffusion). So the sum of a kernel
-    stays the same to half a step, and pictures being smooth, so does most of what it answers. Rounded one by one,
-    compact's depth moved by 25 mm more (docs/results/int8.md).
+    The rounding error of a weight is carried to the next odd weight of the same output channel (error diffusion). So
+    the sum of a kernel changes by at most half a step and, as images are smooth, its output by little. With each
+    weight rounded alone, compact's depth moved by 25 mm more (docs/results/int8.md).
 
     >>> _halve(np.array([[3, 1, 1, -127], [127, 127, -1, 0]], np.int8)).tolist()
     [[2, 0, 1, -64], [64, 63, 0, 0]]
@@ -125,7 +125,7 @@ def _never_negative(graph: onnx.GraphProto) -> set[str]:
 
     found = {each.name for each in graph.input if each.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
     found |= {tensor.name for tensor in graph.initializer if (numpy_helper.to_array(tensor) >= 0).all()}
-    for node in graph.node:  # in topological order, as the standard wants them
+    for node in graph.node:  # in topological order, as ONNX requires
         overshoots = any(each.name == "mode" and each.s == b"cubic" for each in node.attribute)
         if (
             node.op_type in _ALWAYS

@@ -1,4 +1,4 @@
-"""What machine an engine was built on, as far as the engine depends on it."""
+"""The device that an engine was built for, as far as the engine depends on it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Arithmetic", "Fingerprint", "cpu_fingerprint", "describe_arithmetic"
 Arithmetic = Literal["amx", "vnni", "dot", "saturating", "none"]
 """How a CPU multiplies and adds INT8 numbers.
 
-* amx, vnni: x86, four products are added in 32 bits (TDPBUSD, VPDPBUSD). Exact.
+* amx, vnni: x86, adds four products in 32 bits (TDPBUSD, VPDPBUSD). Exact.
 * dot: Arm, the same (UDOT, SDOT, I8MM). Exact.
 * saturating: x86 with AVX2 but without VNNI. VPMADDUBSW adds two products in 16 bits and saturates above 32,767, which
   255 x 127 x 2 exceeds (Intel, "Lower Numerical Precision Deep Learning Inference and Training", 2018).
-* none: no INT8 kernels that are worth having.
+* none: no fast INT8 kernels.
 """
 
 _ISA: Final = (
@@ -48,20 +48,20 @@ _ONEDNN: Final = {
     "AVX512_CORE_FP16": _AVX512 | {"avx512_vnni", "avx512_bf16", "avx512_fp16"},
     "AVX10_1_512": _AVX512 | {"avx512_vnni", "avx512_bf16", "avx512_fp16"},
 }
-"""ONEDNN_MAX_CPU_ISA -> what oneDNN, and so OpenVINO and torch, still use; higher values leave everything
+"""ONEDNN_MAX_CPU_ISA -> instruction sets that oneDNN, and so OpenVINO and torch, may use; higher values allow all
 (oneDNN's developer guide, "CPU Dispatcher Control")."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Fingerprint:
-    """A device, or those that an engine was built for.
+    """A device, or the devices that an engine was built for.
 
     Attributes:
-        kind: what engines are refused on if it differs.
-        name: what the vendor calls it; of a GPU engine empty where any of that architecture will do.
-        architecture: a CPU's machine name; a GPU's compute capability ("sm_89"), of a GPU engine also several
-            ("sm_75 sm_86") or all from one on ("sm_80+").
-        isa: instruction sets of a CPU that its engines may rely on; empty for a GPU.
+        kind: CPU or GPU.
+        name: the vendor's name of the device; empty for an engine that runs on any GPU of its architectures.
+        architecture: a CPU's machine name; a GPU's compute capability ("sm_89"), for an engine also several
+            ("sm_75 sm_86") or a minimum ("sm_80+").
+        isa: instruction sets of a CPU that its engines may use; empty for a GPU.
     """
 
     kind: Literal["cpu", "gpu"]
@@ -71,7 +71,7 @@ class Fingerprint:
 
     @property
     def computes_half(self) -> bool:
-        """Whether this CPU has FP16 arithmetic, and not only conversion to and from it."""
+        """Whether this CPU has FP16 arithmetic, not only conversions."""
         return not _HALF.isdisjoint(self.isa)
 
     @property
@@ -81,7 +81,7 @@ class Fingerprint:
 
     @property
     def int8(self) -> Arithmetic | None:
-        """The INT8 arithmetic of this CPU; None: it is a GPU.
+        """The INT8 arithmetic of this CPU; None for a GPU.
 
         >>> Fingerprint("cpu", "EPYC 7763", "x86_64", ("avx", "avx2", "fma")).int8
         'saturating'
@@ -100,9 +100,9 @@ class Fingerprint:
     def accepts(self, other: Fingerprint) -> bool:
         """Whether an engine built for `other` runs here.
 
-        On a CPU the instruction sets must be the same, and so the INT8 arithmetic; the name may differ. On a GPU the
-        name counts as well, since tactics are chosen by timing, unless the engine was built for every GPU of some
-        architectures.
+        On a CPU the instruction sets (and so the INT8 arithmetic) must be the same; the name may differ. On a GPU the
+        name must be the same too, because tactics are chosen by timing, unless the engine was built for every GPU of
+        its architectures.
 
         >>> here = Fingerprint("gpu", "NVIDIA L4", "sm_89")
         >>> here.accepts(Fingerprint("gpu", "", "sm_80+")), here.accepts(Fingerprint("gpu", "NVIDIA A10", "sm_86"))
@@ -119,13 +119,13 @@ class Fingerprint:
         return any(_covers(built, self.architecture) for built in other.architecture.split())
 
     def describe(self) -> str:
-        """In words, for messages."""
+        """The device as text for messages."""
         details = f"{self.architecture}: {' '.join(self.isa)}" if self.isa else self.architecture
         return f"{self.name or 'any GPU'} ({details})"
 
 
 def _covers(built: str, here: str) -> bool:
-    """Whether "sm_89" or "sm_80+" takes in "sm_89"."""
+    """Whether `built`, such as "sm_89" or "sm_80+", includes `here`, such as "sm_89"."""
     if not built.endswith("+"):
         return built == here
     return int(here.removeprefix("sm_")) >= int(built.removeprefix("sm_").removesuffix("+"))
@@ -146,10 +146,10 @@ def cpu_fingerprint() -> Fingerprint:
 
 
 def limit_isa(isa: tuple[str, ...], limit: str) -> tuple[str, ...]:
-    """What is left of a CPU's instruction sets under `ONEDNN_MAX_CPU_ISA=limit`.
+    """The instruction sets of a CPU that `ONEDNN_MAX_CPU_ISA=limit` allows.
 
-    Engines differ with it: OpenVINO's INT8 kernels saturate where it takes VNNI away. ONNX Runtime does not read it;
-    its engine for the smaller CPU is right on the larger one.
+    Engines depend on it: without VNNI, OpenVINO's INT8 kernels saturate. ONNX Runtime ignores the variable; an engine
+    of it for the smaller instruction set is also correct on the larger one.
 
     >>> limit_isa(("avx2", "avx512f", "avx512_vnni"), "AVX2"), limit_isa(("avx2", "avx512_vnni"), "")
     (('avx2',), ('avx2', 'avx512_vnni'))
@@ -159,7 +159,7 @@ def limit_isa(isa: tuple[str, ...], limit: str) -> tuple[str, ...]:
 
 
 def describe_arithmetic(arithmetic: Arithmetic) -> str:
-    """How INT8 is computed, and how engines are made for it, in words."""
+    """The INT8 arithmetic and the weights that engines use for it, as text."""
     return _ARITHMETIC[arithmetic]
 
 

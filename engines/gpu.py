@@ -1,4 +1,4 @@
-"""Which NVIDIA GPU is here, asked of the CUDA runtime through cuda-python."""
+"""The NVIDIA GPU of this machine, queried from the CUDA runtime through cuda-python."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Gpu:
 
     @property
     def architecture(self) -> str:
-        """As fingerprints write it, for instance "sm_90"."""
+        """The compute capability as in fingerprints, for instance "sm_90"."""
         major, minor = self.compute_capability
         return f"sm_{major}{minor}"
 
     def describe(self) -> str:
-        """In words."""
+        """The GPU as text for messages."""
         return f"{self.name}, {self.architecture}, driver for CUDA {self.driver}"
 
 
 def find_gpu() -> Gpu | str:
-    """The current CUDA device, or why there is none, with CUDA's own name of the error."""
+    """The current CUDA device, or why there is none, with CUDA's name of the error."""
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         return "cuda-python is not installed"
     from cuda.bindings import runtime
@@ -50,7 +50,7 @@ def find_gpu() -> Gpu | str:
         if error == runtime.cudaError_t.cudaSuccess:
             return _describe(device)
         _, name = runtime.cudaGetErrorName(error)
-    except RuntimeError as missing:  # so cuda-python 12 says that there is no driver; 13 returns an error
+    except RuntimeError as missing:  # cuda-python 12 raises this without a driver; 13 returns an error
         return f"no CUDA device can be used ({missing})"
     return f"no CUDA device can be used ({name.decode()})"
 
@@ -64,7 +64,7 @@ def _describe(device: int) -> Gpu | str:
         error, driver = runtime.cudaDriverGetVersion()
     if error != runtime.cudaError_t.cudaSuccess:
         _, name = runtime.cudaGetErrorName(error)
-        return f"CUDA device {device} does not tell its properties ({name.decode()})"
+        return f"CUDA device {device} does not report its properties ({name.decode()})"
     return Gpu(
         name=properties.name.split(b"\0")[0].decode(),
         compute_capability=(properties.major, properties.minor),
@@ -74,8 +74,8 @@ def _describe(device: int) -> Gpu | str:
 
 
 def gpu_fingerprint() -> Fingerprint:
-    """This machine's GPU. Raises BackendError where there is none."""
+    """This machine's GPU. Raises BackendError if there is none."""
     gpu = find_gpu()
     if isinstance(gpu, str):
-        raise BackendError(f"a GPU is needed, and {gpu}; run this on a machine with an NVIDIA GPU and its driver")
+        raise BackendError(f"a GPU is needed, but {gpu}; run this on a machine with an NVIDIA GPU and its driver")
     return Fingerprint("gpu", gpu.name, gpu.architecture)

@@ -1,6 +1,6 @@
-"""The manifest: a JSON sidecar that says what an engine file is, and whether it may be opened here.
+"""The manifest `<engine>.json`: what an engine file is, and where it may be opened.
 
-The engine itself stays a clean vendor file. `<engine>.json` stands beside it.
+It is a file beside the engine, so that the engine stays an unmodified vendor file.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 @dataclass(frozen=True, config=STRICT)
 class Layer:
-    """One layer as the built engine has it.
+    """One layer of a built engine.
 
     Attributes:
-        name, operator: the vendor's; operators that convolve have "conv" in them, in any case.
-        precision: the type that it computes in: "fp32", "fp16", "bf16", "int8", …; "unknown" where it cannot be told.
-        tactic: which of the vendor's kernels runs; empty where that is not told.
-        macs, stored: of a convolution that the ONNX file has: its multiply-accumulates for one frame, and the type that
-            the file stores it in.
+        name, operator: the vendor's; operators of convolutions contain "conv" in upper or lower case.
+        precision: the type that it computes in: "fp32", "fp16", "bf16", "int8", …; or "unknown".
+        tactic: the vendor's kernel; empty if unknown.
+        macs, stored: if it computes a convolution of the ONNX file: its multiply-accumulates for one frame, and the
+            type that the file stores it in.
     """
 
     name: str
@@ -45,30 +45,30 @@ class Layer:
 
     @property
     def convolves(self) -> bool:
-        """Whether it is a convolution, by its operator."""
+        """Whether the operator is a convolution."""
         return "conv" in self.operator.lower()
 
 
 @dataclass(frozen=True, config=STRICT)
 class Manifest:
-    """What an engine is.
+    """The description of an engine.
 
     Attributes:
         model: the ModelSpec of the ONNX file.
-        backend, backend_version: which library built it.
-        device: what it was built for.
-        precision_asked: the ONNX file's precision, unless the builder was told another.
-        precision_found: read back from the built engine: as asked, or "fp16→fp32" where the ONNX file stores FP16 and
-            this engine computes it in FP32, as on CPUs without FP16 arithmetic.
-        layers, layers_from: read back from the built engine; or, of TensorRT, from the strongly typed network that it
-            was built from, where the engine cannot be read without a GPU, or does not tell the type of a fused layer.
+        backend, backend_version: the library that built it.
+        device: the device that it was built for.
+        precision_asked: requested precision: the ONNX file's, unless an option requested another.
+        precision_found: read back from the built engine: as requested, or "fp16→fp32" if the ONNX file stores FP16 and
+            the engine computes it in FP32, as on CPUs without FP16 arithmetic.
+        layers, layers_from: read back from the built engine. For TensorRT they come from the strongly typed network if
+            the engine cannot be read without a GPU, or does not report the type of a fused layer.
         engine_sha256, onnx_sha256, weights_sha256: hashes of the engine, of the ONNX file, of the bundle's weights.
-        onnx, reference: names of the files beside the engine that it belongs to.
-        options: what the builder was told.
-        arithmetic: of an INT8 engine on a CPU: the INT8 arithmetic that it was made for; None: of any other engine.
-        build_seconds: how long it took.
+        onnx, reference: names of the ONNX file and of the reference beside the engine.
+        options: the backend's options.
+        arithmetic: for an INT8 engine on a CPU, the INT8 arithmetic that it was built for; otherwise None.
+        build_seconds: time of the build.
         created: UTC, ISO 8601.
-        seal: SHA-256 of all the rest, by which an edited manifest is told from a written one.
+        seal: SHA-256 of all other fields, which detects edits.
     """
 
     model: ModelSpec
@@ -93,9 +93,9 @@ class Manifest:
 
     @property
     def share(self) -> float | None:
-        """How much of the convolutions' work runs in the precision that was asked for; None: that cannot be told.
+        """Fraction of the convolutions' work that runs in the requested precision; None if unknown.
 
-        In FP32 runs what was kept in it on purpose, too.
+        Convolutions that were kept in FP32 on purpose count as not running in it.
         """
         work = sum(layer.macs for layer in self.layers)
         done = sum(layer.macs for layer in self.layers if computes(layer, self.precision_asked))
@@ -108,25 +108,25 @@ class Manifest:
 
 
 def computes(layer: Layer, precision: Precision) -> bool:
-    """Whether a layer computes in a precision; INT8 after a ReLU may be unsigned."""
+    """Whether a layer computes in a precision; UINT8, which CPUs use for activations, counts as INT8."""
     return layer.precision == precision or (precision, layer.precision) == ("int8", "uint8")
 
 
 def manifest_path(engine: Path) -> Path:
-    """`<engine>.json`."""
+    """The path `<engine>.json`."""
     return engine.with_name(engine.name + ".json")
 
 
 def write_manifest(engine: Path, manifest: Manifest) -> None:
-    """Write the sidecar of `engine`. Raises OutputError."""
+    """Write the manifest of `engine`. Raises OutputError."""
     write_text(manifest_path(engine), to_json(manifest.sealed()))
 
 
 def read_manifest(engine: Path) -> Manifest:
-    """Read the sidecar of `engine`.
+    """Read the manifest of `engine`.
 
     Raises:
-        EngineError: the engine or its manifest is missing or unreadable.
+        EngineError: the engine or its manifest is missing, or the manifest is unreadable or edited.
         SpecError: another schema version, or keys that are unknown or missing.
     """
     if not engine.is_file():
@@ -145,7 +145,7 @@ def read_manifest(engine: Path) -> Manifest:
 
 
 def verify_file(engine: Path, manifest: Manifest, rebuild: str) -> None:
-    """Raise EngineError, with the command to `rebuild` it, unless the file is the one that its manifest describes."""
+    """Raise EngineError, with the command to `rebuild` it, unless the file is the one that the manifest describes."""
     if sha256(engine) != manifest.engine_sha256:
         raise EngineError(
             f"{engine} is not the file that its manifest describes (SHA-256 differs); "

@@ -1,8 +1,7 @@
-"""The null backend: an engine that answers one depth everywhere, the median of its reference's truth.
+"""The null backend: an engine that predicts one depth everywhere, the median ground truth of its reference.
 
-It needs no vendor library, so everything above the runtime can be tested without one. Named to `depthkit bench
---engine` it shows what a frame costs without a network, and how accurate knowing nothing is; it fails the parity gate,
-as it must.
+It needs no vendor library, so everything above the runtime can be tested without one. In `depthkit bench --engine` it
+shows the time of a frame without a network, and the accuracy of a constant. As expected, it fails the parity gate.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ __all__ = ["NULL", "Null", "NullOptions"]
 
 @dataclass(frozen=True, config=STRICT)
 class NullOptions:
-    """There is nothing to choose."""
+    """No options."""
 
 
 class Null(Backend[NullOptions]):
-    """Knows one number."""
+    """The null backend; see the module."""
 
     name = "null"
     extension = "null"
@@ -41,15 +40,15 @@ class Null(Backend[NullOptions]):
     computes = False
 
     def availability(self) -> Availability:
-        """See `Backend.availability`: always there."""
-        return Availability(version=__version__, reason="answers the median depth; for tests, and as a floor")
+        """See `Backend.availability`: always available."""
+        return Availability(version=__version__, reason="predicts the median depth; for tests and as a baseline")
 
     def here(self) -> Fingerprint:
-        """See `Backend.here`: the CPU, whatever it is."""
+        """See `Backend.here`: the CPU."""
         return cpu_fingerprint()
 
     def build(self, onnx: Path, engine: Path, asked: Precision, options: NullOptions) -> Built:
-        """See `Backend.build`. Raises EngineError where the ONNX file has no reference beside it."""
+        """See `Backend.build`. Raises EngineError if the ONNX file has no reference beside it."""
         made = describe_onnx(onnx)
         truths = read_reference(find_reference(onnx, made.weights_sha256, made.model.size)).truths
         measured = truths[valid_pixels(truths)]
@@ -57,7 +56,7 @@ class Null(Backend[NullOptions]):
         return Built((Layer("depth", "Constant", "fp32"),))
 
     def found_precision(self, layers: tuple[Layer, ...], asked: Precision) -> str:
-        """See `Backend.found_precision`: a constant is written in FP32, whatever was asked for."""
+        """See `Backend.found_precision`: the constant is FP32, whatever the requested precision."""
         return "fp32"
 
 

@@ -1,8 +1,8 @@
 """ONNX Runtime: the engine is the graph that it optimised for this machine and provider, saved as ONNX.
 
-Three backends share it. `onnxruntime` computes on the CPU, `onnxruntime-cuda` by CUDA and cuDNN, `onnxruntime-tensorrt`
-by the TensorRT 10 that ONNX Runtime links. `onnxruntime.get_available_providers()` lists what was compiled in, also
-where no GPU is; only a session's own `get_providers()` tells what runs, so that is what is believed here.
+Three backends use it: `onnxruntime` on the CPU, `onnxruntime-cuda` with CUDA and cuDNN, and `onnxruntime-tensorrt` with
+the TensorRT 10 that ONNX Runtime links. `onnxruntime.get_available_providers()` lists what was compiled in, even
+without a GPU; only `get_providers()` of a session tells what really runs, so this module checks that.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _Provider = tuple[str, dict[str, str]]
 
 @dataclass(frozen=True, config=STRICT)
 class CpuOptions:
-    """`threads`: of one run; 0: all cores that this process may use."""
+    """`threads`: threads of a run; 0: all cores that this process may use."""
 
     threads: Annotated[int, Field(ge=0)] = 0
 
@@ -61,7 +61,7 @@ class CudaOptions:
 
     Attributes:
         tf32: let FP32 convolutions round their inputs to TF32's 11 significant bits.
-        cudnn_search: how cuDNN chooses an algorithm for each convolution, once, when a session begins.
+        cudnn_search: how cuDNN chooses an algorithm for each convolution when a session starts.
     """
 
     tf32: bool = False
@@ -81,11 +81,11 @@ OptionsT = TypeVar("OptionsT")
 
 
 class OnnxRuntime(Backend[OptionsT]):
-    """What the three have in common.
+    """Base of the three backends.
 
     Attributes:
-        provider: as ONNX Runtime calls what has to compute.
-        graph_option: of the provider, that records a CUDA graph; empty on the CPU.
+        provider: ONNX Runtime's name of the provider that must compute.
+        graph_option: the provider's option to record a CUDA graph; empty on the CPU.
     """
 
     provider: str
@@ -96,12 +96,12 @@ class OnnxRuntime(Backend[OptionsT]):
         """ONNX Runtime's providers in order of preference, with their options."""
 
     def source(self, onnx: Path, asked: Precision) -> Path | bytes:
-        """What ONNX Runtime is given of an ONNX file: the file, or a copy of it that suits the device."""
+        """The input for ONNX Runtime: the ONNX file, or a copy adapted to the device."""
         return onnx
 
     def threads(self, options: OptionsT) -> int:
-        """Threads of the nodes that the CPU computes."""
-        # Its default counts the machine's cores, also where this process may use fewer (containers, taskset).
+        """Number of threads for nodes that run on the CPU."""
+        # ONNX Runtime's default is all cores of the machine, even if this process may use fewer (containers, taskset).
         return usable_cores()
 
     def build(self, onnx: Path, engine: Path, asked: Precision, options: OptionsT) -> Built:
@@ -112,8 +112,8 @@ class OnnxRuntime(Backend[OptionsT]):
             with translated(f"cannot build {onnx}"):
                 create(self.source(onnx, asked), settings, self.providers(options, asked))
         except BackendError as error:
-            if "serialization failed" in str(error):  # its words for a file that cannot be written
-                raise OutputError(f"ONNX Runtime cannot write {engine}; there is most likely no space left") from error
+            if "serialization failed" in str(error):  # ONNX Runtime could not write the file
+                raise OutputError(f"ONNX Runtime cannot write {engine}; the disk is probably full") from error
             raise
         return Built(read_layers(engine))
 
@@ -140,7 +140,7 @@ class _Cpu(OnnxRuntime[CpuOptions]):
     def asked(self, stored: Precision, options: CpuOptions) -> Precision:
         if stored == "bf16":
             raise BackendError(
-                "ONNX Runtime has no BF16 kernels for a CPU; build this file by OpenVINO or TensorRT, or export FP32"
+                "ONNX Runtime has no BF16 kernels for a CPU; build this file with OpenVINO or TensorRT, or export FP32"
             )
         return stored
 
@@ -148,12 +148,12 @@ class _Cpu(OnnxRuntime[CpuOptions]):
         return [(self.provider, {})]
 
     def found_precision(self, layers: tuple[Layer, ...], asked: Precision) -> str:
-        # It rewrites FP16 into FP32 where it has no FP16 kernel, on most CPUs for every convolution.
+        # ONNX Runtime computes FP16 in FP32 where it has no FP16 kernel: on most CPUs, for every convolution.
         return found_precision(layers, asked, widens=True)
 
 
 class _OnGpu(OnnxRuntime[OptionsT]):
-    """Both that need a GPU."""
+    """Base of the two GPU backends."""
 
     def availability(self) -> Availability:
         return _on_gpu(self.provider)
@@ -193,15 +193,15 @@ class _TensorRT(_OnGpu[TensorRTOptions]):
             (version(name) for name in ("tensorrt", "tensorrt-cu12", "tensorrt-cu13") if _has(name)), "none"
         )
         if installed.partition(".")[0] != "10":
-            reason = f"ONNX Runtime links TensorRT 10 (libnvinfer.so.10), and {installed} is installed"
+            reason = f"ONNX Runtime links TensorRT 10 (libnvinfer.so.10), but {installed} is installed"
             return Availability(None, reason, "pip install 'tensorrt<11'")
         return Availability(f"{found.version}+tensorrt{installed}", found.reason)
 
     def providers(self, options: TensorRTOptions, asked: Precision) -> list[_Provider]:
         settings = {"trt_builder_optimization_level": str(options.optimization_level)}
         if asked != "fp32":
-            # TensorRT would compute what the file stores in FP32 without it. INT8 needs no calibration table, the file
-            # has its own scales (QDQ); a release that knows no BF16 refuses the option, and its words name it.
+            # Without it, TensorRT would compute in FP32. INT8 needs no calibration table, because the file has its own
+            # scales (QDQ). A release without BF16 rejects the option by name.
             settings[f"trt_{asked}_enable"] = "1"
         if options.workspace_mib:
             settings["trt_max_workspace_size"] = str(options.workspace_mib << 20)
@@ -211,7 +211,7 @@ class _TensorRT(_OnGpu[TensorRTOptions]):
         return [(self.provider, settings)]
 
     def build(self, onnx: Path, engine: Path, asked: Precision, options: TensorRTOptions) -> Built:
-        """See `Backend.build`: an ONNX file whose one node holds TensorRT's plan."""
+        """See `Backend.build`: an ONNX file whose only node contains TensorRT's plan."""
         import onnx as onnx_module
 
         ((name, settings),) = self.providers(options, asked)
@@ -225,12 +225,12 @@ class _TensorRT(_OnGpu[TensorRTOptions]):
         nodes = onnx_module.load(engine).graph.node
         if [node.op_type for node in nodes] != ["EPContext"]:
             raise BackendError(
-                f"TensorRT does not take the whole of {onnx}: it left {[node.op_type for node in nodes]}"
+                f"TensorRT cannot run all of {onnx}; remaining nodes: {[node.op_type for node in nodes]}"
             )
         return Built((Layer(nodes[0].name, "EPContext", "unknown"),))
 
     def found_precision(self, layers: tuple[Layer, ...], asked: Precision) -> str:
-        """See `Backend.found_precision`: ONNX Runtime builds plans that do not tell, and nothing is assumed."""
+        """See `Backend.found_precision`: unknown, because plans built by ONNX Runtime do not report it."""
         return "unknown"
 
 
@@ -240,37 +240,37 @@ TENSORRT: Final = _TensorRT()
 
 
 def session_options(threads: int) -> Any:
-    """ONNX Runtime's settings, to build and to run."""
+    """ONNX Runtime's session options, to build and to run."""
     settings = import_onnxruntime().SessionOptions()
     settings.intra_op_num_threads = threads
-    settings.log_severity_level = 3  # its warning that a saved graph is for this hardware only is what a manifest says
+    settings.log_severity_level = 3  # no warning that a saved graph is for this hardware only: the manifest records it
     return settings
 
 
 def create(model: Path | bytes, settings: Any, providers: list[_Provider]) -> Any:
-    """An `onnxruntime.InferenceSession` that really uses the first of `providers`. Raises BackendError where not."""
+    """An `onnxruntime.InferenceSession` that really uses the first of `providers`; otherwise raises BackendError."""
     onnxruntime = import_onnxruntime()
     wanted = providers[0][0]
     if wanted not in onnxruntime.get_available_providers():
-        raise BackendError(f"this build of ONNX Runtime has no {wanted}; pip install 'depthkit[gpu]' instead of it")
+        raise BackendError(f"this build of ONNX Runtime has no {wanted}; pip install 'depthkit[gpu]' instead")
     if wanted != CPU.provider:
-        onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them, where the system has none
+        onnxruntime.preload_dlls()  # loads CUDA and cuDNN from pip packages if the system has none
     if wanted == TENSORRT.provider:
         _load_tensorrt()
     content = model if isinstance(model, bytes) else str(model)
-    # Its own fallback would print a notice and go on with another provider, now or at a later run.
+    # With fallback, ONNX Runtime would print a notice and continue with another provider, now or in a later run.
     session = onnxruntime.InferenceSession(content, settings, providers=providers, enable_fallback=False)
     found = session.get_providers()[0]
     if found != wanted:
         raise BackendError(
-            f"{wanted} was asked for, and ONNX Runtime would run by {found}; "
-            "its log above says which CUDA library it could not load"
+            f"{wanted} was requested, but ONNX Runtime would use {found}; "
+            "its log above names the CUDA library that it could not load"
         )
     return session
 
 
 def _load_tensorrt() -> None:
-    """Load TensorRT's libraries from where pip puts them; no loader looks there, but the Python module does."""
+    """Load TensorRT's libraries as installed by pip; the Python module finds them, the dynamic linker does not."""
     try:
         import_module("tensorrt")
     except (ImportError, OSError, RuntimeError) as error:
@@ -278,9 +278,9 @@ def _load_tensorrt() -> None:
 
 
 def read_layers(path: Path) -> tuple[Layer, ...]:
-    """Every node of a saved graph with its type: that of the first tensor it reads whose type the file tells.
+    """Every node of a saved graph with its precision: the first known type of the tensors it reads, then writes.
 
-    QLinearConv and its like also read scales, which are FP32 and do not count.
+    QLinear operators also read FP32 scales, which do not count.
     """
     import onnx
 
@@ -289,7 +289,7 @@ def read_layers(path: Path) -> tuple[Layer, ...]:
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
 
     def precision(node: Any) -> str:
-        # A Cast computes in what it makes; every other operator in what it reads.
+        # A Cast computes in its output's type, every other operator in its inputs' type.
         tensors = node.output if node.op_type == "Cast" else (*node.input, *node.output)
         found = [type_name(types[name]) for name in tensors if name in types]
         if node.op_type.startswith("QLinear"):
@@ -300,7 +300,7 @@ def read_layers(path: Path) -> tuple[Layer, ...]:
 
 
 class translated:  # noqa: N801
-    """The one place where ONNX Runtime's errors become BackendError; a context manager that may be entered again."""
+    """Reusable context manager that turns ONNX Runtime's errors into BackendError."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -308,7 +308,7 @@ class translated:  # noqa: N801
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        # Its classes share no base, but a module.
+        # ONNX Runtime's exceptions have no common base class, only a common module.
         if kind is not None and (
             kind.__module__.startswith("onnxruntime") or issubclass(kind, RuntimeError | ValueError)
         ):
@@ -317,7 +317,7 @@ class translated:  # noqa: N801
 
 @cache
 def _installed() -> tuple[str, str] | Availability:
-    """The distribution that is installed and its version, or what is wrong."""
+    """The installed distribution and its version, or why none can be used."""
     if find_spec("onnxruntime") is None or find_spec("onnx") is None:
         return Availability(None, "onnxruntime or onnx is not installed", "pip install 'depthkit[cpu]'")
     installed = [name for name in _DISTRIBUTIONS if _has(name)]
@@ -331,7 +331,7 @@ def _installed() -> tuple[str, str] | Availability:
 
 
 def _on_gpu(provider: str) -> Availability:
-    """Whether a GPU is here, and ONNX Runtime's GPU build, and this provider of it really starts."""
+    """Availability of a GPU provider: needs a GPU, ONNX Runtime's GPU build, and a session that really starts."""
     gpu = find_gpu()
     if isinstance(gpu, str):
         return Availability(None, gpu, "use a machine with an NVIDIA GPU and its driver")
@@ -350,7 +350,7 @@ def _on_gpu(provider: str) -> Availability:
 
 @cache
 def _trouble(provider: str) -> str:
-    """Why a provider does not start, which only a session tells; empty: it does."""
+    """Why a provider does not start, found by opening a session; empty if it starts."""
     from onnx import TensorProto, helper
 
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]

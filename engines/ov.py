@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the engine is the model that it compiled for this machine, exported as a blob."""
+"""OpenVINO on the CPU: the engine is the model compiled for this machine, exported as a blob."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ __all__ = [
 ]
 
 DEVICE: Final = "CPU"
-# The float type that the plugin computes in; INT8 it computes where the ONNX file has quantised, and FP32 elsewhere.
+# Float type of the plugin; in INT8 files the quantised layers compute in INT8, and the others in FP32.
 _HINTS: Final[dict[Precision, str]] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 _ASKED: Final[dict[str, Precision]] = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 _TYPES: Final = {**_ASKED, "i8": "int8", "u8": "uint8", "i32": "int32", "i64": "int64"}
-_IDLE: Final = frozenset({"Input", "Const", "Output"})  # what the executed graph has besides what computes
+_IDLE: Final = frozenset({"Input", "Const", "Output"})  # nodes of the executed graph that do not compute
 
 
 @dataclass(frozen=True, config=STRICT)
 class OpenVinoOptions:
-    """How an engine computes, whenever it is opened.
+    """How an engine computes; applied whenever it is opened.
 
     Attributes:
-        threads: at most; 0: all cores that the process may use.
-        hint: "latency": all threads work on one frame; "throughput": on as many frames at once as OpenVINO deems best.
-        pinning: keep each thread on one core. It takes the first ones for every engine, so that two engines of fewer
-            threads than there are cores share these while the others idle.
-        inference_precision: compute in it, whatever the ONNX file stores; "": in what it stores, but FP16 in FP32 on a
-            CPU without FP16 arithmetic.
+        threads: most threads; 0: all cores that the process may use.
+        hint: "latency": all threads work on one frame; "throughput": on several frames, as many as OpenVINO chooses.
+        pinning: pin each thread to a core. OpenVINO pins every engine to the first cores, so two engines with few
+            threads share these cores while others are idle.
+        inference_precision: precision to compute in; "": the ONNX file's, but FP32 for FP16 on a CPU without FP16
+            arithmetic.
     """
 
     threads: Annotated[int, Field(ge=0)] = 0
@@ -62,7 +62,7 @@ class OpenVinoOptions:
 
 
 class OpenVino(Backend[OpenVinoOptions]):
-    """The CPU plugin; see `Backend`."""
+    """OpenVINO's CPU plugin; see `Backend`."""
 
     name = "openvino"
     extension = "ov.blob"
@@ -78,19 +78,19 @@ class OpenVino(Backend[OpenVinoOptions]):
         return Availability(None, "openvino is not installed", "pip install 'depthkit[openvino]'")
 
     def here(self) -> Fingerprint:
-        """The CPU."""
+        """See `Backend.here`: the CPU."""
         return cpu_fingerprint()
 
     def asked(self, stored: Precision, options: OpenVinoOptions) -> Precision:
-        """See `Backend.asked`. Raises BackendError where FP16 weights are to pass for an FP32 engine."""
+        """See `Backend.asked`. Raises BackendError for an INT8 file, and for FP32 from FP16 weights."""
         if stored == "int8" and options.inference_precision:
             raise BackendError(
-                "inference_precision means nothing for a file that stores INT8, which decides layer by layer"
+                "inference_precision has no effect on an INT8 file, which sets the precision of each layer; omit it"
             )
         if (stored, options.inference_precision) == ("fp16", "f32"):
             raise BackendError(
-                "inference_precision=f32 was asked for of a file that stores FP16; build the FP32 file, "
-                "or leave the option out: where the CPU has no FP16 arithmetic it is computed in FP32 anyway"
+                "inference_precision=f32 was requested for a file that stores FP16; build the FP32 file, or omit the "
+                "option: on a CPU without FP16 arithmetic, FP16 is computed in FP32 anyway"
             )
         return _ASKED[options.inference_precision] if options.inference_precision else stored
 
@@ -111,56 +111,56 @@ OPENVINO: Final = OpenVino()
 
 
 def settings(asked: Precision, options: OpenVinoOptions) -> dict[str, Any]:
-    """What OpenVINO is told, to build an engine and to open it: a blob keeps none of it, and is compiled anew.
+    """OpenVINO's properties, to build an engine and to open it: a blob does not store them, and is compiled again.
 
     Raises:
-        BackendError: this CPU cannot compute in `asked`; OpenVINO would take another precision without a word.
+        BackendError: this CPU cannot compute in `asked`; OpenVINO would silently use another precision.
     """
     here = capabilities()
     widened = asked == "fp16" and not options.inference_precision and "FP16" not in here
     computed: Precision = "fp32" if widened else asked
     if computed.upper() not in here:
         raise BackendError(
-            f"{asked} was asked for, and on {cpu_fingerprint().name} OpenVINO computes in {', '.join(sorted(here))}; "
-            "leave inference_precision out, or build on a CPU that has it"
+            f"{asked} was requested, but on {cpu_fingerprint().name} OpenVINO computes in {', '.join(sorted(here))}; "
+            "omit inference_precision, or build on a CPU that supports it"
         )
     return {
         "INFERENCE_PRECISION_HINT": _HINTS[computed],
         "PERFORMANCE_HINT": options.hint.upper(),
-        # OpenVINO counts the cores that it may use itself, but only once, when it is loaded.
+        # OpenVINO itself counts the usable cores only once, when it is loaded.
         "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
         "ENABLE_CPU_PINNING": options.pinning,
     }
 
 
 def read_layers(compiled: Any) -> tuple[Layer, ...]:
-    """Every node of the graph that a compiled model executes; a fused one has the name of its main operator."""
+    """Every node of the graph that a compiled model executes; a fused node has the name of its main operator."""
     nodes = [(node.get_friendly_name(), node.get_rt_info()) for node in compiled.get_runtime_model().get_ordered_ops()]
     return tuple(
         Layer(
-            name, told["layerType"].value, float_precision(told["runtimePrecision"].value), told["primitiveType"].value
+            name, info["layerType"].value, float_precision(info["runtimePrecision"].value), info["primitiveType"].value
         )
-        for name, told in nodes
-        if told["layerType"].value not in _IDLE
+        for name, info in nodes
+        if info["layerType"].value not in _IDLE
     )
 
 
 def float_precision(word: str) -> str:
-    """What depthkit calls a type of OpenVINO's, as "fp32" for "f32"; words that it does not know stay as they are."""
+    """Name an OpenVINO type as depthkit does, such as "fp32" for "f32"; unknown types are returned unchanged."""
     return _TYPES.get(word, word)
 
 
 @cache
 def capabilities() -> frozenset[str]:
-    """The types that OpenVINO computes in on this CPU, as "FP32", "BF16" and so on."""
+    """The types that OpenVINO computes in on this CPU: "FP32", "BF16" and so on."""
     return frozenset(_listed() - ({"BF16"} if bf16_without_kernels() else set()))
 
 
 @cache
 def bf16_without_kernels() -> bool:
-    """Whether OpenVINO lists BF16, and chooses it by itself, where its kernels for it may not run.
+    """Whether OpenVINO lists BF16, and would choose it by default, although its BF16 kernels may not run.
 
-    It looks at the CPU alone for that, and for its kernels also at ONEDNN_MAX_CPU_ISA.
+    For the list it checks the CPU alone; for the kernels it also respects ONEDNN_MAX_CPU_ISA.
     """
     return "BF16" in _listed() and not cpu_fingerprint().computes_bf16
 
@@ -171,12 +171,12 @@ def _listed() -> set[str]:
 
 @cache
 def core() -> Any:
-    """The process's one `openvino.Core`, as its documentation advises: each would load the plugins anew."""
+    """One `openvino.Core` per process, as OpenVINO's documentation advises: each one loads the plugins again."""
     return import_openvino().Core()
 
 
 class translated:  # noqa: N801
-    """The one place where OpenVINO's errors become ours; a context manager that may be entered again and again."""
+    """Reusable context manager that turns OpenVINO's errors into depthkit's."""
 
     def __init__(self, what: str, kind: type[UserError] = BackendError) -> None:
         self._what, self._kind = what, kind
@@ -184,7 +184,7 @@ class translated:  # noqa: N801
     def __enter__(self) -> None: ...
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        # It raises RuntimeError, and UnicodeDecodeError where its words quote a damaged file.
+        # OpenVINO raises RuntimeError, or UnicodeDecodeError if its message quotes a damaged file.
         if isinstance(error, RuntimeError | ValueError):
             lines = (line.strip() for line in str(error).splitlines())
             words = " ".join(line for line in lines if line and not line.startswith("Exception from "))

@@ -1,10 +1,10 @@
-"""The engine store: every engine that was built here, found again by what it was built from.
+"""The engine store: all engines built on this machine, by key.
 
-A build takes seconds to an hour, so an engine is built once for each key: the ONNX file's hash, backend, vendor
-version, device and options. A lock lets one process build while others that want the same engine wait for it. The lock
-is the operating system's, and ends with the process that holds it, however that ends.
+A build takes seconds to an hour, so an engine is built once per key: the ONNX file's hash, backend, vendor version,
+device and options. While one process builds, a lock makes others that need the same engine wait. It is a lock of the
+operating system, which is released when its process ends, even after a crash.
 
-    <root>/engines-<schema>/<key>/engine.<extension>    and its manifest beside it; <schema> is the manifest's version
+    <root>/engines-<schema>/<key>/engine.<extension>    with its manifest; <schema> is the manifest's schema version
     <root>/locks/<key>.lock
     <root>/timing/<name>                                TensorRT's timing caches
 """
@@ -41,13 +41,13 @@ def store_root() -> Path:
 
 
 def timing_cache_path(name: str) -> Path:
-    """Where a vendor's timing cache of this name lies; `locked` it while it is read or written."""
+    """Path of a vendor's timing cache with this name; use `locked` to write it."""
     return store_root() / "timing" / name
 
 
 @contextmanager
 def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock of `path` among all processes; `on_wait` is told before waiting. Raises OutputError."""
+    """Hold the inter-process lock of `path`; `on_wait` is called before waiting. Raises OutputError."""
     folder = _writable(path.parent)
     lock = FileLock(folder / f"{path.name}.lock")
     try:
@@ -69,10 +69,10 @@ class Entry:
     """An engine in the store.
 
     Attributes:
-        key: what it is known by.
-        engine, manifest: the file, and what it is.
-        file_bytes: its size.
-        used: when it was last built or asked for, in seconds since the epoch.
+        key: its key, see `Store`.
+        engine, manifest: the file and its description.
+        file_bytes: size of the file.
+        used: time of the last build or use, in seconds since the epoch.
     """
 
     key: str
@@ -82,7 +82,7 @@ class Entry:
     used: float
 
     def unused_for(self, days: float) -> bool:
-        """Whether nobody asked for it in so many days."""
+        """Whether it was not used for this many days."""
         return self.used < time.time() - days * 86_400
 
 
@@ -91,22 +91,22 @@ class Store:
 
     Attributes:
         root: its folder.
-        engines: where in it the engines are.
+        engines: folder of the engines in it.
     """
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or store_root()
-        # Another depthkit may use the same store, and has another schema of manifests.
+        # A version of depthkit with another schema of manifests may share the store.
         self.engines = self.root / f"engines-{Manifest.schema_version}"
 
     @contextmanager
     def locked(self, key: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold the lock of `key`. Raises OutputError where the store cannot be written."""
+        """Hold the lock of `key`. Raises OutputError if the store cannot be written."""
         with locked(self.root / "locks" / key, on_wait):
             yield
 
     def find(self, key: str) -> Entry | None:
-        """The engine of `key`, if it is there and whole; one that is damaged is removed."""
+        """The engine of `key`, or None; a damaged one is removed."""
         folder = self.engines / key
         if not folder.is_dir():
             return None
@@ -118,7 +118,7 @@ class Store:
         return entry
 
     def add(self, key: str, extension: str, make: Callable[[Path], None]) -> Entry:
-        """Let `make` write the engine and its manifest to the path that it is given, and keep both, or nothing.
+        """Let `make` write an engine and its manifest to the path that it gets; add both to the store, or neither.
 
         Raises:
             OutputError: no space or no permission.
@@ -126,7 +126,7 @@ class Store:
         """
         goal = self.engines / key
         unfinished = _writable(self.engines) / f"{_UNFINISHED}{key}"
-        _discard(unfinished)  # of a process that was killed: nobody else writes here while we hold the lock
+        _discard(unfinished)  # from a process that was killed: nobody else writes here while we hold the lock
         try:
             unfinished.mkdir()
             make(unfinished / f"engine.{extension}")
@@ -136,7 +136,7 @@ class Store:
             raise OutputError(f"{error}; {_REMEDY}") from error
         except OSError as error:
             if not is_refused_write(error):
-                raise  # something that `make` read
+                raise  # about a file that `make` read
             raise _refused(self.root, error) from error
         finally:
             _discard(unfinished)
@@ -145,14 +145,14 @@ class Store:
         return entry
 
     def entries(self) -> list[Entry]:
-        """Every engine whose manifest can be read, last used first."""
+        """All engines with a readable manifest, last used first."""
         if not self.engines.is_dir():
             return []
         found = [_read(folder) for folder in self.engines.iterdir() if not folder.name.startswith(_UNFINISHED)]
         return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry.used)
 
     def named(self, start: str) -> Entry:
-        """The engine whose key begins so. Raises UserError for none or several."""
+        """The engine whose key begins with `start`. Raises UserError for none or several."""
         found = [entry for entry in self.entries() if entry.key.startswith(start)]
         if len(found) != 1:
             raise UserError(
@@ -167,7 +167,7 @@ class Store:
             _discard(entry.engine.parent)
 
     def remove_broken(self) -> int:
-        """Delete what no process is writing and nobody can use: unfinished and unreadable entries. Returns how many."""
+        """Delete unfinished and unreadable entries that no process is writing, and return their number."""
         if not self.engines.is_dir():
             return 0
         removed = 0
@@ -175,11 +175,11 @@ class Store:
             lock = FileLock(make_folder(self.root / "locks") / f"{folder.name.removeprefix(_UNFINISHED)}.lock")
             try:
                 with lock.acquire(timeout=0):
-                    if _is_broken(folder):  # and was not mended meanwhile
+                    if _is_broken(folder):  # still: another process may have built it meanwhile
                         _discard(folder)
                         removed += 1
             except Timeout:
-                continue  # it is being built at this moment
+                continue  # it is being built
         return removed
 
 

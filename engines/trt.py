@@ -1,8 +1,8 @@
-"""TensorRT and TensorRT-RTX: one builder for two vendor modules, which have one API and do not read each other's plans.
+"""TensorRT and TensorRT-RTX: one builder for two vendor modules with the same API but different plan formats.
 
-The network is strongly typed, so precision is what the ONNX file stores: TensorRT 11 knows no other way, and TensorRT
-10 has it, too. TensorRT times kernels on the GPU that will run the engine. TensorRT-RTX compiles for compute
-capabilities, without a GPU, and chooses kernels when the engine is opened.
+The network is strongly typed, so its precision is the ONNX file's. TensorRT 11 supports only this, TensorRT 10 also
+does. TensorRT times kernels on the GPU that will run the engine. TensorRT-RTX compiles for compute capabilities,
+without a GPU, and chooses kernels when the engine is opened.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ _AMPERE: Final = 80  # compute capability 8.0
 
 @dataclass(frozen=True, config=STRICT)
 class _Options:
-    """What both take.
+    """Options of both backends.
 
     Attributes:
-        tf32: multiply FP32 with 10 bits of mantissa, on GPUs that do; TensorRT's own default.
-        workspace_mib: GPU memory that a kernel may use for itself, in MiB; 0: all there is.
+        tf32: multiply FP32 with 10 bits of mantissa, on GPUs that support it. TensorRT's own default is to do so.
+        workspace_mib: GPU memory in MiB that a kernel may use as workspace; 0: no limit.
     """
 
     tf32: bool = False
     workspace_mib: Annotated[int, Field(ge=0)] = 0
 
     def target(self) -> Fingerprint:
-        """The device that is built for. Raises BackendError."""
+        """The device to build for. Raises BackendError."""
         raise NotImplementedError
 
     def configure(self, trt: Any, config: Any) -> None:
-        """Set an `IBuilderConfig`."""
+        """Set the options in an `IBuilderConfig`. Raises BackendError."""
         set_or_clear = config.set_flag if self.tf32 else config.clear_flag
         set_or_clear(trt.BuilderFlag.TF32)
         if self.workspace_mib:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace_mib << 20)
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # without it the inspector tells names only
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # otherwise the inspector reports names only
 
     @contextmanager
     def timings(self, config: Any, version: str) -> Iterator[None]:
-        """What is to be kept of this build for the next one."""
+        """Use the timing cache of earlier builds in the block, and save it afterwards; without a cache, do nothing."""
         yield
 
     def accepts_version(self, built: str, here: str) -> bool:
@@ -76,12 +76,12 @@ class TensorRTOptions(_Options):
     """How TensorRT builds.
 
     Attributes:
-        optimization_level: 0 (builds fast) to 5 (looks for the fastest kernels).
+        optimization_level: 0 (fast build) to 5 (fastest kernels).
         hardware_compatibility: GPUs that may run the engine: "none": this model of GPU; "same-compute-capability";
-            "ampere+": all of compute capability 8.0 and later. The wider, the slower.
-        version_compatible: later TensorRT releases of the same major version may run the engine, where the lean runtime
-            of the building release is installed beside them (`pip install tensorrt-lean==VERSION`).
-        timing_cache: keep what kernels took, and do not time them again.
+            "ampere+": compute capability 8.0 and later. The more GPUs, the slower.
+        version_compatible: later TensorRT releases of the same major version may run the engine, if the lean runtime
+            of the building release is installed too (`pip install tensorrt-lean==VERSION`).
+        timing_cache: save the timings of kernels and reuse them in later builds.
     """
 
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
@@ -107,19 +107,19 @@ class TensorRTOptions(_Options):
         }[self.hardware_compatibility]
         if self.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-            # By default such a plan carries the lean runtime, which is host code, and no plan may run host code here.
+            # By default such a plan contains the lean runtime, which is host code, and depthkit forbids host code.
             config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
 
     @contextmanager
     def timings(self, config: Any, version: str) -> Iterator[None]:
-        """See `_Options.timings`: the cache of this release and GPU, which all builds share."""
+        """See `_Options.timings`: all builds by this release on this GPU share a cache."""
         if not self.timing_cache:
             yield
             return
         name = f"tensorrt-{version}-{gpu_fingerprint().name}.cache"
         path = timing_cache_path(re.sub(r"[^\w.-]+", "-", name))
         cache = _stored_timings(config, path)
-        if not config.set_timing_cache(cache, ignore_mismatch=False):  # of another driver or GPU
+        if not config.set_timing_cache(cache, ignore_mismatch=False):  # made with another driver or GPU
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, ignore_mismatch=False)
         yield
@@ -137,7 +137,7 @@ class TensorRTOptions(_Options):
         if built == here or not self.version_compatible:
             return built == here
         # "Engines built with the version-compatible flag can run with newer TensorRT versions within the same major
-        # version" (support matrix); without host code in them, by the lean runtime of the release that built them.
+        # version" (support matrix). As they contain no host code, they need the building release's lean runtime.
         before, now = numbers(built), numbers(here)
         return before[0] == now[0] and before < now and lean_runtime(built) is not None
 
@@ -147,10 +147,10 @@ class RtxOptions(_Options):
     """How TensorRT-RTX builds.
 
     Attributes:
-        compute_capability: GPUs that may run the engine, for instance "89" or "75,86,89,120"; "": this machine's, or
-            where it has none every architecture from Ampere on that the library knows. Turing (75) is left out as it is
-            by TensorRT-RTX's own default: its support matrix says that it makes an engine for several slower. `target`
-            refuses what the library does not list.
+        compute_capability: GPUs that may run the engine, for instance "89" or "75,86,89,120"; "": this machine's GPU,
+            or without a GPU every architecture from Ampere on that the library supports. Turing (75) is not included,
+            as in TensorRT-RTX's own default: by its support matrix, Turing slows down an engine for several
+            architectures. `target` rejects values that the library does not list.
     """
 
     compute_capability: str = ""
@@ -162,13 +162,13 @@ class RtxOptions(_Options):
     def configure(self, trt: Any, config: Any) -> None:
         """See `_Options.configure`."""
         super().configure(trt, config)
-        # RTX may otherwise allocate while it runs, and what allocates cannot be recorded as a CUDA graph.
+        # Otherwise RTX may allocate memory during a run, which cannot be recorded as a CUDA graph.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         architectures = self._architectures(trt)
         config.num_compute_capabilities = len(architectures)
         for index, each in enumerate(architectures):
             if not config.set_compute_capability(trt.ComputeCapability.__members__[f"SM{each}"], index):
-                raise BackendError(f"tensorrt-rtx does not build for compute capability {each}")
+                raise BackendError(f"tensorrt-rtx cannot build for compute capability {each}")
 
     def _architectures(self, trt: Any) -> list[int]:
         """Compute capabilities times ten, sorted. Raises BackendError for one that the library does not list."""
@@ -183,8 +183,8 @@ class RtxOptions(_Options):
             asked = {gpu.architecture.removeprefix("sm_")}
         if unknown := sorted(asked.difference(map(str, listed))):
             raise BackendError(
-                f"tensorrt-rtx has no compute capability {', '.join(map(repr, unknown))}; "
-                f"it has {', '.join(map(str, listed))}, written as in compute_capability=86,89"
+                f"tensorrt-rtx does not support compute capability {', '.join(map(repr, unknown))}; "
+                f"choose from {', '.join(map(str, listed))}, for example compute_capability=86,89"
             )
         return sorted(map(int, asked))
 
@@ -193,7 +193,7 @@ _O = TypeVar("_O", bound=_Options)
 
 
 class TensorRT(Vendor, Backend[_O]):
-    """Either of the two; see `Backend`. Its session reads plans through `Vendor`, too."""
+    """TensorRT or TensorRT-RTX; see `Backend`. Its session also reads plans through `Vendor`."""
 
     def __init__(self, name: str, extension: str, options: type[_O], *, oldest: str, cross_builds: bool) -> None:
         super().__init__(name)
@@ -203,20 +203,20 @@ class TensorRT(Vendor, Backend[_O]):
         self._cross_builds = cross_builds
 
     def availability(self) -> Availability:
-        """See `Backend.availability`. Only where there is a GPU the library is imported, and started once."""
+        """See `Backend.availability`. Imports and starts the library only if there is a GPU."""
         installed = self.installed()
         extra = f"'depthkit[{self.name}]'"
         if installed is None:
             return Availability(None, f"{self._module} or onnx is not installed", f"pip install {extra}")
         if numbers(installed) < numbers(self._oldest):
-            reason = f"{installed} is installed, and {self._oldest} or later is needed"
+            reason = f"{installed} is installed, but {self._oldest} or later is needed"
             return Availability(None, reason, f"pip install --upgrade {extra}")
         builds = installed if self._cross_builds else None
         gpu = find_gpu()
         if isinstance(gpu, str):
-            does = "builds here, for other machines; runs on a GPU" if builds else "builds and runs on a GPU"
+            does = "builds here for other machines; running needs a GPU" if builds else "needs a GPU to build and run"
             remedy = f"pip install {extra} on a machine with an NVIDIA GPU and its driver"
-            return Availability(builds, f"{does}, and {gpu}", remedy, runs=False)
+            return Availability(builds, f"{does}, but {gpu}", remedy, runs=False)
         if self.fault:
             return Availability(None, self.fault)
         try:
@@ -226,7 +226,7 @@ class TensorRT(Vendor, Backend[_O]):
         return Availability(installed, f"on {gpu.name}")
 
     def here(self) -> Fingerprint:
-        """This machine's GPU."""
+        """See `Backend.here`: this machine's GPU."""
         return gpu_fingerprint()
 
     def target(self, options: _O) -> Fingerprint:
@@ -242,14 +242,14 @@ class TensorRT(Vendor, Backend[_O]):
         trt = self.vendor()
         description = describe_onnx(onnx)
         spec = description.model.input
-        with self.listening(f"cannot build {onnx}") as said:
+        with self.listening(f"cannot build {onnx}") as messages:
             builder = trt.Builder(self.logger())
             network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
             parser = trt.OnnxParser(network, self.logger())  # owns the weights until the engine is built
             if not parser.parse_from_file(str(onnx)):
                 raise BackendError(f"{self.name} cannot build {onnx}: {_parser_errors(parser)}")
             layers = network_layers(trt, network)
-            self.found_precision(attribute(layers, description.convolutions), asked)  # before minutes are spent
+            self.found_precision(attribute(layers, description.convolutions), asked)  # fail before a build of minutes
             config = builder.create_builder_config()
             options.configure(trt, config)
             if isinstance(spec.shape[0], Dim):
@@ -257,14 +257,14 @@ class TensorRT(Vendor, Backend[_O]):
             with options.timings(config, trt.__version__):
                 plan = builder.build_serialized_network(network, config)
             if plan is None:
-                raise BackendError(f"{self.name} cannot build {onnx}: {words(said)}")
+                raise BackendError(f"{self.name} cannot build {onnx}: {words(messages)}")
         readable = not isinstance(find_gpu(), str) and self.here().accepts(options.target())
         built = self.inspect_plan(plan, layers) if readable else Built(layers, layers_from="network")
         engine.write_bytes(plan)
         return built
 
     def inspect_plan(self, plan: Any, network: tuple[Layer, ...] = ()) -> Built:
-        """What a plan, as bytes or a buffer, tells of itself: see `read_layers`. Raises BackendError."""
+        """Read the layers of a plan, given as bytes or a buffer; see `read_layers`. Raises BackendError."""
         engine = self.deserialize(plan)
         with self.listening("cannot inspect the engine"):
             return read_layers(inspect_engine(self.vendor(), engine), network)
@@ -283,7 +283,7 @@ def _add_profile(builder: Any, config: Any, spec: TensorSpec) -> None:
 
 
 def _stored_timings(config: Any, path: Path) -> Any:
-    """An `ITimingCache` of a file, empty where that cannot be read: a cache may be lost, a build may not."""
+    """Read an `ITimingCache` from a file; an empty one if that fails, because a build must not fail for its cache."""
     try:
         stored = path.read_bytes()
     except OSError:

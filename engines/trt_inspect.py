@@ -1,4 +1,4 @@
-"""What TensorRT's layers compute in: read from a strongly typed network, and from the engine that was built from it."""
+"""The precision of TensorRT's layers, from a strongly typed network and from the engine built from it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ _TYPES: Final[Mapping[str, str]] = {
     "uint8": "uint8", "int32": "int32", "int64": "int64", "bool": "bool",
 }  # fmt: skip
 _ARITHMETIC: Final = frozenset({"fp32", "fp16", "bf16", "fp8", "fp4", "int8", "int4"})
-_UNTOLD: Final = "unknown"
+_UNKNOWN: Final = "unknown"
 _ONNX_NODE: Final = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-_TYPE_KEYS: Final = ("Datatype", "DataType", "Format/Datatype")  # TensorRT 11 split the last, which is TensorRT 10's
+_TYPE_KEYS: Final = ("Datatype", "DataType", "Format/Datatype")  # the last is TensorRT 10's, which TensorRT 11 split
 
 
 def network_layers(trt: Any, network: Any) -> tuple[Layer, ...]:
-    """Every layer of a strongly typed network with the types that it reads: of a convolution, input and kernel.
+    """Every layer of a strongly typed network with the types of its inputs; for a convolution, of input and kernel.
 
-    What a convolution reads is dequantised first where the ONNX file stores INT8, and TensorRT computes both as one: it
-    counts as what is dequantised.
+    In INT8 files a convolution reads dequantised tensors. TensorRT fuses both, so the type before dequantising counts.
 
     Args:
         trt: the vendor's module.
-        network: an `INetworkDefinition`, parsed.
+        network: a parsed `INetworkDefinition`.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     dequantised = {
@@ -52,21 +51,21 @@ def _network_layer(trt: Any, layer: Any, dequantised: Mapping[str, str]) -> Laye
         if tensor is not None
     ]
     made = [_type(layer.get_output(index).dtype.name) for index in range(layer.num_outputs)]
-    if convolves and len(types) == 1:  # the kernel is no tensor
-        layer.__class__ = trt.IConvolutionLayer  # the bindings hand out its base class, which does not know the kernel
-        kernel = layer.kernel  # a NumPy array where NumPy has its type
+    if convolves and len(types) == 1:  # the kernel is not an input tensor
+        layer.__class__ = trt.IConvolutionLayer  # the bindings return its base class, which has no kernel
+        kernel = layer.kernel  # a NumPy array if NumPy has its type
         types.append(_type((kernel if isinstance(kernel, trt.Weights) else trt.Weights(kernel)).dtype.name))
-    # A cast computes in what it makes.
+    # A cast computes in its output's type.
     return Layer(layer.name, operator, _arithmetic([] if layer.type == trt.LayerType.CAST else types, made))
 
 
 def inspect_engine(trt: Any, engine: Any) -> str:
-    """What the vendor's inspector tells of a deserialised `ICudaEngine`, as JSON. Raises RuntimeError, as it does."""
+    """The JSON of the vendor's inspector for a deserialised `ICudaEngine`. Raises the vendor's RuntimeError."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     inspector = engine.create_engine_inspector()
     if any(-1 in tuple(engine.get_tensor_shape(name)) for name in inputs):
-        # Of a dynamic batch TensorRT 10 tells no types before sizes are set. Nothing runs, so no memory is asked for.
+        # With a dynamic batch, TensorRT 10 reports no types before sizes are set. Nothing runs, so no memory is needed.
         context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise RuntimeError("no execution context")
@@ -79,17 +78,17 @@ def inspect_engine(trt: Any, engine: Any) -> str:
 
 
 def read_layers(text: str, network: tuple[Layer, ...] = ()) -> Built:
-    r"""The layers of an engine, as the inspector's JSON tells them.
+    r"""Read the layers of an engine from the inspector's JSON.
 
-    A layer that computes a convolution of `network` is known by the ONNX nodes in its metadata, since TensorRT 11 calls
-    it "correlation" and may compute it in a layer of any type; "conv" is then added to its operator. Of convolutions
-    whose type the JSON does not tell, the network's is taken, which strong typing guarantees, and `Built.layers_from`
-    is "network". It does not tell the type of those that are fused with what reads the frames' bytes or computes in
-    another type, up to a layer that is the whole network.
+    Layers that compute a convolution of `network` are found by the ONNX nodes in their metadata, because TensorRT 11
+    calls them "correlation" and may compute a convolution in a layer of any kind; "conv" is then added to the operator.
+    The JSON does not report the type of convolutions that are fused with the layer that reads the frames' bytes, or
+    with layers of another type (the whole network may be one such layer). The network's type is used for these, which
+    strong typing guarantees, and `Built.layers_from` is "network".
 
     Args:
         text: from `inspect_engine`, of TensorRT 10 or 11.
-        network: of `network_layers`, what the engine was built from.
+        network: from `network_layers`, of the network that the engine was built from.
 
     >>> text = '''{"Layers": [{"Name": "node_conv2d_myl0_2", "LayerType": "correlation", "TacticName": "sm80_xmma",
     ...     "Inputs": [{"Name": "x", "Dimensions": [1, 24, 32, 48], "Datatype": "Half"}],
@@ -101,39 +100,39 @@ def read_layers(text: str, network: tuple[Layer, ...] = ()) -> Built:
     """
     rows = [{"Name": row} if isinstance(row, str) else row for row in json.loads(text).get("Layers", ())]
     types = {layer.name: layer.precision for layer in network}
-    untold = {layer.name: layer for layer in network if _convolves(layer.operator)}
+    unreported = {layer.name: layer for layer in network if _convolves(layer.operator)}
     fused = [set(_ONNX_NODE.findall(row.get("Metadata", ""))) for row in rows]
-    claims = [untold.keys() & nodes for nodes in fused]
-    # Layers that only move a convolution's tensors name its node, too: they count where no other layer convolves.
+    claims = [unreported.keys() & nodes for nodes in fused]
+    # Layers that only move a convolution's tensors also name its node; they count only if no other layer convolves it.
     known = {node for nodes, row in zip(claims, rows, strict=True) if _convolves(_operator(row)) for node in nodes}
     layers = []
     for row, nodes, parts in zip(rows, claims, fused, strict=True):
         operator, computes = _operator(row), _row_type(row)
         if _convolves(operator) or nodes - known:
-            if nodes and (computes == _UNTOLD or _blends(row, (types.get(part, _UNTOLD) for part in parts))):
-                continue  # the network's layers stand in for it
-            untold = {name: layer for name, layer in untold.items() if name not in nodes}
+            if nodes and (computes == _UNKNOWN or _blends(row, (types.get(part, _UNKNOWN) for part in parts))):
+                continue  # the network's layers are used instead
+            unreported = {name: layer for name, layer in unreported.items() if name not in nodes}
             operator += "" if "conv" in operator.lower() else " (conv)"
         tactic = row.get("TacticName") or row.get("TacticValue", "")
-        layers.append(Layer(row.get("Name", _UNTOLD), operator, computes, tactic))
-    return Built((*layers, *untold.values()), "network" if untold else "engine")
+        layers.append(Layer(row.get("Name", _UNKNOWN), operator, computes, tactic))
+    return Built((*layers, *unreported.values()), "network" if unreported else "engine")
 
 
 def _row_type(row: Mapping[str, Any]) -> str:
-    # The first array: later ones may be a bias; single numbers are Float whatever they scale.
+    # Only the first array, because later ones may be a bias. Scalars are always Float, whatever they scale.
     read = sorted(_types(row.get("Inputs", ())), key=lambda each: each not in _ARITHMETIC)[:1]
-    if "Weights" in row:  # of a convolution in TensorRT 10
+    if "Weights" in row:  # a convolution in TensorRT 10
         read.append(_type(row["Weights"].get("Type", "")))
     return _arithmetic(read, _types(row.get("Outputs", ())))
 
 
 def _blends(row: Mapping[str, Any], types: Iterable[str]) -> bool:
-    """Whether a row computes in several types, given those of its parts, so that its ends do not tell each one's."""
+    """Whether a row computes in several types, given those of its parts, so that its inputs and outputs do not tell."""
     return "uint8" in _types(row.get("Inputs", ())) or len(_ARITHMETIC.intersection(types)) > 1
 
 
 def _operator(row: Mapping[str, Any]) -> str:
-    return str(row.get("LayerType", _UNTOLD))
+    return str(row.get("LayerType", _UNKNOWN))
 
 
 def _convolves(operator: str) -> bool:
@@ -141,25 +140,25 @@ def _convolves(operator: str) -> bool:
 
 
 def _types(tensors: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Types of tensors in the inspector's JSON, single numbers left out."""
+    """Types of tensors in the inspector's JSON, without scalars."""
     for tensor in tensors:
         if tensor.get("Dimensions") not in ([], [1]):
             yield _type(next((tensor[key] for key in _TYPE_KEYS if key in tensor), ""))
 
 
 def _type(words: str) -> str:
-    """The type that the vendor's words name.
+    """The type named in a text of the vendor.
 
     >>> _type("HALF"), _type("BFloat16"), _type("Channel major FP16 format where channel % 8 == 0")
     ('fp16', 'bf16', 'fp16')
     >>> _type("N/A due to dynamic shapes")
     'unknown'
     """
-    return next((_TYPES[word] for word in re.findall(r"[a-z0-9]+", words.lower()) if word in _TYPES), _UNTOLD)
+    return next((_TYPES[word] for word in re.findall(r"[a-z0-9]+", words.lower()) if word in _TYPES), _UNKNOWN)
 
 
 def _arithmetic(read: Iterable[str], made: Iterable[str]) -> str:
-    """The types that a layer computes in, of those it reads, else of those it makes; several are joined.
+    """The arithmetic types of a layer's inputs, or else of its outputs; several are joined by "+".
 
     >>> _arithmetic(["fp16", "fp32"], ["fp16"]), _arithmetic(["uint8"], ["fp16"]), _arithmetic([], ["int64"])
     ('fp16+fp32', 'fp16', 'int64')
@@ -168,4 +167,4 @@ def _arithmetic(read: Iterable[str], made: Iterable[str]) -> str:
     for types in (read, made):
         if found := sorted(_ARITHMETIC.intersection(types)):
             return "+".join(found)
-    return next((each for each in (*read, *made) if each != _UNTOLD), _UNTOLD)
+    return next((each for each in (*read, *made) if each != _UNKNOWN), _UNKNOWN)

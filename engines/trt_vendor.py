@@ -1,4 +1,4 @@
-"""NVIDIA's two libraries `tensorrt` and `tensorrt_rtx`: found, imported, listened to, and asked to read plans."""
+"""NVIDIA's libraries `tensorrt` and `tensorrt_rtx`: find and import them, collect their log, and read plans."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ __all__ = ["Vendor", "lean_runtime", "numbers", "words"]
 
 
 class Vendor:
-    """One of the two, by the name of its backend. Nothing is imported before `vendor` is called."""
+    """One of the two libraries, by the name of its backend. `vendor` imports it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._module = name.replace("-", "_")
 
     def installed(self) -> str | None:
-        """The version that is installed; None: none, or no `onnx`, which every build reads the file's metadata with."""
+        """The installed version; None if the library is missing, or `onnx`, which every build needs."""
         return _installed(self.name) if find_spec(self._module) and find_spec("onnx") else None
 
     def vendor(self) -> Any:
-        """The module. Raises BackendError where it cannot be imported."""
+        """Import the module. Raises BackendError if that fails."""
         try:
             return import_module(self._module)
-        except Exception as error:  # its start-up code loads libraries in ways of its own
+        except Exception as error:  # its start-up code loads libraries and may raise anything
             remedy = f"pip install --upgrade 'depthkit[{self.name}]'"
             raise BackendError(f"{self._module} cannot be imported ({error}); {remedy}") from error
 
     @cached_property
     def fault(self) -> str:
-        """Why the library does not start on this machine's GPU, in its own words; empty: it does. Found out once."""
+        """The library's error if it does not start on this machine's GPU; empty if it starts. Checked once."""
         try:
             trt = self.vendor()
             with self.listening("cannot start"):
@@ -48,36 +48,36 @@ class Vendor:
         return ""
 
     def logger(self) -> Any:
-        """The module's one logger, for all that takes one; it keeps silent. See `listening`."""
+        """The one logger for all objects of the module; it prints nothing. See `listening`."""
         return _logger(self._module)
 
     @contextmanager
     def listening(self, what: str) -> Iterator[list[str]]:
-        """Yield a list to which the vendor's warnings and errors go, for it logs them and answers None or False.
+        """Yield a list that collects the vendor's warnings and errors, because it logs them and returns None or False.
 
-        The one boundary at which its exceptions become BackendError, which begins with `what`.
+        The vendor's exceptions become BackendError here, with a message that begins with `what`.
         """
-        logger, said = self.logger(), list[str]()
-        logger.listeners[id(said)] = said
+        logger, messages = self.logger(), list[str]()
+        logger.listeners[id(messages)] = messages
         try:
-            yield said
-        except (RuntimeError, TypeError, ValueError) as error:  # what pybind11 raises, also where a constructor fails
-            raise BackendError(f"{self.name} {what}: {words([*said, str(error)])}") from error
+            yield messages
+        except (RuntimeError, TypeError, ValueError) as error:  # from pybind11, also if a constructor fails
+            raise BackendError(f"{self.name} {what}: {words([*messages, str(error)])}") from error
         finally:
-            del logger.listeners[id(said)]
+            del logger.listeners[id(messages)]
 
     def deserialize(self, plan: Any, built: str | None = None) -> Any:
-        """An `ICudaEngine` of a plan, host code in which is not allowed to run.
+        """Deserialise a plan to an `ICudaEngine`; host code in it is not allowed to run.
 
         Args:
             plan: bytes or a buffer.
-            built: the version that built it; None: the one that is installed.
+            built: the version that built it; None: the installed version.
 
         Raises:
-            BackendError: the vendor refuses, in its own words.
+            BackendError: the vendor rejects the plan; the message quotes it.
         """
         trt = self.vendor()
-        with self.listening("cannot read the engine") as said:
+        with self.listening("cannot read the engine") as messages:
             if built in {None, _installed(self.name)}:
                 runtime = trt.Runtime(self.logger())
             else:
@@ -87,12 +87,12 @@ class Vendor:
                 runtime.engine_host_code_allowed = False
                 engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise BackendError(f"{self.name} cannot read the engine: {words(said)}")
+            raise BackendError(f"{self.name} cannot read the engine: {words(messages)}")
         return engine
 
 
 def lean_runtime(built: str) -> Path | None:
-    """The library of TensorRT's lean runtime of exactly the version `built`, where pip installed it."""
+    """The library of TensorRT's lean runtime of exactly version `built`, if pip installed it."""
     spec = find_spec("tensorrt_lean_libs")
     if spec is None or _installed("tensorrt-lean") != built:
         return None
@@ -100,20 +100,20 @@ def lean_runtime(built: str) -> Path | None:
     return next((path for folder in folders for path in folder.glob("libnvinfer_lean.so*")), None)
 
 
-def words(said: Iterable[str]) -> str:
-    """What the vendor said, on one line and each line once.
+def words(messages: Iterable[str]) -> str:
+    """The vendor's messages in one line, without repetitions.
 
     >>> words(["no kernel", "In catchCudaError: no driver"]), words([])
-    ('no kernel', 'it does not say why')
+    ('no kernel', 'no reason given')
     """
-    lines = dict.fromkeys(line.strip() for text in said for line in text.splitlines() if line.strip())
-    # A builder without a driver adds this to every error; it tells only where nothing else does.
-    telling = [line for line in lines if "catchCudaError" not in line] or list(lines)
-    return "; ".join(telling) or "it does not say why"
+    lines = dict.fromkeys(line.strip() for text in messages for line in text.splitlines() if line.strip())
+    # Without a driver, a builder adds this to every error; it is useful only if there is no other message.
+    useful = [line for line in lines if "catchCudaError" not in line] or list(lines)
+    return "; ".join(useful) or "no reason given"
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """A version to compare.
+    """The numbers of a version, for comparison.
 
     >>> numbers("10.12") <= numbers("10.12.0.36") < numbers("11.4.0.106")
     True
@@ -122,7 +122,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def _installed(name: str) -> str | None:
-    """The version of one of NVIDIA's distributions, whose names also come with the CUDA release they are for."""
+    """The version of one of NVIDIA's distributions, whose names may have the CUDA release as a suffix."""
     for distribution in (name, f"{name}-cu13", f"{name}-cu12"):
         try:
             return version(distribution)
@@ -133,17 +133,17 @@ def _installed(name: str) -> str | None:
 
 @cache
 def _logger(module: str) -> Any:
-    """It lives for ever: the vendor keeps a pointer to it, and no reference."""
+    """The module's logger. It must live for ever: the vendor keeps a raw pointer to it, not a reference."""
     trt = import_module(module)
-    worth_telling = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING)
+    recorded = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING)
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # pybind11 wants it by name
+            trt.ILogger.__init__(self)  # pybind11 does not support super().__init__()
             self.listeners: dict[int, list[str]] = {}
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in worth_telling:
+            if severity in recorded:
                 for listener in list(self.listeners.values()):
                     listener.append(message)
 
@@ -159,6 +159,6 @@ def _lean(module: str, built: str) -> Any:
 
 @cache
 def _loader(module: str) -> Any:
-    """The runtime that loads lean ones. It lives for ever: they need it, and hold no reference to it."""
+    """The runtime that loads lean runtimes. It must live for ever: they need it, but hold no reference to it."""
     trt = import_module(module)
     return trt.Runtime(_logger(module))

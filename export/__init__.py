@@ -1,1 +1,1 @@
-"""Bundle in, checked ONNX file out."""
+"""Export a run bundle to a checked ONNX file."""

@@ -1,4 +1,4 @@
-"""The checks between an ONNX graph and its name: each is a function and a line of output, and can stop the export."""
+"""The checks of an exported ONNX file. Each is a function and a line of output, and can stop the export."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ __all__ = ["Check", "Subject", "run_checks"]
 _LINTING: Final = Lock()
 
 HALF_BUDGET: Final = 400e9
-"""Multiply-accumulates that the half-precision check may spend, since torch is slow in FP16 on a CPU without FP16
-arithmetic. A large network at a large size is checked on some of the reference frames, and the line says how many."""
+"""Most multiply-accumulates of the half-precision check, because torch is slow in FP16 on a CPU without FP16
+arithmetic. Large networks are checked on fewer reference frames, and the output states how many."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: the file, and what it was made from.
+    """The file to check, and what it was made from.
 
     Attributes:
         kept: modules that stay in FP32.
-        held_out: frames that nothing was chosen by; None: there are none but the reference's.
+        held_out: frames that were not used for calibration; None if there are none besides the reference's.
     """
 
     path: Path
@@ -65,9 +65,9 @@ class Subject:
 
 
 def run_checks(subject: Subject) -> Iterator[Check]:
-    """Yield the checks' outcomes one by one; the caller stops at the first that failed."""
+    """Yield the result of each check as soon as it is done, so that the caller can stop at the first failure."""
     checks: list[Callable[[Subject], Check]] = [check_onnx, check_graph, check_folding]
-    if subject.precision != "bf16":  # Polygraphy's lint does not know it, ONNX Runtime has no CPU kernels for it
+    if subject.precision != "bf16":  # Polygraphy's lint does not support BF16, ONNX Runtime has no CPU kernels for it
         checks += [check_lint, check_parity]
     if subject.held_out is not None:
         checks.append(check_held_out)
@@ -78,7 +78,7 @@ def run_checks(subject: Subject) -> Iterator[Check]:
 
 
 def check_onnx(subject: Subject) -> Check:
-    """ONNX's own checker with full shape inference."""
+    """Run ONNX's own checker with full shape inference."""
     try:
         onnx.checker.check_model(str(subject.path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -87,24 +87,24 @@ def check_onnx(subject: Subject) -> Check:
 
 
 def check_graph(subject: Subject) -> Check:
-    """The graph's ends are a camera's bytes and metres, and no batch norm is left in it."""
+    """Check that the input is a uint8 image, the output float32 metres, and that no batch norm is left."""
     graph = onnx.load(subject.path).graph
     name_of = onnx.TensorProto.DataType.Name
     ends = [(v.name, name_of(v.type.tensor_type.elem_type)) for v in (*graph.input, *graph.output)]
     expected = [(subject.spec.input.name, "UINT8"), (subject.spec.output.name, "FLOAT")]
     if ends != expected:
-        return Check("camera-ready graph", passed=False, detail=f"its ends are {ends} instead of {expected}")
+        return Check("camera-ready graph", passed=False, detail=f"input and output are {ends} instead of {expected}")
     norms = [node.name for node in graph.node if node.op_type == "BatchNormalization"]
     if norms:
         detail = (
-            f"batch norm was not folded: {', '.join(norms)}; use nn.BatchNorm2d itself, or put it behind a convolution"
+            f"batch norm was not folded: {', '.join(norms)}; use nn.BatchNorm2d itself, or put it after a convolution"
         )
         return Check("camera-ready graph", passed=False, detail=detail)
     return Check("camera-ready graph", passed=True, detail="uint8 image in, float32 metres out, batch norm folded")
 
 
 def check_folding(subject: Subject) -> Check:
-    """Polygraphy's constant folding finds nothing that `build_graph` has not folded already."""
+    """Check that Polygraphy's constant folding finds nothing more than `build_graph` has folded."""
     model = onnx.load(subject.path)
     left = len(model.graph.node) - len(fold(model).graph.node)
     detail = f"{len(model.graph.node)} nodes, nothing left to fold" if left == 0 else f"{left} nodes could be folded"
@@ -112,10 +112,10 @@ def check_folding(subject: Subject) -> Check:
 
 
 def check_lint(subject: Subject) -> Check:
-    """`polygraphy check lint`, which Polygraphy offers as a tool only.
+    """Run `polygraphy check lint`, which Polygraphy offers only as a command-line tool.
 
-    In this process: one of its own takes 1.6 s, and there ONNX Runtime would report to Microsoft (`vendors`). While the
-    tool runs ONNX Runtime it redirects this process's stdout and stderr, so one at a time.
+    It runs in this process, because a new process takes 1.6 s and ONNX Runtime would send telemetry there (see
+    `vendors`). It redirects this process's stdout and stderr, so only one runs at a time.
     """
     import_onnxruntime()
     report = subject.path.with_suffix(".lint.json")
@@ -126,18 +126,18 @@ def check_lint(subject: Subject) -> Check:
     entries = json.loads(report.read_text())["lint_entries"]
     faults = [entry["message"] for entry in entries if entry["level"] == "exception"]
     if faults or status:
-        return Check("Polygraphy lint", passed=False, detail="; ".join(faults) or f"it ended with {status}")
+        return Check("Polygraphy lint", passed=False, detail="; ".join(faults) or f"exit code {status}")
     return Check("Polygraphy lint", passed=True, detail=f"no fault, {len(entries)} warnings")
 
 
 def check_parity(subject: Subject) -> Check:
-    """Polygraphy's ONNX Runtime on the CPU against torch in FP32, on the reference frames."""
+    """Compare Polygraphy's ONNX Runtime on the CPU with PyTorch FP32, on the reference frames."""
     return _check_file("ONNX Runtime vs torch", subject, subject.reference)
 
 
 def check_held_out(subject: Subject) -> Check:
-    """The same on frames that no calibration, method, bias or layer was chosen by."""
-    assert subject.held_out is not None, "run_checks asks"
+    """Make the same comparison on frames that were not used for calibration, method, bias or kept layers."""
+    assert subject.held_out is not None, "run_checks makes sure"
     return _check_file("held-out frames", subject, subject.held_out)
 
 
@@ -156,7 +156,7 @@ def _check_file(name: str, subject: Subject, reference: Reference) -> Check:
 
 
 def _open(subject: Subject) -> Any:
-    """A session of the file. INT8 is computed as it is written: the fast kernels differ from one CPU to the next."""
+    """A session of the file. INT8 runs without graph optimisation, because the fast kernels differ between CPUs."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -166,9 +166,9 @@ def _open(subject: Subject) -> Any:
 
 
 def check_half(subject: Subject) -> Check:
-    """Torch in real FP16 or BF16: every layer stays finite, and depth stays similar to FP32.
+    """Run PyTorch in real FP16 or BF16; every layer must stay finite, and depth must pass the gate.
 
-    ONNX Runtime's CPU provider computes FP16 graphs in FP32 and would hide an overflow, and BF16 graphs not at all.
+    ONNX Runtime's CPU provider computes FP16 graphs in FP32, which would hide an overflow, and cannot run BF16 graphs.
     """
     precision = subject.precision
     images = subject.reference.images
@@ -180,24 +180,24 @@ def check_half(subject: Subject) -> Check:
         return Check(name, passed=False, detail=str(error))
     most = float(torch.finfo(DTYPES[precision]).max)
     if watch.overflowed is not None:
-        detail = f"{watch.overflowed} leaves the range of {precision.upper()} ({most:g}) and gives NaN or Inf; "
-        return Check(name, passed=False, detail=f"{detail}`--keep auto` leaves such layers in FP32")
+        detail = f"{watch.overflowed} exceeds the range of {precision.upper()} ({most:g}) and gives NaN or Inf; "
+        return Check(name, passed=False, detail=f"{detail}`--keep auto` keeps such layers in FP32")
     return _judge(name, found, subject.reference, precision, f"largest activation {watch.largest:.4g} of {most:g}; ")
 
 
 def half_frames(spec: ModelSpec, there: int) -> int:
-    """How many of `there` frames `HALF_BUDGET` allows; all where a network's work is not known."""
+    """How many of `there` frames `HALF_BUDGET` allows; all if the network's work is unknown."""
     return int(np.clip(HALF_BUDGET // spec.macs, 1, there)) if spec.macs else there
 
 
 def find_overflows(subject: Subject, images: Sequence[np.ndarray]) -> tuple[str, ...]:
-    """The layers that have to stay in FP32, so that no activation leaves the range of FP16, in the order of the graph.
+    """The layers that must stay in FP32 so that no activation exceeds the range of FP16, in the order of the graph.
 
-    A layer that is kept answers in FP32, so the next one may be the first that overflows then.
+    A kept layer's output is FP32, so the next layer may then be the first that overflows.
 
     Args:
         subject: what is exported.
-        images: frames of its size, H x W x 3 uint8, to look at; as many as `HALF_BUDGET` allows.
+        images: frames of its size, H x W x 3 uint8; `HALF_BUDGET` limits how many are used.
 
     Raises:
         GateError: torch does not compute this network in FP16.
@@ -213,7 +213,7 @@ def find_overflows(subject: Subject, images: Sequence[np.ndarray]) -> tuple[str,
 
 
 def compute_half(subject: Subject, images: np.ndarray) -> tuple[np.ndarray, _RangeWatch]:
-    """Torch's answers to N x H x W x 3 frames in the subject's precision, and what its activations were.
+    """PyTorch's depth for N x H x W x 3 frames in the subject's precision, and the range of its activations.
 
     Raises:
         GateError: an operator has no kernel in this precision, or a constant of the network stayed FP32.
@@ -225,13 +225,11 @@ def compute_half(subject: Subject, images: np.ndarray) -> tuple[np.ndarray, _Ran
             return np.concatenate([camera(torch.from_numpy(image[None])).numpy() for image in images]), watch
     except RuntimeError as error:
         name = subject.precision.upper()
-        raise GateError(
-            f"torch does not compute this network in {name} ({str(error).strip()}); keep it in FP32"
-        ) from error
+        raise GateError(f"torch cannot run this network in {name} ({str(error).strip()}); export it in FP32") from error
 
 
 def _judge(name: str, found: np.ndarray, reference: Reference, precision: Precision, before: str = "") -> Check:
-    """Answers to the first frames of a reference, against the gate of a precision."""
+    """Check depths for the first frames of a reference against the gate of a precision."""
     parity = compare(found, reference)
     of = f"{parity.frames} frames"
     if parity.frames < len(reference.images):
@@ -244,7 +242,7 @@ def _judge(name: str, found: np.ndarray, reference: Reference, precision: Precis
 
 
 class _RangeWatch:
-    """Remembers the largest activation, and the first layer whose output was not finite."""
+    """Records the largest activation, and the first layer whose output is not finite."""
 
     def __init__(self, model: nn.Module) -> None:
         self.largest = 0.0
@@ -266,7 +264,7 @@ class _RangeWatch:
 
 
 def _batches(frames: np.ndarray, spec: ModelSpec) -> Iterator[np.ndarray]:
-    """Frames in runs of the spec's batch; the last one is filled up from the front."""
+    """Frames in batches of the spec's size; the last batch is filled with the first frames."""
     size = spec.opt_batch
     for start in range(0, len(frames), size):
         yield np.take(frames, range(start, start + size), axis=0, mode="wrap")

@@ -1,7 +1,7 @@
 """From a network to an ONNX graph: fold batch norm in FP32, set the precision, export, fold constants.
 
-The order matters. Folded after the conversion, a batch norm's scale would be applied in half precision, and left in
-place it leaves Float kernels beside Half inputs, which TensorRT refuses.
+The order matters. A batch norm folded after the conversion would apply its scale in half precision; one that is not
+folded leaves Float kernels beside Half inputs, which TensorRT rejects.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _Network = TypeVar("_Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Origin:
-    """What a graph was made from: hash of the run's weights, and `export.recipe`."""
+    """Origin of a graph: hash of the run's weights, and `export.recipe`."""
 
     weights_sha256: str
     recipe: str
@@ -47,22 +47,22 @@ def build_graph(
     """The camera-ready graph of `network` with the spec in its metadata.
 
     Args:
-        network: in evaluation mode; left as it is.
+        network: in evaluation mode; not changed.
         spec: size, batch (a `Dim` makes the batch dynamic), preprocessing, range.
-        precision: what the network computes in; input, output and depth range stay as the spec says. For "int8" it is
-            FP32, for `export.quantize`.
-        origin: kept in the metadata.
+        precision: of the network; input, output and depth range stay as in the spec. For "int8" the graph is FP32, and
+            `export.quantize` quantises it.
+        origin: stored in the metadata.
         kept: names of modules that stay in FP32.
 
     Raises:
-        BackendError: torch cannot write this network as ONNX.
+        BackendError: torch cannot export this network to ONNX.
     """
     model = fold(_export(prepare(network, spec, precision, kept), spec, PRECISIONS[precision].opset))
     return sign(model, spec, precision, origin)
 
 
 def prepare(network: nn.Module, spec: ModelSpec, precision: Precision, kept: Collection[str] = ()) -> CameraReady:
-    """What `build_graph` exports, as a torch module that computes in that precision."""
+    """The torch module that `build_graph` exports, computing in `precision`."""
     camera = CameraReady(fold_batch_norm(network), spec, DTYPES[precision]).eval()
     if kept:
         for name, module in list(camera.network.named_modules()):
@@ -73,7 +73,7 @@ def prepare(network: nn.Module, spec: ModelSpec, precision: Precision, kept: Col
 
 
 def sign(model: onnx.ModelProto, spec: ModelSpec, precision: Precision, origin: Origin) -> onnx.ModelProto:
-    """Write into a graph's metadata what depthkit needs to know of it; the same graph."""
+    """Write depthkit's metadata into a graph, and return the same graph."""
     entries = {
         METADATA.spec: to_json(spec),
         METADATA.precision: precision,
@@ -87,7 +87,7 @@ def sign(model: onnx.ModelProto, spec: ModelSpec, precision: Precision, origin: 
 
 
 class _Reading(nn.Module):
-    """A layer that computes in a type of its own, whatever it reads."""
+    """A layer that casts its input to its own type."""
 
     def __init__(self, dtype: torch.dtype, layer: nn.Module) -> None:
         super().__init__()
@@ -101,8 +101,8 @@ class _Reading(nn.Module):
 def fold_batch_norm(network: _Network) -> _Network:
     """A copy without batch norm.
 
-    One that follows a convolution in a Sequential is folded into it. Any other becomes a multiplication and an
-    addition, which are right wherever its input comes from. Subclasses of `nn.BatchNorm2d` may do more, and are left.
+    A batch norm after a convolution in a Sequential is folded into it. Any other becomes a multiplication and an
+    addition, which need no knowledge of its input. Subclasses of `nn.BatchNorm2d` may do more, and stay.
     """
     folded = copy.deepcopy(network).eval()
     for sequence in [module for module in folded.modules() if isinstance(module, nn.Sequential)]:
@@ -118,7 +118,7 @@ def fold_batch_norm(network: _Network) -> _Network:
 
 
 def _is_fixed(module: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
-    """Whether `module` is a batch norm and nothing else, with statistics of its own."""
+    """Whether `module` is exactly an `nn.BatchNorm2d`, with running statistics."""
     return type(module) is nn.BatchNorm2d and module.running_var is not None
 
 
@@ -143,13 +143,13 @@ class _Affine(nn.Module):
 
 def _export(camera: CameraReady, spec: ModelSpec, opset: int) -> onnx.ModelProto:
     batch, (height, width) = spec.batch, spec.size
-    # torch.export takes a size of 1 for a constant, so a dynamic batch is traced with another number.
+    # torch.export treats a size of 1 as a constant, so a dynamic batch is traced with at least 2.
     frames = max(batch.opt, 2) if isinstance(batch, Dim) else batch
     example = torch.zeros(frames, height, width, 3, dtype=torch.uint8)
     shapes = ({0: torch.export.Dim(batch.name, min=batch.min, max=batch.max)},) if isinstance(batch, Dim) else None
     logger = logging.getLogger("torch.onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns that torchvision, of which nothing is used, is not there
+    logger.setLevel(logging.ERROR)  # it warns that torchvision is missing, which is not used
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -164,11 +164,11 @@ def _export(camera: CameraReady, spec: ModelSpec, opset: int) -> onnx.ModelProto
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        # The message is pages long: what torch tried, and how to report it.
+        # The whole message has pages about what torch tried and how to report it.
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise BackendError(
-            f"torch cannot write {spec.network} as ONNX ({reason}); rewrite what torch.export does not take, such as "
-            "a path that depends on values, or a batch that is a constant where --batch is a range"
+            f"torch cannot export {spec.network} to ONNX ({reason}); rewrite code that torch.export does not support, "
+            "such as control flow that depends on values, or a constant batch with a --batch range"
         ) from error
     finally:
         logger.setLevel(level)
@@ -178,7 +178,7 @@ def _export(camera: CameraReady, spec: ModelSpec, opset: int) -> onnx.ModelProto
 
 def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` with its constants folded by Polygraphy."""
-    SURGEON_LOGGER.severity = SURGEON_LOGGER.CRITICAL  # NumPy has no BF16, it would say
+    SURGEON_LOGGER.severity = SURGEON_LOGGER.CRITICAL  # it warns that NumPy has no BF16
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         folded: onnx.ModelProto = fold_constants(model, error_ok=False)
     return folded

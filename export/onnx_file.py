@@ -1,4 +1,4 @@
-"""Write an ONNX file and its reference, once every check has passed."""
+"""Write an ONNX file and its reference after all checks have passed."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from .recipe import Calibration, ExportOptions, Frames, onnx_path, recipe
 __all__ = ["OnnxFile", "RankedLayer", "export_onnx", "held_out_reference", "rank_run"]
 
 CHOOSING: Final = 16
-"""Of the calibration frames so many judge methods, bias and layers."""
+"""Number of calibration frames that methods, bias and layers are chosen by."""
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What an export left; `held_out`: the frames that proved it, with torch's answers, besides those that travel."""
+    """Result of an export; `held_out`: the held-out frames with PyTorch's depth, if there are any."""
 
     path: Path
     reference: Path
@@ -46,16 +46,17 @@ class OnnxFile:
 def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Check], None] | None = None) -> OnnxFile:
     """Export `<run>/<stem>.<precision>.onnx` and `<run>/<stem>.reference.npz`.
 
-    Args:
-        bundle: the run.
-        options: precision, size, batch.
-        on_check: told of every check as soon as it is done.
-
     The file and reference of an earlier export stay until the new ones have passed.
 
+    Args:
+        bundle: the run.
+        options: precision, size, batch, calibration.
+        on_check: called with every check as soon as it is done.
+
     Raises:
-        GateError: a check failed; no file stands under the goal's name then, but an earlier one of these weights.
-        SpecError: a size that the network does not take.
+        GateError: a check failed. An earlier export stays if it has the same weights; otherwise it is removed.
+        SpecError: a size that the network does not support.
+        DataError: too few calibration frames.
         OutputError: the folder cannot be written.
     """
     spec = bundle.spec_at(options.size).with_batch(options.batch)
@@ -65,19 +66,19 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
         raise OutputError(f"cannot write {goal}: it is a folder; move it away")
     reference = make_reference(bundle, spec.size)
     held_out = held_out_reference(bundle, spec.size, options.calibration)
-    # Beside the goal, so that moving it there is a rename, and a full disk is found before anything stands there.
+    # In the goal's folder, so that moving the file is a rename, and a full disk leaves the old file.
     with _scratch(goal.parent) as scratch:
         candidate = scratch / goal.name
         origin = Origin(bundle.weights_sha256, recipe(bundle.folder, options))
         subject = Subject(candidate, bundle.network, spec, options.precision, reference, held_out=held_out)
-        tell = on_check or (lambda _check: None)
+        report = on_check or (lambda _check: None)
         checks = []
         for check in _made(bundle, subject, options, origin):
             checks.append(check)
-            tell(check)
+            report(check)
             if not check.passed:
                 if not _is_of(goal, bundle.weights_sha256):
-                    remove(goal)  # what other weights left would pass for an export of these
+                    remove(goal)  # an export of other weights would be mistaken for one of these
                 raise GateError(f"{goal.name} was not written: {check.name} failed: {check.detail}{_remedy(options)}")
         path = reference_path(goal)
         write_reference(path, reference)
@@ -86,7 +87,7 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
 
 
 def _is_of(onnx_file: Path, weights_sha256: str) -> bool:
-    """Whether a file is a whole export of these weights: it passed its own checks, and stays true."""
+    """Whether a file is an intact export of these weights, which has passed its checks."""
     with suppress(UserError):
         found = describe_onnx(onnx_file)
         return found.intact and found.weights_sha256 == weights_sha256
@@ -96,18 +97,18 @@ def _is_of(onnx_file: Path, weights_sha256: str) -> bool:
 def _remedy(options: ExportOptions) -> str:
     if options.precision != "int8":
         return ""
-    return "; calibrate on frames of the camera by --calibrate" + (
-        "" if options.keep == "auto" else ", or leave what suffers most in FP32 by --keep auto"
+    return "; calibrate on frames of your camera (--calibrate)" + (
+        "" if options.keep == "auto" else ", or keep the most sensitive layers in FP32 (--keep auto)"
     )
 
 
 @dataclass(frozen=True)
 class RankedLayer:
-    """A convolution and what it costs to quantise it alone.
+    """A convolution and the effect of quantising it alone.
 
     Attributes:
-        layer, module: its node in the ONNX file, and the module of the network.
-        share: of the network's multiply-accumulates.
+        layer, module: its node in the ONNX file, and its module in the network.
+        share: its fraction of the network's multiply-accumulates.
         parity: of the network with only this convolution in INT8.
     """
 
@@ -118,11 +119,11 @@ class RankedLayer:
 
 
 def rank_run(bundle: Bundle, size: tuple[int, int] | None, calibration: Calibration) -> list[RankedLayer]:
-    """The convolutions of a run, the one that suffers most from INT8 first; ranges by minimum and maximum.
+    """The convolutions of a run, most sensitive to INT8 first; ranges are minimum and maximum.
 
     Raises:
-        DataError: too few calibration frames, or empty ones.
-        SpecError: a size that the network does not take.
+        DataError: too few calibration frames, or frames that cannot be read.
+        SpecError: a size that the network does not support.
     """
     spec = bundle.spec_at(size)
     model = build_graph(bundle.network, spec, "int8", Origin(bundle.weights_sha256, ""))
@@ -137,7 +138,7 @@ def rank_run(bundle: Bundle, size: tuple[int, int] | None, calibration: Calibrat
 
 
 def _made(bundle: Bundle, subject: Subject, options: ExportOptions, origin: Origin) -> Iterator[Check]:
-    """Write the file, saying what was decided on the way, and check it."""
+    """Write the file and check it; also yield the choices of calibration and kept layers."""
     kept: tuple[str, ...] = ()
     if options.precision == "int8":
         model, decided = _quantized(bundle, subject, options, origin)
@@ -153,9 +154,9 @@ def _made(bundle: Bundle, subject: Subject, options: ExportOptions, origin: Orig
 
 
 def _overflowing(subject: Subject, options: ExportOptions) -> tuple[str, ...]:
-    """The layers that leave FP16's range on frames that prove nothing later."""
+    """The layers that exceed FP16's range on calibration frames."""
     if options.calibration is None:
-        raise UserError("--keep auto needs frames to choose layers by; give some by --calibrate")
+        raise UserError("--keep auto needs frames to choose layers; give some with --calibrate")
     frames, _ = options.calibration.frames
     chosen = evenly_spaced(frames.images, CHOOSING)
     return find_overflows(subject, [resize_image(frames.images[index], subject.spec.size) for index in chosen])
@@ -165,9 +166,9 @@ def _half_range(model: onnx.ModelProto, kept: tuple[str, ...]) -> Check:
     found = list(convolutions(model))
     work, half = sum(each.macs for each in found), sum(each.macs for each in found if each.precision == "fp16")
     share = half / work if work else 1.0
-    detail = _left_in_fp32(kept)
+    detail = _kept_in_fp32(kept)
     if share < LEAST_SHARE:
-        detail += f": {share:.0%} of the work would be left in FP16, less than {LEAST_SHARE:.0%}; export --bf16 or FP32"
+        detail += f": only {share:.0%} of the work would run in FP16, not {LEAST_SHARE:.0%}; export --bf16 or FP32"
     return Check("FP16 range", passed=share >= LEAST_SHARE, detail=detail)
 
 
@@ -177,25 +178,25 @@ def _quantized(
     """The INT8 graph, and how it was calibrated."""
     calibration = options.calibration
     if calibration is None:
-        raise UserError("INT8 needs frames to calibrate on")
+        raise UserError("INT8 needs calibration frames; give some with --calibrate")
     plain = build_graph(subject.network, subject.spec, "int8", origin)
     frames, _ = calibration.frames
     if len(frames) < LEAST_FRAMES:
-        raise DataError(f"INT8 is calibrated on at least {LEAST_FRAMES} frames, and there are {len(frames)}")
+        raise DataError(f"INT8 calibration needs at least {LEAST_FRAMES} frames, but there are {len(frames)}")
     how = plan(plain, frames.images, _choosing(bundle, subject.spec.size, frames), options.keep)
     best, tried = how.best, ", ".join(f"{method} {how.tried[method].change:.2%}" for method in METHODS)
-    told = f"{len(frames)} frames of {calibration.source}"
+    used = f"{len(frames)} frames of {calibration.source}"
     if all(image.min() == image.max() for image in frames.images):
-        told += ", each of one colour"
-    detail = f"{how.method} changes depth least ({tried}) on {told}; {_left_in_fp32(how.kept)}"
+        used += ", each of one colour"
+    detail = f"{how.method} changes depth least ({tried}) on {used}; {_kept_in_fp32(how.kept)}"
     if best.shift:
         detail += f"; median depth offset of {1000 * best.shift_m:.0f} mm corrected in the last bias"
     model = sign(place(plain, how.ranges, how.kept, shift=best.shift), subject.spec, "int8", origin)
     return model, Check("INT8 calibration", passed=True, detail=detail)
 
 
-def _left_in_fp32(layers: tuple[str, ...]) -> str:
-    return f"left in FP32: {', '.join(layers)}" if layers else "no layer is left in FP32"
+def _kept_in_fp32(layers: tuple[str, ...]) -> str:
+    return f"kept in FP32: {', '.join(layers)}" if layers else "no layer kept in FP32"
 
 
 @contextmanager
@@ -210,12 +211,12 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 def make_reference(bundle: Bundle, size: tuple[int, int]) -> Reference:
-    """The run's frames at `size`, with torch's FP32 answers."""
+    """The run's frames at `size`, with PyTorch's FP32 depth."""
     return _answered(bundle, size, Frames(tuple(bundle.frames.images), tuple(bundle.frames.depths)))
 
 
 def held_out_reference(bundle: Bundle, size: tuple[int, int], calibration: Calibration | None) -> Reference | None:
-    """The frames that a calibration holds out, at `size`, with torch's FP32 answers; None: there are none."""
+    """The held-out frames of a calibration at `size`, with PyTorch's FP32 depth; None if there are none."""
     _, frames = calibration.frames if calibration else (None, Frames(()))
     return _answered(bundle, size, frames) if len(frames) else None
 
@@ -227,7 +228,7 @@ def _choosing(bundle: Bundle, size: tuple[int, int], frames: Frames) -> Referenc
 
 
 def _answered(bundle: Bundle, size: tuple[int, int], frames: Frames) -> Reference:
-    """Frames at `size` with torch's FP32 answers."""
+    """Frames at `size`, with PyTorch's FP32 depth."""
     images = np.stack([resize_image(image, size) for image in frames.images])
     with TorchSession(bundle, size) as session:
         answers = session(images)

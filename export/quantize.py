@@ -1,19 +1,19 @@
 """INT8: quantise and dequantise nodes (QDQ) around a graph's convolutions, calibrated on real frames.
 
-What ONNX Runtime, OpenVINO and TensorRT's parser all read: symmetric INT8 activations, weights by channel, biases left
-in FP32. ONNX Runtime's quantiser places the nodes; four things are decided here, by measurement
+The form is one that ONNX Runtime, OpenVINO and TensorRT's parser all read: symmetric INT8 activations, weights per
+channel, FP32 biases. ONNX Runtime's quantiser places the nodes; this module makes four choices, based on measurements
 (docs/results/quantise.md):
 
-* A convolution's output that goes to a ReLU gets the range that the ReLU leaves. Its own range would spend steps on
-  negative numbers that nobody reads, and be rounded twice.
-* The convolution that answers depth reads INT8 and answers FP32: a step of its answer would be a 127th of the largest
-  depth.
-* How ranges are found, since no method is the best for every network: all are tried, and the best is kept.
-  Graphs are judged as they are written, without ONNX Runtime's INT8 kernels, so that the choice and the file are the
-  same on every CPU. What chooses are the calibration frames; those that prove the file are others.
-* Rounding can shift all depth by some millimetres, which costs δ1 more than SSIM. The median depth offset on the frames
-  that choose is corrected in the last layer's bias where that changes depth less (bias correction: Nagel et al.,
-  "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2, of the last layer
+* The output of a convolution before a ReLU gets the range after the ReLU. Its own range would waste steps on negative
+  numbers, and values would be rounded twice.
+* The convolution that predicts depth reads INT8 and writes FP32: an INT8 step of its output would be 1/127 of the
+  largest depth.
+* No calibration method is the best for every network, so all are tried. Graphs are run without ONNX Runtime's INT8
+  kernels for this, so that the choice and the file are the same on every CPU. Calibration frames decide; held-out
+  frames test the file.
+* Rounding can shift all depths by some millimetres, which costs more δ1 than SSIM. The median depth offset on the
+  calibration frames is corrected in the last layer's bias if that reduces the error (bias correction: Nagel et al.,
+  "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2, for the last layer
   only).
 """
 
@@ -57,28 +57,29 @@ __all__ = [
 
 Method = Literal["minmax", "percentile", "entropy"]
 Ranges = Mapping[str, float]
-"""By tensor: the largest magnitude that INT8 has to hold."""
+"""For each tensor, the largest magnitude that INT8 must represent."""
 
 METHODS: Final[dict[Method, tuple[str, dict[str, Any]]]] = {
     "minmax": ("MinMax", {}),
     "percentile": ("Percentile", {"symmetric": True, "percentile": 99.99}),
     "entropy": ("Entropy", {"symmetric": True}),
 }
-"""How ranges are found -> ONNX Runtime's name of it, and what it is told."""
+"""Calibration method -> ONNX Runtime's name and options."""
 
 LEAST_FRAMES: Final = 8
 MOST_FRAMES: Final = 64
 PIXELS: Final = 2_500_000
-"""Calibration keeps statistics of every activation: of so many pixels in all, within the two numbers of frames."""
+"""Target for the pixels of all calibration frames, as calibration keeps statistics of every activation. The number of
+frames stays between `LEAST_FRAMES` and `MOST_FRAMES`."""
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What quantising one convolution alone costs.
+    """The effect of quantising one convolution alone.
 
     Attributes:
-        layer: its node's name.
-        parity: of the network with only it in INT8.
+        layer: name of its node.
+        parity: of the network with only this convolution in INT8.
     """
 
     layer: str
@@ -87,14 +88,14 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of a method with one last bias.
+    """Result of a calibration method with or without a shift of the last bias.
 
     Attributes:
-        parity: on the frames that choose.
-        change: mean of |answer - torch's answer| / torch's answer there. SSIM hardly sees that all depths moved a
-            little, and AbsRel and δ1 of few frames are noisy; this is neither.
+        parity: on the calibration frames of the reference.
+        change: mean of |depth - PyTorch's depth| / PyTorch's depth on these frames. SSIM is insensitive to a small
+            common shift, and AbsRel and δ1 of few frames are noisy; this is neither.
         shift: see `place`.
-        shift_m: by how many metres it moves depth.
+        shift_m: change of depth by the shift, in metres.
     """
 
     parity: Parity
@@ -104,19 +105,19 @@ class Trial:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """The higher, the better: first what holds the gate, then what changes depth least."""
+        """Higher is better: first whether the gate passes, then the smallest change of depth."""
         return not gate_faults(self.parity, "int8"), -float(np.nan_to_num(self.change, nan=np.inf))
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How to quantise a graph: what `place` needs to be told.
+    """How to quantise a graph: the arguments of `place`.
 
     Attributes:
-        method: how its ranges were found.
-        ranges: what it found.
+        method: the chosen calibration method.
+        ranges: its ranges.
         tried: every method with the better of its trials.
-        kept: names of the convolutions that were left in FP32.
+        kept: names of the convolutions that stay in FP32.
     """
 
     method: Method
@@ -126,12 +127,12 @@ class Plan:
 
     @property
     def best(self) -> Trial:
-        """Of the method that was chosen."""
+        """The trial of the chosen method."""
         return self.tried[self.method]
 
 
 def frames_wanted(size: tuple[int, int]) -> int:
-    """How many frames to calibrate on, at this height and width.
+    """Number of calibration frames for this height and width.
 
     >>> frames_wanted((96, 128)), frames_wanted((240, 320)), frames_wanted((480, 640))
     (64, 32, 8)
@@ -140,23 +141,23 @@ def frames_wanted(size: tuple[int, int]) -> int:
 
 
 def calibrate(model: onnx.ModelProto, images: Sequence[np.ndarray], method: Method) -> Ranges:
-    """Run frames through an FP32 graph and find the range of everything that a convolution reads or answers.
+    """Run frames through an FP32 graph and find the ranges of all inputs and outputs of convolutions and ReLUs.
 
     Args:
         model: camera-ready.
         images: H x W x 3 uint8 of any size, resized to the graph's.
-        method: how.
+        method: key of `METHODS`.
 
     Raises:
         DataError: too few frames.
     """
     if len(images) < LEAST_FRAMES:
-        raise DataError(f"INT8 is calibrated on at least {LEAST_FRAMES} frames, and there are {len(images)}")
+        raise DataError(f"INT8 calibration needs at least {LEAST_FRAMES} frames, but there are {len(images)}")
     import_onnxruntime()
     from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
 
     class One(CalibrationDataReader):  # type: ignore[misc]
-        """One frame. Given all at once, ONNX Runtime would keep every activation of all of them in memory."""
+        """One frame. For several frames, ONNX Runtime would keep all their activations in memory."""
 
         def __init__(self, image: np.ndarray) -> None:
             self._feeds = iter([_feed(model, image)])
@@ -175,7 +176,7 @@ def calibrate(model: onnx.ModelProto, images: Sequence[np.ndarray], method: Meth
             calibrate_method=getattr(CalibrationMethod, vendor_name),
             extra_options=options,
         )
-        with redirect_stdout(StringIO()):  # it prints what it does
+        with redirect_stdout(StringIO()):  # the calibrator prints progress
             for image in images:
                 calibrator.collect_data(One(image))
             found = calibrator.compute_data()
@@ -185,9 +186,9 @@ def calibrate(model: onnx.ModelProto, images: Sequence[np.ndarray], method: Meth
 def place(
     model: onnx.ModelProto, ranges: Ranges, kept: Sequence[str], only: str | None = None, shift: float = 0.0
 ) -> onnx.ModelProto:
-    """A copy of `model` with its convolutions in INT8 but for the `kept` ones; or with `only` one of them.
+    """A copy of `model` with all convolutions in INT8 except `kept`; or, if given, with `only` this one in INT8.
 
-    `shift` is added to the bias of the convolution that answers depth.
+    `shift` is added to the bias of the convolution that predicts depth.
     """
     import_onnxruntime()
     from onnxruntime.quantization import QDQQuantizer, QuantType
@@ -196,7 +197,7 @@ def place(
     limits = dict(ranges)
     for convolution, relu in _rectified(model.graph):
         limits[convolution] = ranges[relu]
-    # A range of nothing has no scale. Such a tensor is zero in every frame; it gets the smallest scale of the others.
+    # A tensor that is zero in every frame has no scale of its own; it gets the smallest scale of the others.
     floor = min((limit for limit in limits.values() if limit > 0), default=1.0)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -221,13 +222,13 @@ def place(
     placed: onnx.ModelProto = quantizer.model.model
     if shift:
         bias = _last_bias(placed.graph)
-        assert bias is not None, "find_shift finds none without it"
+        assert bias is not None, "find_shift returns 0 without one"
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(shift), bias.name))
     return placed
 
 
 def _last_bias(graph: onnx.GraphProto) -> onnx.TensorProto | None:
-    """The bias of the one convolution that answers depth; None: there are several, or it has none."""
+    """The bias of the only convolution that predicts depth; None if there are several, or it has no bias."""
     last = last_convolutions(graph)
     (node,) = [node for node in graph.node if node.name == last[0]] if len(last) == 1 else [None]
     name = node.input[2] if node is not None and len(node.input) > 2 else ""
@@ -235,21 +236,21 @@ def _last_bias(graph: onnx.GraphProto) -> onnx.TensorProto | None:
 
 
 def find_shift(model: onnx.ModelProto, ranges: Ranges, reference: Reference, placed: np.ndarray) -> tuple[float, float]:
-    """What `place` has to add so that half of the depths are nearer than the reference's, and half farther; and metres.
+    """The `shift` for `place` that removes the median depth offset from the reference, and this offset in metres.
 
-    The median, since what is beyond a range is cut off and tells nothing of the rest. Zeros where there is no single
-    last bias, or depth does not follow it. `placed` is what the graph answers without a shift.
+    The median ignores depths that are clipped to a range. Both are 0 if there is no single last bias, or if depth does
+    not grow with it. `placed` are the depths of the graph without a shift.
     """
     if _last_bias(model.graph) is None:
         return 0.0, 0.0
-    step = 0.01  # depth follows the bias in proportion; by how much, it tells itself
+    step = 0.01  # depth is proportional to the bias; this step measures the gain
     gain = float(np.median(_answers(place(model, ranges, (), shift=step), reference.images) - placed)) / step
     metres = float(np.median(reference.depths - placed))
     return (metres / gain, metres) if gain > 0 and np.isfinite(metres) else (0.0, 0.0)
 
 
 def _answer_in_floats(model: Any, convolutions: Sequence[str]) -> None:
-    """Take away what rounds the answers of some convolutions in a quantised `ONNXModel`; what they read stays INT8."""
+    """Remove the quantisation of some convolutions' outputs in a quantised `ONNXModel`; their inputs stay INT8."""
     answers = {node.output[0] for node in model.nodes() if node.name in convolutions}
     for rounding in [n for n in model.nodes() if n.op_type == "QuantizeLinear" and n.input[0] in answers]:
         (back,) = model.get_children(rounding)
@@ -259,7 +260,7 @@ def _answer_in_floats(model: Any, convolutions: Sequence[str]) -> None:
 
 
 def judge(model: onnx.ModelProto, reference: Reference) -> Parity:
-    """The graph's answers to the reference frames, computed as it is written, against torch's."""
+    """Compare the graph's depths for the reference frames with PyTorch's; the graph runs without optimisation."""
     return compare(_answers(model, reference.images), reference)
 
 
@@ -273,7 +274,7 @@ def _answers(model: onnx.ModelProto, images: Sequence[np.ndarray] | np.ndarray) 
 
 
 def _feed(model: onnx.ModelProto, image: np.ndarray) -> dict[str, np.ndarray]:
-    """What a session of `model` is given to see one frame: the same one throughout its batch."""
+    """The inputs for a session of `model`: one frame, repeated for its whole batch."""
     (image_input,) = model.graph.input
     frames, height, width, _ = (dim.dim_value for dim in image_input.type.tensor_type.shape.dim)
     return {image_input.name: np.repeat(resize_image(image, (height, width))[None], max(frames, 1), axis=0)}
@@ -285,17 +286,18 @@ def plan(
     reference: Reference,
     keep: int | Literal["auto"] | None = None,
 ) -> Plan:
-    """Find out how an FP32 graph is quantised best: try every method, and choose what stays in FP32.
+    """Find the best quantisation of an FP32 graph: try every method, and choose the layers that stay in FP32.
 
     Args:
         model: camera-ready.
-        images: to calibrate on: H x W x 3 uint8.
-        reference: by which methods and layers are judged; frames that prove nothing later.
-        keep: so many of the most sensitive convolutions stay in FP32; "auto": as many as it takes to hold the gate.
+        images: calibration frames, H x W x 3 uint8.
+        reference: calibration frames by which methods and layers are judged.
+        keep: number of the most sensitive convolutions that stay in FP32; "auto": as many as the gate requires.
 
     Raises:
         DataError: see `calibrate`.
-        GateError: "auto", and the gate holds only with less than 95 % of the work in INT8; or nothing is left in INT8.
+        GateError: for "auto", passing the gate would leave less than 95 % of the work in INT8; or `keep` covers all
+            convolutions.
     """
     layers = sum(node.op_type in CONVOLUTIONS for node in model.graph.node)
     if isinstance(keep, int) and keep >= layers:
@@ -313,7 +315,7 @@ def plan(
 
 
 def _try(model: onnx.ModelProto, ranges: Ranges, reference: Reference) -> Trial:
-    """With the shift of all depths taken back, or without, whichever is better."""
+    """Judge the graph with and without correction of the depth offset, and return the better trial."""
 
     def judged(answers: np.ndarray) -> Trial:
         change = np.abs(answers - reference.depths) / np.maximum(reference.depths, np.float32(1e-3))
@@ -334,7 +336,7 @@ def _choose_kept(
     macs = {each.name: each.macs for each in convolutions(model)}
 
     def left(kept: Sequence[str]) -> float:
-        """The share of the work that INT8 would do."""
+        """The fraction of the work that would remain in INT8."""
         return 1 - sum(macs[name] for name in kept) / sum(macs.values())
 
     if isinstance(keep, int):
@@ -343,9 +345,9 @@ def _choose_kept(
         kept = tuple(order[:count])
         if left(kept) < LEAST_SHARE:
             raise GateError(
-                f"INT8 does not hold its gate with {LEAST_SHARE:.0%} of the work in INT8: with {', '.join(kept)} in "
-                f"FP32, {left(kept):.0%} would be left; train for it with `depthkit train --quantize RUN`, calibrate "
-                "on frames of the camera by --calibrate, or choose --fp16 or --bf16"
+                f"INT8 fails its gate with {LEAST_SHARE:.0%} of the work in INT8: with {', '.join(kept)} in FP32, only "
+                f"{left(kept):.0%} would remain; train for INT8 (`depthkit train --quantize RUN`), calibrate on frames "
+                "of your camera (--calibrate), or choose --fp16 or --bf16"
             )
         if not gate_faults(judge(place(model, ranges, kept, shift=shift), reference), "int8"):
             return kept
@@ -353,17 +355,17 @@ def _choose_kept(
 
 
 def rank_layers(model: onnx.ModelProto, ranges: Ranges, reference: Reference) -> list[Sensitivity]:
-    """What each convolution costs when it alone is quantised: the most sensitive first, by SSIM."""
+    """The effect of quantising each convolution alone, most sensitive first by SSIM."""
     names = [node.name for node in model.graph.node if node.op_type in CONVOLUTIONS]
     found = [Sensitivity(name, judge(place(model, ranges, (), only=name), reference)) for name in names]
     return sorted(found, key=lambda each: each.parity.ssim)
 
 
 def last_convolutions(graph: onnx.GraphProto) -> tuple[str, ...]:
-    """Names of the convolutions that no other one reads from."""
+    """Names of the convolutions that no other convolution depends on."""
     reaches: set[str] = set()  # tensors that a convolution depends on
     last = []
-    for node in reversed(graph.node):  # in topological order, as the standard wants them
+    for node in reversed(graph.node):  # in topological order, as ONNX requires
         convolves = node.op_type in CONVOLUTIONS
         if convolves and not reaches.intersection(node.output):
             last.append(node.name)
@@ -373,7 +375,7 @@ def last_convolutions(graph: onnx.GraphProto) -> tuple[str, ...]:
 
 
 def _rectified(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:
-    """Outputs of convolutions that only a ReLU reads, with the ReLU's own."""
+    """Outputs of convolutions that only a ReLU reads, each with the output of the ReLU."""
     read_by = readers(graph)
     for node in graph.node:
         after = read_by.get(node.output[0], []) if node.op_type in CONVOLUTIONS else []

@@ -1,4 +1,4 @@
-"""What an ONNX file is made from, and whether one that is there is what would be made now; needs no torch."""
+"""Everything that an ONNX file is made from, and whether an existing file is up to date. Needs no torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Frames:
 
     Attributes:
         images: H x W x 3 uint8, of any size.
-        truths: measured depth of each, H x W float32 metres, 0 where there is none; empty: nothing was measured.
+        truths: measured depth of each, H x W float32 metres, 0 where not measured; empty if there is no measured depth.
     """
 
     images: tuple[np.ndarray, ...]
@@ -46,14 +46,14 @@ class Frames:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Frames by which INT8 finds ranges, method, bias and kept layers, and others that prove what came of it.
+    """Frames for INT8 calibration (ranges, method, bias, kept layers), and held-out frames that test the result.
 
-    Nothing is read before it is needed, because most exports find that nothing has changed.
+    Frames are read lazily, because most exports find that nothing has changed.
 
     Attributes:
         source: where they are from, as a user writes it.
-        identity: what tells these frames from others, found without reading them.
-        load: reads the frames that choose, and those that prove, which are others.
+        identity: identifies the frames, without reading them.
+        load: reads the calibration frames and the held-out frames.
     """
 
     source: str
@@ -62,26 +62,26 @@ class Calibration:
 
     @classmethod
     def of(cls, source: str, frames: Frames, held_out: Frames | None = None) -> Calibration:
-        """Of frames that are there."""
+        """A calibration on frames that are already in memory."""
         others = held_out or Frames(())
         return cls(source, sha256_arrays((*frames.images, *others.images)), lambda: (frames, others))
 
     @cached_property
     def frames(self) -> tuple[Frames, Frames]:
-        """Those that choose, and those that prove. Raises DataError."""
+        """The calibration frames and the held-out frames. Raises DataError."""
         return self.load()
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `depthkit export` was asked for.
+    """Options of `depthkit export`.
 
     Attributes:
-        precision: of the network; its input and output stay as they are.
-        size: height and width; None: what the run was trained at.
-        batch: frames a run.
-        calibration: for what is chosen by frames: "int8", and the layers of "fp16" that `keep` leaves in FP32.
-        keep: so many of the layers that suffer most stay in FP32; "auto": as many as it takes; None: none.
+        precision: of the network; input and output keep their types.
+        size: height and width; None: the size of training.
+        batch: frames per run.
+        calibration: needed for "int8", and for "fp16" if `keep` is "auto".
+        keep: number of the most sensitive layers that stay in FP32; "auto": as many as necessary; None: none.
         out: folder of the file; None: the run's.
     """
 
@@ -94,7 +94,7 @@ class ExportOptions:
 
 
 def stem(network: str, size: tuple[int, int], batch: int | Dim) -> str:
-    """The name that a model's files share.
+    """The common start of the names of a model's files.
 
     >>> stem("compact", (240, 320), 1), stem("my.module:Net", (480, 640), Dim("batch", 1, 4, 8))
     ('compact-240x320', 'Net-480x640-b1to8')
@@ -104,13 +104,13 @@ def stem(network: str, size: tuple[int, int], batch: int | Dim) -> str:
 
 
 def onnx_path(folder: Path, document: BundleDocument, options: ExportOptions) -> Path:
-    """Where the ONNX file of a run with these options goes."""
+    """Path of the ONNX file of a run with these options."""
     name = stem(document.model.network, options.size or document.model.size, options.batch)
     return (options.out or folder) / f"{name}.{options.precision}.onnx"
 
 
 def recipe(folder: Path, options: ExportOptions) -> str:
-    """What beside weights and ModelSpec an export depends on, as JSON: frames, batch, calibration, versions."""
+    """All that an export depends on besides weights and ModelSpec, as JSON: frames, batch, calibration, versions."""
     batch = options.batch
     range_ = [batch.min, batch.opt, batch.max] if isinstance(batch, Dim) else [batch]
     versions = {"depthkit": __version__} | {name: _version(name) for name in _MAKERS}
@@ -123,9 +123,9 @@ def recipe(folder: Path, options: ExportOptions) -> str:
 
 
 def find_current(folder: Path, document: BundleDocument, options: ExportOptions) -> Path | None:
-    """The ONNX file that an earlier export left, if it is whole and would come out the same; its checks passed then.
+    """The ONNX file of an earlier export, if it is intact and a new export would be the same.
 
-    Without torch it may have been made by other versions of depthkit, torch and the like.
+    It passed its checks then. Without torch, files made by other versions of depthkit, torch and so on count too.
     """
     path = onnx_path(folder, document, options)
     size = options.size or document.model.size
@@ -141,7 +141,7 @@ def find_current(folder: Path, document: BundleDocument, options: ExportOptions)
         and found.weights_sha256 == document.weights_sha256
         and found.precision == options.precision
         and _same_recipe(found.recipe, recipe(folder, options))
-        # Size, batch and what depends on them were compared; the rest is the run's.
+        # Size and batch (which the recipe has) were compared above; all other fields must be the run's.
         and replace(found.model, input=document.model.input, output=document.model.output, macs=document.model.macs)
         == document.model
     )
@@ -149,7 +149,7 @@ def find_current(folder: Path, document: BundleDocument, options: ExportOptions)
 
 
 def _same_recipe(found: str, now: str) -> bool:
-    """Whether both recipes are the same. Without torch nothing can be made anew, so other versions will do then."""
+    """Whether both recipes are the same. Without torch, nothing can be exported again, so versions are ignored."""
     if find_spec("torch") is not None:
         return found == now
     return all(json.loads(found).get(key) == value for key, value in json.loads(now).items() if key != "versions")

@@ -1,1 +1,1 @@
-"""What joins the halves: from what a user means to ONNX files, engines and contenders. Prints nothing."""
+"""From what a user names to ONNX files, engines and contenders. Prints nothing."""

@@ -1,4 +1,4 @@
-"""What a search for the best engine finds, and which engine that is: candidates, trials, the budget, the choice."""
+"""The search for the best engine: candidates, trials, the budget, and the choice."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from ..precisions import Precision
 __all__ = ["Budget", "Candidate", "Quality", "Trial", "Tuning", "choose", "could_win", "pareto", "require_choice"]
 
 HOPE: Final = 1.25
-"""A short measurement is off by less than this factor: what misses a limit, or another candidate, by more is out."""
+"""A short measurement is off by less than this factor: a trial that misses a limit or a rival by more cannot win."""
 
 NEAREST: Final = 3
-"""How many candidates are named where none is within the budget."""
+"""How many candidates are named if none is within the budget."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Candidate:
-    """An engine that could be built, and how it could be run.
+    """An engine to build, and how to run it.
 
     Attributes:
         backend: one of `engines.build.BACKENDS`.
         precision: of the ONNX file.
         size: height and width of its frames.
-        batch: frames a run.
-        options: of the backend, to build.
+        batch: frames per run.
+        options: the backend's build options.
         transfer, cuda_graph: of a session on a GPU, see `runtime.load`; None: its default.
     """
 
@@ -46,7 +46,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """In words; no two candidates share it.
+        """A unique, readable name.
 
         >>> Candidate("openvino", "int8", (96, 128), options=(("threads", "1"),)).name
         'openvino int8 96x128 threads=1'
@@ -61,12 +61,12 @@ class Candidate:
 
 @dataclass(frozen=True, config=STRICT)
 class Quality:
-    """What an engine's depth is worth at the camera's resolution.
+    """Quality of an engine's depth at the camera's resolution.
 
     Attributes:
         ssim: to torch in FP32 at the run's own size, on depth / 10 m, mean over pictures.
-        abs_rel, delta1: against measured depth, all pixels alike; None: there is no truth.
-        abs_rel_loss: how much larger its AbsRel is than that of torch in FP32 at the run's own size.
+        abs_rel, delta1: against measured depth, over all pixels; None: there is no measured depth.
+        abs_rel_loss: its AbsRel minus that of torch in FP32 at the run's own size.
     """
 
     ssim: float
@@ -76,22 +76,22 @@ class Quality:
 
     @property
     def error(self) -> float:
-        """The lower, the truer: AbsRel, or without truth 1 - SSIM; differences below 0.0001 do not count."""
+        """AbsRel, or 1 - SSIM if there is no measured depth; rounded, since differences below 0.0001 do not count."""
         return round(1 - self.ssim if self.abs_rel is None else self.abs_rel, 4)
 
 
 @dataclass(frozen=True, config=STRICT)
 class Trial:
-    """What became of a candidate.
+    """The outcome of trying a candidate.
 
     Attributes:
-        state: "measured": for long, beside its rivals; "short": alone only, since it cannot win; "skipped": its backend
-            cannot build it here, as BF16 on a CPU without it; "failed": it was built, or should have been, and broke.
-        wall_ms: of the runs of its longest measurement.
-        quality: None: it is too slow for the budget, and its depth was not looked at.
+        state: "measured": at length, in turns with its rivals; "short": briefly and alone, since it cannot win;
+            "skipped": its backend cannot build it here, e.g. BF16 on a CPU without it; "failed": an error occurred.
+        wall_ms: latencies in its longest measurement.
+        quality: None: not judged, since it is too slow for the budget.
         memory_bytes: see `MemoryUse.load_bytes`.
-        faults: why the gate of its precision does not hold, against torch at its own size.
-        reason: why it was skipped, or failed.
+        faults: why it fails the gate of its precision, against torch at its own size.
+        reason: why it was skipped or failed.
     """
 
     candidate: Candidate
@@ -119,22 +119,22 @@ class Trial:
 
     @property
     def frame_ms(self) -> float:
-        """Median latency for each frame of the batch."""
+        """Median latency per frame of the batch."""
         return self.p50_ms / self.candidate.batch
 
     @property
     def fps(self) -> float:
-        """Frames a second."""
+        """Frames per second."""
         return 1000 * self.candidate.batch * len(self.wall_ms) / sum(self.wall_ms) if self.wall_ms else 0.0
 
 
 @dataclass(frozen=True, config=STRICT)
 class Budget:
-    """What the engine may cost, and what its depth must still be worth; None: not limited.
+    """Limits of cost and quality; None: no limit.
 
     Attributes:
         max_latency_ms: 95th percentile of a run.
-        min_fps: frames a second, one run after the other.
+        min_fps: frames per second, one run after the other.
         min_ssim, max_abs_rel_loss: see `Quality`.
         max_memory_bytes: see `Trial`.
     """
@@ -147,11 +147,11 @@ class Budget:
 
     @property
     def limits_speed(self) -> bool:
-        """Whether the truest engine that is fast enough is wanted, instead of the fastest that is true enough."""
+        """Whether speed is limited: then the most accurate engine wins, else the fastest."""
         return self.max_latency_ms is not None or self.min_fps is not None
 
     def misses(self, trial: Trial, slack: float = 1.0) -> list[str]:
-        """What a trial misses, and by how much; `slack`: factor by which its speed may."""
+        """The limits that a trial misses, and by how much; `slack`: factor by which its speed may miss a limit."""
         found = []
         if self.max_latency_ms is not None and trial.p95_ms > self.max_latency_ms * slack:
             found.append(f"p95 {trial.p95_ms:.2f} ms, {trial.p95_ms - self.max_latency_ms:.2f} ms too slow")
@@ -169,10 +169,9 @@ class Budget:
         return found
 
     def rank(self, trial: Trial) -> tuple[float, float]:
-        """Of two trials within the budget the lower is better.
+        """Sort key of trials within the budget; lower is better.
 
-        The median tells them apart, since the tail of a few seconds is the machine's noise more than the engine's; for
-        a limit the tail is what counts.
+        By the median latency: in a few seconds the tail is mostly the machine's noise. Limits apply to the tail.
         """
         assert trial.quality is not None
         error, speed = trial.quality.error, trial.frame_ms
@@ -181,15 +180,15 @@ class Budget:
 
 @dataclass(frozen=True, config=STRICT)
 class Tuning:
-    """A search: all of its trials, and what it was for.
+    """A search with its trials.
 
     Attributes:
-        key: of everything that makes trials comparable: weights, device, versions, pictures.
-        budget: what was asked for.
+        key: hash of everything that trials depend on: weights, device, versions, pictures.
+        budget: as asked for.
         trials: in the order in which they were made.
-        chosen: name of the best candidate within the budget; empty: none is.
-        untried: names of the candidates that the time did not suffice for.
-        environment: of the last search that went on with it.
+        chosen: name of the best candidate within the budget; empty: there is none.
+        untried: names of the candidates that there was no time for.
+        environment: of the latest session of this search.
     """
 
     key: str
@@ -202,7 +201,7 @@ class Tuning:
 
 
 def could_win(trial: Trial, rivals: Sequence[Trial], budget: Budget) -> bool:
-    """Whether a long measurement could still make a trial the choice among its rivals."""
+    """Whether a trial could still be chosen among its rivals after a long measurement."""
     if trial.quality is None or trial.faults or budget.misses(trial, HOPE):
         return False
     safe = [t for t in rivals if t.quality and not t.faults and not budget.misses(t, 1 / HOPE)]
@@ -215,24 +214,24 @@ def could_win(trial: Trial, rivals: Sequence[Trial], budget: Budget) -> bool:
 def choose(trials: Sequence[Trial], budget: Budget) -> Trial | None:
     """The best trial within the budget; None: there is none.
 
-    Where speed is limited, the truest, else the fastest; what is as good is told apart by the other.
+    If speed is limited the most accurate, else the fastest; the other figure breaks ties.
     """
     fit = [t for t in trials if t.state == "measured" and t.quality and not t.faults and not budget.misses(t)]
     return min(fit, key=budget.rank, default=None)
 
 
 def pareto(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that hold their gate and that no other beats in both p95 latency and truth, fastest first."""
+    """The trials that pass their gate and that no other beats in both p95 latency and accuracy, fastest first."""
     judged = [(trial, trial.quality.error) for trial in trials if trial.quality and not trial.faults]
     return [trial for trial, _ in pareto_front(judged, lambda found: (found[0].p95_ms, found[1]))]
 
 
 def require_choice(tuning: Tuning) -> Trial:
-    """The trial that was chosen. Raises GateError with the nearest ones, and by how much they miss."""
+    """The chosen trial. Raises GateError, which names the nearest ones and what they miss, if there is none."""
     for trial in tuning.trials:
         if trial.candidate.name == tuning.chosen:
             return trial
     usable = [trial for trial in tuning.trials if trial.was_run]
     nearest = sorted(usable, key=lambda t: (len(t.faults) + len(tuning.budget.misses(t)), t.p95_ms))[:NEAREST]
-    told = "; ".join(f"{t.candidate.name} ({', '.join([*t.faults, *tuning.budget.misses(t)])})" for t in nearest)
-    raise GateError(f"no candidate is within the budget; the nearest: {told or 'none could be run'}")
+    found = "; ".join(f"{t.candidate.name} ({', '.join([*t.faults, *tuning.budget.misses(t)])})" for t in nearest)
+    raise GateError(f"no candidate is within the budget; the nearest: {found or 'none could be run'}")

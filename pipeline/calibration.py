@@ -1,4 +1,4 @@
-"""Which precision a user means, and the frames that choose and prove it."""
+"""Precision options of the command line, and the frames that calibrate and verify a precision."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["PrecisionOptions", "read_calibration"]
 
 HELD_OUT: Final = 32
-"""Frames that prove an INT8 file and its engines, where the source has so many."""
+"""Number of frames that verify an INT8 file and its engines, if the source has so many."""
 
-REMEDY: Final = "give frames of your camera by --calibrate"
+REMEDY: Final = "give frames of your camera with --calibrate"
 
 
 @dataclass(frozen=True)
 class PrecisionOptions:
-    """The options as they were given; `flags`: the precisions that were asked for, of which there may be one."""
+    """The options as given; `flags`: the requested precisions, at most one."""
 
     flags: tuple[Precision, ...] = ()
     calibrate: str | None = None
@@ -34,7 +34,7 @@ class PrecisionOptions:
 
     @property
     def precision(self) -> Precision:
-        """Which one. Raises UserError for options that exclude each other or would go unheard."""
+        """The requested precision. Raises UserError for options that exclude each other or have no effect."""
         if len(self.flags) > 1:
             named = ", ".join(f"--{each}" for each in self.flags)
             raise UserError(f"an ONNX file has one precision: choose one of {named}")
@@ -46,17 +46,17 @@ class PrecisionOptions:
         return precision
 
     def require_source(self, document: BundleDocument | None) -> None:
-        """Raise UserError where the frames are not here; `document`: the run's, None where it is yet to be made."""
+        """Raise UserError if the frames are missing; `document`: the run's, None if the run does not exist yet."""
         if self.precision != "int8" and self.keep is None:
             return
         if self.calibrate is not None:
             if self.calibrate != "scenes" and not Path(self.calibrate).exists():
-                raise UserError(f"--calibrate {self.calibrate}: there is no such data set or folder of pictures")
+                raise UserError(f"--calibrate {self.calibrate}: no such data set or folder of pictures")
         elif document is not None:
             find_data(document, REMEDY)
 
     def calibration(self, document: BundleDocument, size: tuple[int, int] | None) -> Calibration | None:
-        """The frames that something is chosen by, read later; None where nothing is. Raises UserError kinds."""
+        """The calibration frames, which are read later; None if none are needed. Raises UserError, DataError."""
         if self.precision != "int8" and self.keep is None:
             return None
         size = size or document.model.size
@@ -68,10 +68,10 @@ class PrecisionOptions:
 
 
 def read_calibration(source: str, size: tuple[int, int], depth_units: float = DEPTH_UNITS) -> Calibration:
-    """Frames of a data set or of a folder of pictures: as many as `size` needs to choose by, and 32 others to prove.
+    """Frames of a data set or folder of pictures: as many as `size` needs for calibration, and 32 others to verify.
 
     Raises:
-        DataError: there is nothing of this kind at `source`. What is wrong inside is raised when it is read.
+        DataError: there is nothing at `source`. Faults of its content are raised when it is read.
     """
     from ..export.quantize import LEAST_FRAMES, frames_wanted
 

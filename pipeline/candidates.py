@@ -1,4 +1,4 @@
-"""The engines that `depthkit tune` tries: which there are, by what they are judged, and how each is made."""
+"""The candidates of `depthkit tune`: the grid, the pictures that judge them, and how each is built."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 __all__ = ["Scope", "Workshop", "candidates", "read_panel", "workshop"]
 
 SCALES: Final = (1.0, 0.75, 0.5)
-"""Of the run's height and width: the sizes that are tried where none are named."""
+"""Factors of the run's height and width: the sizes that are tried by default."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What to try; empty: all that there is (of sizes `SCALES`, of batches one frame)."""
+    """What to try; empty: everything (for sizes `SCALES`, for batches 1)."""
 
     backends: Sequence[str] = ()
     precisions: Sequence[Precision] = ()
@@ -52,8 +52,8 @@ class Scope:
 
 
 def candidates(bundle: Bundle, scope: Scope) -> list[Candidate]:
-    """The grid. Raises BackendError where a backend cannot run here, SpecError for a size the network does not take."""
-    fastest()  # refuses where there is none
+    """All candidates. Raises BackendError if a backend cannot run here, SpecError if the network cannot take a size."""
+    fastest()  # raises if no backend can run here
     for name in scope.backends:
         require(name, to_run=True)
     full = bundle.document.model.size
@@ -69,7 +69,7 @@ def candidates(bundle: Bundle, scope: Scope) -> list[Candidate]:
 
 
 def _variants(name: str) -> Iterator[Candidate]:
-    """How a backend's engines can be run: on a CPU by how many threads, on a GPU how frames come there."""
+    """Ways to run a backend's engines: numbers of threads on a CPU, transfer modes and CUDA graph on a GPU."""
     any_one = Candidate(name, "fp32", (1, 1))
     yield any_one
     cores = usable_cores()
@@ -85,23 +85,23 @@ def _variants(name: str) -> Iterator[Candidate]:
 def read_panel(
     bundle: Bundle, source: str | None = None, count: int = 16, depth_units: float = DEPTH_UNITS
 ) -> Pictures:
-    """What engines are judged by: pictures of `source`'s validation split, or those that travel with the run.
+    """The pictures that judge engines: of `source`'s validation split, or the run's own frames.
 
     Raises:
-        DataError: there are none, or not all are of one size, as a camera's are.
+        DataError: there are none, or they differ in size.
     """
     if source is None:
         frames = bundle.frames
         return Pictures("the run's own frames", tuple(frames.images), tuple(frames.depths))
     found = read_pictures(source, "val", count, depth_units=depth_units)
     if len({image.shape for image in found.images}) > 1:
-        raise DataError(f"the pictures of {source} differ in size; a camera's do not")
+        raise DataError(f"the pictures of {source} differ in size; give pictures of one camera, all of one size")
     return found
 
 
 @contextmanager
 def workshop(bundle: Bundle, calibrate: str | Calibration | None) -> Iterator[Workshop]:
-    """A workshop in the run's folder, for one process at a time; a search that was stopped finds what it had made."""
+    """A workshop in the run's folder, for one process at a time; an interrupted search keeps its files."""
     folder = make_folder(bundle.folder / ".tune")
     with locked(folder / "use"):
         yield Workshop(bundle, folder, calibrate)
@@ -109,12 +109,12 @@ def workshop(bundle: Bundle, calibrate: str | Calibration | None) -> Iterator[Wo
 
 
 class Workshop:
-    """Makes the ONNX files and engines of candidates, each once.
+    """Makes the candidates' ONNX files and engines, each once.
 
     Args:
         bundle: the run.
-        folder: for everything that it makes.
-        calibrate: frames for INT8 at the run's own size, or where they come from; None: what the run was trained on.
+        folder: where they go.
+        calibrate: frames for INT8 at the run's own size, or their source; None: the run's training data.
     """
 
     def __init__(self, bundle: Bundle, folder: Path, calibrate: str | Calibration | None) -> None:
@@ -127,10 +127,10 @@ class Workshop:
             self._calibrations[bundle.document.model.size] = calibrate
 
     def key(self, pictures: Pictures, grid: Sequence[Candidate]) -> str:
-        """What makes two searches comparable: weights, machine, versions, pictures, and for INT8 what calibrates it.
+        """Hash of what makes two searches comparable: weights, machine, versions, pictures, and INT8's frames.
 
         Raises:
-            UserError: the frames that were named for INT8 cannot be read.
+            UserError, DataError: the frames named for INT8 cannot be read.
         """
         devices = [(name, backend(name).availability().version, to_json(backend(name).here())) for name in runnable()]
         machine = to_json(cpu_fingerprint()), usable_cores(), devices
@@ -139,21 +139,21 @@ class Workshop:
         if any(candidate.precision == "int8" for candidate in grid):
             try:
                 calibrated = sha256_arrays(self._calibration(self._bundle.document.model.size).frames[0].images)
-            except UserError:  # of the run's own frames: its INT8 candidates will fail, and say why
+            except UserError:  # the run's own frames are missing: INT8 candidates will fail, with the reason
                 if self._int8.calibrate is not None:
                     raise
         return sha256_text(repr((self._bundle.weights_sha256, machine, seen, calibrated)))
 
     def _calibration(self, size: tuple[int, int]) -> Calibration:
-        """The frames for INT8, read once for each size. Raises UserError kinds."""
+        """The frames for INT8, read once per size. Raises UserError, DataError."""
         if size not in self._calibrations:
             found = self._int8.calibration(self._bundle.document, size)
-            assert found is not None, "it is for INT8"
+            assert found is not None, "INT8 always needs frames"
             self._calibrations[size] = found
         return self._calibrations[size]
 
     def panel(self, pictures: Pictures) -> Path:
-        """A file for `pipeline.search.Panel`; torch answers in FP32, at the run's own size."""
+        """Write the file for `pipeline.search.Panel`, with torch's FP32 depth at the run's own size."""
         import numpy as np
 
         from ..train.torch_session import TorchSession
@@ -166,21 +166,21 @@ class Workshop:
         return path
 
     def prepare(self, candidate: Candidate) -> partial[Contender]:
-        """Export what a candidate is built from, unless that was done; what it returns builds. Raises DepthkitError."""
+        """Export a candidate's ONNX file unless it exists; return a function that builds it. Raises DepthkitError."""
         return partial(_make, self._onnx(candidate), self._place(candidate), candidate)
 
     def deliver(self, candidate: Candidate, goal: Path) -> Path:
-        """Put a candidate's engine, with all that belongs to it, into the folder `goal`. The engine's path there."""
+        """Put a candidate's engine with its files into the folder `goal`; return the engine's path there."""
         engine = _built(self._onnx(candidate), self._place(candidate), candidate)
         manifest = read_manifest(engine)
-        with atomic_folder(goal) as fresh:  # the winner of an earlier search stays until this one is whole
+        with atomic_folder(goal) as fresh:  # an earlier winner stays until this one is complete
             for name in (manifest.onnx, manifest.reference, engine.name, manifest_path(engine).name):
                 with atomic_write(fresh / name) as temporary:
                     shutil.copyfile(engine.with_name(name), temporary)
         return goal / engine.name
 
     def _place(self, candidate: Candidate) -> Path:
-        """A folder for each candidate, so that nothing is built beside what `depthkit export` left."""
+        """The candidate's own folder, so that nothing is built beside files of `depthkit export`."""
         return self._folder / candidate.name.replace(" ", "_")
 
     def _onnx(self, candidate: Candidate) -> Path:
@@ -188,26 +188,26 @@ class Workshop:
 
         document = self._bundle.document
         maker = backend(candidate.backend)
-        maker.asked(candidate.precision, maker.parse_options(dict(candidate.options)))  # may refuse; then why export
+        maker.asked(candidate.precision, maker.parse_options(dict(candidate.options)))  # raises if impossible
         calibration = self._calibration(candidate.size) if candidate.precision == "int8" else None
         keep: Literal["auto"] | None = "auto" if calibration else None
         options = ExportOptions(
             candidate.precision, candidate.size, candidate.batch, calibration, keep, out=self._folder
         )
-        left = replace(options, out=None)
-        # What `depthkit export` left serves as well; and where its gate held, --keep auto would have kept no layer.
-        for known in (options, left, replace(left, keep=None)):
+        exported = replace(options, out=None)
+        # A file of `depthkit export` serves as well; if it passed its gate, --keep auto would have kept no layer.
+        for known in (options, exported, replace(exported, keep=None)):
             if (path := find_current(self._bundle.folder, document, known)) is not None:
                 return path
         return export_onnx(self._bundle, options).path
 
 
 def _make(onnx: Path, folder: Path, candidate: Candidate) -> Contender:
-    """The candidate as the bench takes it; its engine is built, unless the store has it. Raises DepthkitError."""
+    """Make the candidate's contender; its engine is built unless the store has it. Raises DepthkitError."""
     (contender,) = contenders([_built(onnx, folder, candidate)], silent, with_torch=False)
     run = {"transfer": candidate.transfer, "cuda_graph": candidate.cuda_graph}
-    told = {key: value for key, value in run.items() if value is not None}
-    return replace(contender, open=partial(load, contender.target, **told))  # type: ignore[arg-type]
+    set_options = {key: value for key, value in run.items() if value is not None}
+    return replace(contender, open=partial(load, contender.target, **set_options))  # type: ignore[arg-type]
 
 
 def _built(onnx: Path, folder: Path, candidate: Candidate) -> Path:
@@ -217,5 +217,5 @@ def _built(onnx: Path, folder: Path, candidate: Candidate) -> Path:
     built = build(folder / onnx.name, BuildOptions(candidate.backend, dict(candidate.options)))
     found = built.manifest.precision_found
     if found == WIDENED:
-        raise BackendError(f"{candidate.precision} is computed as {found} here, and is no candidate for speed")
+        raise BackendError(f"{candidate.precision} is computed as {found} here, so it cannot be faster")
     return built.path

@@ -1,4 +1,4 @@
-"""What a bench compares: engines and ONNX files, torch beside them, vendors' own calls, and pictures to judge by."""
+"""The contenders of a bench: engines and ONNX files, torch beside them, and raw vendor APIs."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ if TYPE_CHECKING:
 __all__ = ["contenders", "find_divergence", "open_at", "open_torch_peer", "peers"]
 
 BISECTED: Final = 2
-"""Reference frames by which the layer is found where an engine goes wrong."""
+"""Number of reference frames for finding the layer where an engine diverges."""
 
 
 def contenders(
     paths: list[Path], tell: Tell, *, with_torch: bool, batch: int | None = None, found: bool = False
 ) -> list[Contender]:
-    """What to bench; where torch is wanted and a run is there, it stands before the engines of each size and batch.
+    """Make contenders of engines; torch, if wanted and possible, precedes the engines of each size and batch.
 
     Args:
         paths: engines and ONNX files.
-        tell: told what is skipped, and why.
-        with_torch: whether torch is wanted.
-        batch: frames a run; None: what each engine is made for. Those that cannot are skipped.
-        found: they were found by a search, so that what is broken is skipped, and no error.
+        tell: called for each skipped one, with the reason.
+        with_torch: whether to bench torch too.
+        batch: frames per run; engines that do not take them are skipped. None: each engine's own.
+        found: the paths were found by a search, so broken engines are skipped instead of raising an error.
 
     Raises:
-        UserError: one is broken, or none is left.
+        UserError: an engine is broken, or none is left.
     """
     looked_at = [
         (path.parent, _whole_contender(path, batch, tell) if found else _contender(path, batch, tell)) for path in paths
     ]
     made = [(folder, contender) for folder, contender in looked_at if contender is not None]
     if paths and not made and batch is None:
-        raise UserError("every engine that was found was skipped; build them again with `depthkit export --rebuild`")
+        raise UserError("all engines found were skipped; build them again with `depthkit export --rebuild`")
     if paths and not made:
         raise UserError(
-            f"no engine takes {batch} frames a run; build some with `depthkit export --batch {batch}`, or for several: "
-            f"--batch 1,{batch},{batch}"
+            f"no engine takes {batch} frames per run; build one with `depthkit export --batch {batch}`, or one for "
+            f"several batches with --batch 1,{batch},{batch}"
         )
     names = _run_names([_identity(folder, contender) for folder, contender in made])
     chosen: list[Contender] = []
@@ -74,7 +74,7 @@ def contenders(
 
 
 def _whole_contender(path: Path, batch: int | None, tell: Tell) -> Contender | None:
-    """The same as `_contender`, and None for what is broken, which is told."""
+    """Like `_contender`, but broken engines are reported and None."""
     try:
         return _contender(path, batch, tell)
     except (UserError, OSError) as error:
@@ -83,15 +83,15 @@ def _whole_contender(path: Path, batch: int | None, tell: Tell) -> Contender | N
 
 
 def _identity(folder: Path, contender: Contender) -> tuple[Path, str]:
-    """The run that it belongs to: its folder and its weights, which may be others than lie there now."""
+    """The run of a contender: its folder and weights. The folder's weights may have changed since."""
     return folder.resolve(), contender.reference.weights_sha256
 
 
 def _run_names(runs: list[tuple[Path, str]]) -> dict[tuple[Path, str], str]:
-    """A name for each folder and weights, which no other has.
+    """A unique name for each folder and weights.
 
-    It is the folder's name, after as many of the folders above as it takes; and before the first digits of the weights
-    where a folder has engines of several.
+    The folder's name, preceded by as many parent folders as needed, and followed by the first digits of the weights'
+    hash if the folder has engines of several weights.
     """
     folders = {folder for folder, _ in runs}
     names = {}
@@ -105,7 +105,7 @@ def _run_names(runs: list[tuple[Path, str]]) -> dict[tuple[Path, str], str]:
 
 
 def _can_run_torch(folder: Path, beside: Contender) -> bool:
-    """Whether torch is installed, and has the weights that the engine beside it was made of."""
+    """Whether torch is installed and the folder has the weights that the engine was made from."""
     weights = _weights(folder)
     here = find_spec("torch") is not None and (folder / MODEL).is_file() and weights.is_file()
     return here and sha256(weights) == beside.reference.weights_sha256
@@ -130,44 +130,44 @@ def _weights(folder: Path) -> Path:
 
 
 def _contender(path: Path, batch: int | None, tell: Tell) -> Contender | None:
-    """An ONNX file or an engine, with all that is wrong with it as far as hashes tell; None: not of this batch."""
+    """The contender of an ONNX file or engine, with faults that hashes reveal; None: it does not take this batch."""
     if locate(path).is_dir():
         raise EngineError(
-            f"{path} is a run; build its engines with `depthkit export {path}`, and give these, or no --engine to "
-            "bench every one"
+            f"{path} is a run; build its engines with `depthkit export {path}`, and name these, or omit --engine to "
+            "bench all"
         )
     made = _look_at(path)
     frames = made.model.opt_batch if batch is None else batch
     if not _takes(made.model, frames):
-        tell("skipped", f"{path}: it does not take {frames} frames a run")
+        tell("skipped", f"{path}: it does not take {frames} frames per run")
         return None
     faults = list(made.faults)
     weights = _weights(path.parent)
     if weights.is_file() and sha256(weights) != made.weights_sha256:
         faults.append(f"made from other weights than {weights.name} beside it")
-    answers = read_reference(made.reference)
-    if answers.weights_sha256 != made.weights_sha256:
-        faults.append(f"{made.reference.name} holds the answers of other weights")
+    reference = read_reference(made.reference)
+    if reference.weights_sha256 != made.weights_sha256:
+        faults.append(f"{made.reference.name} belongs to other weights")
     return Contender(
         target=str(path),
         backend=made.backend,
         open=partial(open_at, path, frames),
         precision=made.precision,
-        reference=answers,
+        reference=reference,
         batch=frames,
         file_bytes=path.stat().st_size,
         faults=tuple(faults),
         macs_share=made.share,
         network=made.model.network,
         onnx=made.onnx if made.onnx.is_file() else None,
-        fp32=partial(_open_fp32, made.onnx, answers.weights_sha256),
+        fp32=partial(_open_fp32, made.onnx, reference.weights_sha256),
         profile=partial(profile_layers, path),
     )
 
 
 @dataclass(frozen=True)
 class _Made:
-    """What an ONNX file or a manifest tells."""
+    """Properties read from an ONNX file or a manifest."""
 
     model: ModelSpec
     backend: str
@@ -181,16 +181,16 @@ class _Made:
 
 def _look_at(path: Path) -> _Made:
     if is_onnx_file(path):
-        told = describe_onnx(path)
-        faults = () if told.intact else (f"{path.name} was changed since its export",)
-        reference = find_reference(path, told.weights_sha256, told.model.size)
-        return _Made(told.model, "ONNX file", told.precision, told.weights_sha256, reference, path, None, faults)
+        file = describe_onnx(path)
+        faults = () if file.intact else (f"{path.name} was changed since its export",)
+        reference = find_reference(path, file.weights_sha256, file.model.size)
+        return _Made(file.model, "ONNX file", file.precision, file.weights_sha256, reference, path, None, faults)
     manifest = read_manifest(path)
     onnx, reference = path.with_name(manifest.onnx), path.with_name(manifest.reference)
     same = not onnx.is_file() or sha256(onnx) == manifest.onnx_sha256
     faults = () if same else (f"{onnx.name} is not the file that this engine was built from",)
     asked, weights = manifest.precision_asked, manifest.weights_sha256
-    shown = ", ".join((manifest.backend, *given_options(manifest)))  # engines of other options are other rows
+    shown = ", ".join((manifest.backend, *given_options(manifest)))  # so engines with other options are other rows
     return _Made(manifest.model, shown, asked, weights, reference, onnx, manifest.share, faults)
 
 
@@ -199,7 +199,7 @@ def _takes(model: ModelSpec, frames: int) -> bool:
 
 
 def open_at(path: Path, batch: int) -> Session:
-    """An engine or ONNX file that is given `batch` frames a run, where its batch is dynamic."""
+    """Open an engine or ONNX file; a dynamic batch is set to `batch` frames per run."""
     session = load(path)
     dynamic = session.spec.batch
     if isinstance(dynamic, Dim):
@@ -208,15 +208,15 @@ def open_at(path: Path, batch: int) -> Session:
 
 
 def peers(beside: list[Contender], names: list[str]) -> list[Contender]:
-    """Vendors' own calls on the models of these engines, in FP32: one of each for every run, size and batch.
+    """The raw vendor APIs on the FP32 models of these engines: each one for every run, size and batch.
 
     Raises:
-        UserError: the run or the FP32 ONNX file that they read is not there, or is not of the same weights.
+        UserError: the run or FP32 ONNX file that they read is missing or has other weights.
     """
     engines = [contender for contender in reversed(beside) if contender.onnx and Path(contender.target).is_file()]
     models = {engine.model: engine for engine in engines}
     if not models:
-        raise UserError("--vs needs the ONNX file of an engine beside it, and there is none; run `depthkit export`")
+        raise UserError("--vs needs the ONNX file beside an engine, but there is none; run `depthkit export`")
     return [_peer(name, Path(engine.target).parent, engine) for engine in models.values() for name in names]
 
 
@@ -227,7 +227,7 @@ def _peer(name: str, folder: Path, beside: Contender) -> Contender:
     if name not in GRAPH_RUNNERS:
         if not _can_run_torch(folder, beside):
             raise UserError(
-                f"--vs {name} needs torch, and in {folder} the run whose weights {beside.target} has; leave it out"
+                f"--vs {name} needs torch, and in {folder} the run that {beside.target} was made from; leave it out"
             )
         compiled = name == "torch-compile"
         return replace(
@@ -244,39 +244,42 @@ def _peer(name: str, folder: Path, beside: Contender) -> Contender:
 
 
 def open_torch_peer(folder: Path, size: tuple[int, int], batch: int, compiled: bool) -> Session:
-    """See `train.peers`; can be pickled without torch."""
+    """See `train.peers`; unlike that, it can be pickled without torch."""
     from ..train import peers as torch_peers
 
     return torch_peers.open_torch_peer(folder, size, batch=batch, compiled=compiled)
 
 
 def find_divergence(contender: Contender) -> str:
-    """Where an engine or ONNX file leaves the FP32 graph, in words, see `bench.bisect`. Raises UserError kinds."""
+    """Describe where an engine or ONNX file diverges from the FP32 graph, see `bench.bisect`.
+
+    Raises UserError, BackendError, EngineError.
+    """
     path = Path(contender.target)
     if contender.onnx is None:
-        raise UserError(f"the ONNX file of {path} is not there; export it again")
+        raise UserError(f"the ONNX file of {path} is missing; export it again")
     backend, options = (
         ("onnxruntime", None) if is_onnx_file(path) else ((manifest := read_manifest(path)).backend, manifest.options)
     )
     images, fp32 = contender.reference.images[:BISECTED], _beside(contender.onnx)
     found = first_divergence(contender.onnx, fp32, backend, contender.precision, images, options)
-    return found.describe() if found else "no layer is over the limit of its precision"
+    return found.describe() if found else "no layer exceeds the limit of its precision"
 
 
 def _beside(onnx: Path) -> Path:
-    """Where the FP32 ONNX file of the same model is, if it is there."""
+    """The path of the same model's FP32 ONNX file, which may not exist."""
     is_fp32 = onnx.is_file() and describe_onnx(onnx).precision == "fp32"  # it may have been renamed
     return onnx if is_fp32 else onnx.with_name(f"{onnx_stem(onnx)}.fp32.onnx")
 
 
 def _fp32_onnx(onnx: Path, weights: str) -> Path:
-    """The FP32 ONNX file of the model that an ONNX file of any precision stores. Raises UserError."""
+    """The FP32 ONNX file of the same model. Raises UserError if it is missing or has other weights."""
     path = _beside(onnx)
     if not path.is_file():
-        raise UserError(f"the FP32 ONNX file {path} is not there; write it with `depthkit export`")
-    told = describe_onnx(path)
-    if not told.intact or told.weights_sha256 != weights:
-        raise UserError(f"{path} is not of the weights of {onnx.name}; export both again")
+        raise UserError(f"the FP32 ONNX file {path} is missing; write it with `depthkit export`")
+    file = describe_onnx(path)
+    if not file.intact or file.weights_sha256 != weights:
+        raise UserError(f"{path} and {onnx.name} have different weights; export both again")
     return path
 
 

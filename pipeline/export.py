@@ -1,4 +1,4 @@
-"""From a run to its ONNX file, and from an ONNX file to engines that hold their gate."""
+"""Export a run to its ONNX file, and build engines that pass their gate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["EngineOptions", "build_engines", "chosen_backends", "export_run", "r
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Engines to build of every ONNX file: by which backends ("auto", "all" or a name), and how."""
+    """Which engines to build: `backends` are names, "auto" or "all"; `vendor` holds the backends' options."""
 
     backends: tuple[str, ...] = ("auto",)
     vendor: dict[str, str] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class EngineOptions:
 
 
 def export_run(folder: Path, options: ExportOptions, engines: EngineOptions, tell: Tell) -> list[Path]:
-    """Export one run and build its engines; tell each step. The engines, or the ONNX file without any.
+    """Export a run, build its engines and report each step. Returns the engines, or the ONNX file if there are none.
 
     Raises:
         GateError: a check of the ONNX file failed, or the gate of an engine; see `build_engines`.
@@ -51,19 +51,19 @@ def export_run(folder: Path, options: ExportOptions, engines: EngineOptions, tel
         def checked(check: Check) -> None:
             tell("pass" if check.passed else "FAIL", f"{check.name}: {check.detail}")
 
-        require("onnxruntime", to_run=True)  # the export's own parity check runs on it
+        require("onnxruntime", to_run=True)  # for the export's parity check
         made = export_onnx(read_bundle(folder), options, checked)
         tell("wrote", f"{made.path} and {made.reference.name}")
         proof = Proof(lambda: made.held_out, tell)
         current = made.path
     else:
-        tell("kept", f"{current}: passed its checks, and nothing has changed since")
+        tell("kept", f"{current}: passed its checks, unchanged since")
         proof = Proof(partial(_held_out, folder, options), tell)
     return build_engines(current, engines, tell, proof) if engines.backends else [current]
 
 
 def _held_out(folder: Path, options: ExportOptions) -> Reference | None:
-    """The held-out frames again, for an engine that is new while its ONNX file is not; None: without torch."""
+    """Recreate the held-out frames, for a new engine of an existing ONNX file; None: not calibrated, or no torch."""
     if options.calibration is None or find_spec("torch") is None:
         return None
     from ..export.onnx_file import held_out_reference
@@ -74,27 +74,27 @@ def _held_out(folder: Path, options: ExportOptions) -> Reference | None:
 
 
 def build_engines(onnx: Path, options: EngineOptions, tell: Tell, proof: Proof | None = None) -> list[Path]:
-    """Build the engines of an ONNX file, prove each, and tell what was built; needs no torch.
+    """Build the engines of an ONNX file, check the gate of each, and report what was built; needs no torch.
 
     Args:
-        onnx: with its reference beside it.
+        onnx: an ONNX file with its reference beside it.
         options: which engines.
-        tell: told each step.
-        proof: of engines; None: on the reference alone.
+        tell: called for each step.
+        proof: checks the gates; None: on the reference alone.
 
     Raises:
-        GateError: an engine does not run, or its gate fails. The others are built all the same.
+        GateError: an engine does not run, or its gate fails. The other engines are built nevertheless.
     """
     proof = proof or Proof(tell=tell)
     built, failed = [], []
     stored = describe_onnx(onnx).precision
-    for name, said in chosen_backends(options.backends):
+    for name, remark in chosen_backends(options.backends):
         if reason := _refusal(name, stored, options):
             tell("skipped", f"{name}: {reason}")
             continue
 
         def waiting(name: str = name) -> None:
-            tell("waits", f"for another process that is building this engine by {name}")
+            tell("waits", f"for another process that is building this {name} engine")
 
         try:
             found = build(
@@ -104,22 +104,22 @@ def build_engines(onnx: Path, options: EngineOptions, tell: Tell, proof: Proof |
             tell("FAIL", f"{name}: {error}")
             failed.append(f"{name}: {error}")
             continue
-        _tell_built(found, said, tell)
+        _tell_built(found, remark, tell)
         built.append(found.path)
     if failed:
-        raise GateError(f"of {onnx.name} {len(failed)} engines were not built: {'; '.join(failed)}")
+        raise GateError(f"{len(failed)} engines of {onnx.name} were not built: {'; '.join(failed)}")
     return built
 
 
 def require_engines(stored: Precision, options: EngineOptions) -> None:
-    """Raise BackendError for engines that cannot be built, before minutes are spent on their ONNX file."""
+    """Raise BackendError for engines that cannot be built, before minutes are spent on the ONNX file."""
     for name, _ in chosen_backends(options.backends):
         require(name)
         _refusal(name, stored, options)
 
 
 def _refusal(name: str, stored: Precision, options: EngineOptions) -> BackendError | None:
-    """Why a backend of `all` cannot compute what an ONNX file stores. Raises it for a backend that was named."""
+    """Why a backend cannot compute an ONNX file's precision; raised unless the backend comes from "all"; else None."""
     maker = backend(name)
     vendor = maker.parse_options(options.vendor)
     try:
@@ -132,17 +132,17 @@ def _refusal(name: str, stored: Precision, options: EngineOptions) -> BackendErr
 
 
 def chosen_backends(backends: Sequence[str]) -> list[tuple[str, str]]:
-    """Backends by name ("auto" and "all" resolved), each with what is to be said of the choice.
+    """Resolve "auto" and "all"; returns names of backends, each with a remark on the choice.
 
     Raises:
-        BackendError: none can run here.
+        BackendError: no backend can run here.
     """
     chosen: dict[str, str] = {}
     for name in backends:
         if name == "auto":
             chosen.setdefault(fastest(), " (chosen by auto)")
         elif name == "all":
-            fastest()  # refuses where there is none
+            fastest()  # raises if no backend can run here
             for each in runnable():
                 chosen.setdefault(each, "")
         else:
@@ -150,21 +150,21 @@ def chosen_backends(backends: Sequence[str]) -> list[tuple[str, str]]:
     return list(chosen.items())
 
 
-def _tell_built(engine: BuiltEngine, said: str, tell: Tell) -> None:
+def _tell_built(engine: BuiltEngine, remark: str, tell: Tell) -> None:
     manifest = engine.manifest
     tail = "in the store" if engine.reused else f"{manifest.build_seconds:.2f} s"
     tell(
         "found" if engine.reused else "built",
-        f"{engine.path}: {manifest.backend} {manifest.backend_version}{said}, precision {manifest.precision_found}, "
+        f"{engine.path}: {manifest.backend} {manifest.backend_version}{remark}, precision {manifest.precision_found}, "
         f"{tail}",
     )
     if manifest.precision_found == WIDENED:
-        tell("note", "FP16 is stored in the ONNX file; this engine computes it in FP32: not faster here")
+        tell("note", "the ONNX file stores FP16, but this engine computes in FP32: not faster here")
     if manifest.arithmetic == "none":
         tell("note", "this CPU has no INT8 arithmetic: INT8 is not faster than FP32 here")
     if manifest.layers_from == "network":
         tell(
             "note",
-            f"built for {manifest.device.describe()}; not every layer could be read from the engine itself here: the "
-            "others are those of the strongly typed network",
+            f"built for {manifest.device.describe()}; not all layers could be read from the engine here, so the others "
+            "are those of the strongly typed network",
         )

@@ -1,4 +1,4 @@
-"""Pictures that a user names: of a data set, or of a folder."""
+"""Read pictures that a user names: of a data set or a folder."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = ["Pictures", "divide_pictures", "identify", "read_pictures"]
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Some pictures, and what was measured there.
+    """Pictures, possibly with measured depth.
 
     Attributes:
-        source: where they are from, as a user writes it.
+        source: where they are from, as the user writes it.
         images: H x W x 3 uint8.
-        depths: for each image H x W float32 metres, 0 where nothing was measured; empty: these are pictures only.
+        depths: for each image H x W float32 metres, 0 where nothing was measured; empty: pictures without depth.
         crop: rows and columns that count against measured depth; None: all.
     """
 
@@ -46,10 +46,10 @@ def read_pictures(
     """At most `count` evenly spaced frames of a data set's split, or of a folder of pictures.
 
     Args:
-        source: what `data.sources.open_dataset` takes, or a folder with pictures in it.
+        source: as for `data.sources.open_dataset`, or a folder of pictures.
         split: of a data set.
-        count: how many.
-        size: height and width that frames are resized to; None: as they are.
+        count: largest number of frames.
+        size: height and width that frames are resized to; None: not resized.
         depth_units: see `open_dataset`.
 
     Raises:
@@ -63,11 +63,11 @@ def read_pictures(
         try:
             files = find_images(Path(source))
         except DataError:
-            raise unknown from None  # it tells what a data set looks like
+            raise unknown from None  # this error says what a data set looks like
         chosen = [files[index] for index in evenly_spaced(files, count)]
         return Pictures(source, _read_all(chosen, size))
     samples = [data[index] for index in evenly_spaced(data, count)]
-    whole = any(sample.depth.shape != EIGEN_SIZE for sample in samples)  # the crop is rows and columns of that size
+    whole = any(sample.depth.shape != EIGEN_SIZE for sample in samples)  # the crop is for that size only
     crop = None if whole else data.crop
     return Pictures(source, tuple(s.image for s in samples), tuple(s.depth for s in samples), crop)
 
@@ -80,15 +80,15 @@ def divide_pictures(
     size: tuple[int, int] | None = None,
     depth_units: float = DEPTH_UNITS,
 ) -> tuple[Pictures, Pictures]:
-    """Frames to choose by, and others to prove what was chosen.
+    """Frames for calibration, and others for verification.
 
-    Of a data set they are of its training and its validation split. A folder of pictures is divided: half of what it
-    has above the least number proves.
+    In a data set they are from its training and its validation split. A folder of pictures is divided: half of the
+    pictures beyond the smallest number for calibration are for verification.
 
     Args:
         source, size, depth_units: see `read_pictures`.
-        choose: the least and the largest number of frames to choose by.
-        prove: the largest number of frames that prove.
+        choose: smallest and largest number of frames for calibration.
+        prove: largest number of frames for verification.
 
     Raises:
         DataError: see `read_pictures`.
@@ -108,7 +108,7 @@ def _read_all(paths: Iterable[Path], size: tuple[int, int] | None) -> tuple[np.n
 
 
 def identify(source: str) -> str:
-    """What tells a data set or a folder from another without reading it: names, sizes and times of its files.
+    """A hash of a data set or folder without reading it: of names, sizes and times of its files.
 
     Raises:
         DataError: there is nothing at `source`.

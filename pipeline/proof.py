@@ -1,4 +1,4 @@
-"""The gate of an engine that `depthkit export` builds: it runs on this machine before it is called built."""
+"""Check the gate of a new engine: `depthkit export` runs it on this machine before it counts as built."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["Proof"]
 
 
 class Proof:
-    """Runs engines on the reference that travels with their ONNX file, and new ones on held-out frames as well.
+    """Runs engines on the reference of their ONNX file, and new engines on held-out frames too.
 
     Args:
-        held_out: answers held-out frames with torch's depth, or None where there are none; asked once, if at all.
-        tell: told the parity of each engine.
+        held_out: returns held-out frames with torch's depth, or None; called at most once.
+        tell: called with each engine's parity.
     """
 
     def __init__(self, held_out: Callable[[], Reference | None] = lambda: None, tell: Tell = silent) -> None:
@@ -36,7 +36,7 @@ class Proof:
         self._held_out = cache(held_out)
 
     def prove(self, onnx: Path, engine: Path, is_new: bool) -> None:
-        """Tell the parity of an engine, in the store or elsewhere, that was built from `onnx`.
+        """Check and report the parity of an engine, in the store or elsewhere, that was built from `onnx`.
 
         Raises:
             GateError: it does not run, or its gate fails.
@@ -46,7 +46,7 @@ class Proof:
         if not maker.computes:
             return
         if not (maker.availability().runnable and maker.here().accepts(manifest.device)):
-            self._tell("note", f"{maker.name}: not run here, so its gate was not checked")
+            self._tell("note", f"{maker.name}: cannot run here, so its gate was not checked")
             return
         proofs = [("", read_reference(find_reference(onnx, manifest.weights_sha256, manifest.model.size)))]
         if is_new and (others := self._held_out()) is not None:
@@ -57,7 +57,7 @@ class Proof:
         except DepthkitError as error:
             raise GateError(f"the engine does not run: {error}") from error
         for what, parity in found:
-            told = f"{describe_parity(parity, asked)} on {parity.frames}{what} frames"
+            result = f"{describe_parity(parity, asked)} on {parity.frames}{what} frames"
             if faults := gate_faults(parity, asked):
                 raise GateError(f"{', '.join(faults)} on {parity.frames}{what} frames ({describe_gate(asked)} allowed)")
-            self._tell("pass", f"{maker.name} vs torch: {told}")
+            self._tell("pass", f"{maker.name} vs torch: {result}")

@@ -1,4 +1,4 @@
-"""The run that `depthkit export` is given: found, and refused before anything is written if it cannot be exported."""
+"""Find the run for `depthkit export`, and refuse one that cannot be exported before anything is written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["require_exportable", "run_folder"]
 
 
 def _known_run(target: Path, runs: Path) -> Path:
-    """The run that a user's word means, wherever it lies. Raises UserError."""
+    """The run that the user named, by path, shipped weights or import path. Raises UserError."""
     name = str(target)
     if target.exists() or not is_import_path(name):
         return locate(target)
@@ -31,18 +31,18 @@ def _known_run(target: Path, runs: Path) -> Path:
     if not folder.is_dir() or (found := read_document(folder).model.network) != name:
         there = f"there is no run {folder}" if not folder.is_dir() else f"{folder} is a run of {found}"
         raise UserError(
-            f"{there}; make one of its weights with `depthkit adopt {name} --weights FILE`, or "
+            f"{there}; make one from weights with `depthkit adopt {name} --weights FILE`, or "
             f"`depthkit train --network {name}`"
         )
     return folder
 
 
 def require_exportable(target: Path, runs: Path, wanted: ExportOptions, precision: PrecisionOptions) -> None:
-    """Raise UserError kinds for what would stop an export after a run was copied for it."""
+    """Raise UserError or SpecError for anything that would stop an export after its run was copied."""
     known = _known_run(target, runs)
     document = read_document(known)
     shipped = known.parent == SHIPPED and copied_run(target, runs) is None
-    if not (shipped and find_current(known, document, wanted)):  # the shipped FP32 file is only copied
+    if not (shipped and find_current(known, document, wanted)):  # a shipped FP32 file is only copied
         require_packages(*EXPORTING)
     if wanted.size is not None and document.model.network in NETWORKS:
         check_size(*wanted.size)
@@ -50,7 +50,7 @@ def require_exportable(target: Path, runs: Path, wanted: ExportOptions, precisio
 
 
 def run_folder(target: Path, runs: Path, tell: Tell) -> Path:
-    """The run that a user's word means, where it may be written to: copied, if need be."""
+    """A writable folder of the run that the user named; shipped weights are copied."""
     name = str(target)
     if target.exists() or not is_import_path(name):
         return resolve_run(target, runs, tell)

@@ -1,4 +1,4 @@
-"""Pictures with measured depth, by which engines are scored."""
+"""Pictures with measured depth, on which engines are scored."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ if TYPE_CHECKING:
 __all__ = ["doubt", "readable", "sample_set"]
 
 KEPT_BYTES: Final = 256 * 2**20
-"""Of samples that stay in memory: 100 frames of 480x640 take 215 MB."""
+"""Limit of the samples kept in memory; 100 frames of 480x640 take 215 MB."""
 
 NAMED: Final = 10
-"""Frames that a note names before it only counts the rest."""
+"""Number of frames that a note names; the rest is only counted."""
 
 
 def sample_set(data: str, frames: int | None, depth_units: float) -> SampleSet:
-    """The test split of `data`, or evenly spaced `frames` of it. Raises DataError."""
+    """The test split of `data`, or `frames` evenly spaced frames of it. Raises DataError."""
     dataset = open_dataset(data, "test", depth_units=depth_units)
     chosen = evenly_spaced(dataset, frames or len(dataset))
     return SampleSet(data, len(chosen), len(dataset), dataset.crop, _Chosen(dataset, chosen))
 
 
 def doubt(samples: SampleSet) -> str | None:
-    """A warning where the measured depth of some of the samples is none of a room or street."""
+    """A warning if the measured depth of some samples is implausible, see `metrics.implausible_depth`; else None."""
     depths = []
     for index in evenly_spaced(samples.samples, 8):
-        with suppress(DataError):  # what cannot be read is named where it is scored
+        with suppress(DataError):  # unreadable samples are reported when they are scored
             depths.append(samples.samples[index][1])
     found = implausible_depth(depths)
     return found and f"{samples.data}: {found}"
 
 
 def readable(samples: SampleSet) -> tuple[SampleSet, tuple[str, ...]]:
-    """The samples by which engines can be scored, and a note of the others; each is read once here.
+    """The samples that can be read, and a note about the others; reads each once.
 
     Raises:
-        DataError: none is left.
+        DataError: none can be read.
     """
     good, faults = [], []
     for index in range(len(samples.samples)):
@@ -61,14 +61,14 @@ def readable(samples: SampleSet) -> tuple[SampleSet, tuple[str, ...]]:
     if not faults:
         return samples, ()
     named = "; ".join(faults[:NAMED]) + (f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else "")
-    said = f"{len(faults)} of {len(samples.samples)} frames of {samples.data} cannot be scored: {named}"
+    message = f"{len(faults)} of {len(samples.samples)} frames of {samples.data} cannot be scored: {named}"
     if not good:
-        raise DataError(said)
-    return replace(samples, frames=len(good), samples=_Some(samples.samples, good)), (f"accuracy: {said}",)
+        raise DataError(message)
+    return replace(samples, frames=len(good), samples=_Some(samples.samples, good)), (f"accuracy: {message}",)
 
 
 class _Some:
-    """Those of some samples that stand at `indices`."""
+    """The samples at `indices`."""
 
     def __init__(self, samples: Samples, indices: list[int]) -> None:
         self._samples = samples
@@ -82,7 +82,7 @@ class _Some:
 
 
 class _Chosen:
-    """Some samples of a data set as pairs of picture and depth: read when asked for, and kept while they are few."""
+    """Samples of a data set as pairs of picture and depth, read on access; the first `KEPT_BYTES` are kept."""
 
     def __init__(self, dataset: RGBDDataset, indices: list[int]) -> None:
         self._dataset = dataset
@@ -102,13 +102,13 @@ class _Chosen:
 
         if min(sample.depth.shape) < LEAST_SIDE:
             raise DataError(
-                f"{self._dataset.source(self._indices[index])} is {sample.depth.shape} (H, W), and SSIM needs "
+                f"{self._dataset.source(self._indices[index])} is {sample.depth.shape} (H, W), but SSIM needs "
                 f"{LEAST_SIDE} pixels each way; use larger pictures"
             )
         if self._dataset.crop is not None and sample.depth.shape != EIGEN_SIZE:
             raise DataError(
-                f"{self._dataset.source(self._indices[index])} is {sample.depth.shape} (H, W), and the Eigen crop is "
-                f"made for {EIGEN_SIZE}; use NYU frames at their own size, or a `pairs` folder, which is not cropped"
+                f"{self._dataset.source(self._indices[index])} is {sample.depth.shape} (H, W), but the Eigen crop is "
+                f"for {EIGEN_SIZE}; use NYU frames at their own size, or a `pairs` folder, which is not cropped"
             )
         pair = sample.image, sample.depth
         self._bytes += sum(array.nbytes for array in pair)

@@ -1,7 +1,7 @@
 """Find the best engine within a budget: a short measurement of every candidate, a long one of those that could win.
 
-Each candidate is built and tried in a process of its own, so that a backend that crashes takes nothing with it. What
-was found is written after every candidate: a search that was stopped goes on.
+Each candidate is built and tried in a separate process, so that a crashing backend does not end the search. Results are
+written after every candidate, so that a stopped search can be resumed.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ Make = Callable[[], Contender]
 
 
 class Panel:
-    """Pictures by which every candidate is judged, in a file that processes share.
+    """The pictures that judge every candidate, in a file that processes share.
 
     Args:
-        path: of an `.npz` with `images` (N x H x W x 3 uint8), `depths` (torch's FP32 answers, N x H x W metres) and
+        path: an `.npz` with `images` (N x H x W x 3 uint8), `depths` (torch's FP32 depth, N x H x W metres) and
             `truths` (N x H x W metres, 0: not measured), all at the camera's resolution.
-        crop: rows and columns that count against the truth.
+        crop: rows and columns that count against measured depth.
     """
 
     def __init__(self, path: Path, crop: tuple[slice, slice] | None) -> None:
         self._path, self._crop = path, crop
 
     def judge(self, session: Session) -> Quality:
-        """What a session's depth is worth."""
+        """Measure the quality of a session's depth."""
         with np.load(self._path, allow_pickle=False) as panel:
             images, depths, truths = panel["images"], panel["depths"], panel["truths"]
         everywhere = np.ones(depths.shape[1:], bool)
@@ -73,15 +73,15 @@ class Panel:
 
 
 class Search:
-    """A search that can be stopped and gone on with.
+    """A search that can be stopped and resumed.
 
     Args:
-        path: of `tune.json`; trials in it that have the same `key` are not made again.
+        path: of `tune.json`; its trials with the same `key` are not repeated.
         key: see `Tuning`.
-        budget: what is asked for.
-        prepare: makes a candidate's ONNX file, and tells how to build its engine; raises DepthkitError.
+        budget: as asked for.
+        prepare: makes a candidate's ONNX file and returns a function that builds its engine; raises DepthkitError.
         panel: judges depth.
-        command: what was typed.
+        command: the command line.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Search:
         self._tuning = Tuning(key, budget, environment(command), self._known(key, budget))
 
     def left(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Those that an earlier search has not tried."""
+        """The candidates that have not been tried yet."""
         known = {trial.candidate.name for trial in self._tuning.trials}
         return [candidate for candidate in candidates if candidate.name not in known]
 
@@ -110,9 +110,9 @@ class Search:
         """Try the candidates until the time is over, measure those that could win in turns, and choose.
 
         Args:
-            candidates: all of them; what is known of them already counts.
-            seconds: when to try no more; the long measurement of the best comes after it.
-            tell: told of every trial as soon as it is made.
+            candidates: all candidates; earlier trials of them count.
+            seconds: time limit for trying; the long measurement comes after it.
+            tell: called with every new trial.
 
         Raises:
             OutputError: the result cannot be written.
@@ -128,7 +128,7 @@ class Search:
         while any(trial.state == "short" for trial in finalists):
             for trial in self._measure(finalists):
                 self._keep(trial)
-            finalists = self._finalists(wanted)  # more, where one that had ruled others out is slower than it seemed
+            finalists = self._finalists(wanted)  # more, if one that ruled others out proves slower
         best = choose(self._among(wanted), self._tuning.budget)
         chosen = "" if best is None else best.candidate.name
         self._write(replace(self._tuning, chosen=chosen, untried=tuple(each.name for each in left)))
@@ -154,11 +154,11 @@ class Search:
             return trial if memory is None else replace(trial, memory_bytes=memory.load_bytes)
         except BrokenProcessPool:
             return Trial(candidate, "failed", reason=CRASHED)
-        except Exception as error:  # noqa: BLE001 - ours, or a vendor's that no session of ours translated
+        except Exception as error:  # noqa: BLE001 - may be a vendor's own
             return _failed(candidate, error)
 
     def _measure(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Time trials in turns, so that none has a quieter machine than another; one that fails stops no other."""
+        """Time trials in turns, so that noise affects all alike; a failure does not stop the others."""
         found: dict[str, Trial] = {}
         opened: list[tuple[Trial, Session, np.ndarray]] = []
         with ExitStack() as stack:
@@ -184,10 +184,10 @@ class Search:
         write_text(self._path, to_json(tuning))
 
     def _known(self, key: str, budget: Budget) -> tuple[Trial, ...]:
-        """What an earlier search of the same things tells of this budget.
+        """Earlier trials with the same key that are valid for this budget.
 
-        A failure may have been the machine's, and is tried again, as is what could not be built, which takes no time,
-        and what was too slow for a stricter budget.
+        Tried again are failures, which may have been the machine's fault; skipped candidates, which take no time; and
+        those that were too slow for an earlier budget, so were not judged, but are not for this one.
         """
         try:
             found = from_json(Tuning, self._path.read_bytes(), source=str(self._path))
@@ -199,7 +199,7 @@ class Search:
 
 
 def _failed(candidate: Candidate, error: Exception) -> Trial:
-    """A trial that tells of no quality, so that it rules out no other."""
+    """A trial without quality, so that it rules out no other."""
     reason = str(error) if isinstance(error, DepthkitError) else f"{type(error).__name__}: {error}"
     return Trial(candidate, "failed", reason=reason)
 
@@ -207,7 +207,7 @@ def _failed(candidate: Candidate, error: Exception) -> Trial:
 def _try_here(
     candidate: Candidate, make: Make, panel: Panel, budget: Budget
 ) -> tuple[Trial, Callable[[], Session] | None]:
-    """Build and measure for a short time, in this process, which has nothing else to do; the trial, and its session."""
+    """Build and briefly measure a candidate in this process; return the trial, and a function to open its session."""
     try:
         contender = make()
     except BackendError as error:

@@ -1,4 +1,4 @@
-"""From what a user names (a run, an ONNX file, an engine, shipped weights) to paths and sessions."""
+"""Resolve what a user names (a run, an ONNX file, an engine, shipped weights) to paths and sessions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..engines.build import BACKENDS, BuildOptions, backend, build, fastest, require_fit
+from ..engines.build import BuildOptions, backend, build, fastest, require_fit
 from ..engines.manifest import read_manifest
 from ..errors import UserError
 from ..export.recipe import ExportOptions, find_current
 from ..files import atomic_write, sha256
-from ..names import DEPTH_UNITS
+from ..names import BACKENDS, DEPTH_UNITS
 from ..reference import reference_path
 from ..runtime.load import load
 from ..train.document import CHECKPOINT, MODEL, WEIGHTS, read_document
@@ -41,12 +41,12 @@ __all__ = [
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Run folders below `folder`, or itself if it is one. Raises UserError when there is none."""
+    """Run folders in `folder`, or `folder` itself if it is one. Raises UserError if there is none."""
     runs = sorted(path.parent for path in _here_and_below(folder, MODEL))
     if not runs:
         raise UserError(
-            f"there is no finished run in {folder}/; train one with `depthkit train --out {folder}`, or name weights "
-            f"that come with depthkit ({', '.join(shipped_names())})"
+            f"no finished run in {folder}/; train one with `depthkit train --out {folder}`, or name built-in weights "
+            f"({', '.join(shipped_names())})"
         )
     return runs
 
@@ -57,9 +57,9 @@ def is_run(path: Path) -> bool:
 
 
 def resolve_run(target: Path, runs: Path, tell: Tell) -> Path:
-    """A path that exists as it is; the name of shipped weights as a run folder in `runs`, which may be written to.
+    """An existing path unchanged; for the name of shipped weights, a writable run folder in `runs`.
 
-    The shipped run is copied to `<runs>/<name>-pretrained`, unless it lies there already; either is told.
+    The shipped run is copied to `<runs>/<name>-pretrained`, unless it is there already; both cases are reported.
     Raises UserError for anything else.
     """
     found = locate(target)
@@ -69,42 +69,42 @@ def resolve_run(target: Path, runs: Path, tell: Tell) -> Path:
     goal = here or runs / f"{target}-pretrained"
     if here is None:
         _copy_run(found, goal)
-    said = "were copied to" if here is None else "are in"
-    tell("copied", f"{target}: the weights that come with depthkit {said} {goal}")
+    verb = "copied to" if here is None else "are in"
+    tell("copied", f"{target}: built-in weights {verb} {goal}")
     return goal
 
 
 def copied_run(target: Path, runs: Path) -> Path | None:
-    """Where shipped weights of this name lie in `runs`, as `resolve_run` copies them; None: not yet."""
+    """The folder in `runs` to which `resolve_run` copied these shipped weights; None: not copied yet."""
     found, goal = locate(target), runs / f"{target}-pretrained"
     here = (goal / MODEL).is_file() and sha256(goal / MODEL) == sha256(found / MODEL)
     return goal if here else None
 
 
 def locate(target: Path) -> Path:
-    """A path that exists as it is, the name of shipped weights as their folder. Raises UserError for anything else."""
+    """An existing path unchanged; the folder of shipped weights for their name. Raises UserError for anything else."""
     if target.exists():
         return target
     names = shipped_names()
     if str(target) in names:
         return shipped_run(str(target))
     raise UserError(
-        f"there is no run, ONNX file or engine {target}; make one with `depthkit train` and `depthkit export`, or name "
-        f"weights that come with depthkit ({', '.join(names)})"
+        f"no run, ONNX file or engine {target}; make one with `depthkit train` and `depthkit export`, or name built-in "
+        f"weights ({', '.join(names)})"
     )
 
 
 def _copy_run(source: Path, goal: Path) -> None:
-    """Copy a run's files, last the one that makes a folder a run. Raises OutputError."""
+    """Copy a run's files; the one that makes a folder a run comes last. Raises OutputError."""
     for path in sorted(source.iterdir(), key=lambda path: path.name == MODEL):
         with atomic_write(goal / path.name) as temporary:
             shutil.copyfile(path, temporary)
 
 
 def find_engines(folder: Path, tell: Tell) -> list[Path]:
-    """Engines in the runs below `folder`, or in itself, that run here; tells which are skipped.
+    """Engines in `folder` and its subfolders that run here; reports those that are skipped.
 
-    Raises UserError when there is none.
+    Raises UserError if there is none.
     """
     engines = []
     for path in _engine_files(folder):
@@ -116,33 +116,33 @@ def find_engines(folder: Path, tell: Tell) -> list[Path]:
             engines.append(path)
     if not engines:
         raise UserError(
-            f"no engine in {folder}/ runs here; build some with `depthkit export`, or name one with --engine"
+            f"no engine in {folder}/ runs here; build one with `depthkit export`, or name one with --engine"
         )
     return engines
 
 
 def _engine_files(folder: Path) -> list[Path]:
-    """What is named as an engine of a backend, or its manifest, in the runs below `folder` and in itself."""
+    """Paths of engines, by the names of engines or manifests in `folder` and its subfolders."""
     kinds = tuple(f".{backend(name).extension}" for name in BACKENDS)
     paths = {path.with_suffix("") if path.suffix == ".json" else path for path in _here_and_below(folder, "*.*")}
     return sorted(path for path in paths if path.name.endswith(kinds) and not path.name.startswith("."))
 
 
 def _here_and_below(folder: Path, name: str) -> Iterator[Path]:
-    """Files of that name, or pattern, in `folder` and in the folders in it."""
+    """Files that match `name`, a glob pattern, in `folder` and its subfolders."""
     yield from folder.glob(name)
     yield from folder.glob(f"*/{name}")
 
 
 def depth_units_of(targets: Iterable[Path], given: float | None) -> float:
-    """Units per metre to read measured depth with: those given, else those of the targets' runs, else 1000.
+    """Depth units per metre of measured depth: `given`, else those of the targets' runs, else 1000.
 
     Args:
-        targets: run folders or names of shipped weights; files in a run's folder, or in its `best/`.
-        given: by the user.
+        targets: run folders or names of shipped weights; files in a run's folder or in its `best/`.
+        given: the user's value.
 
     Raises:
-        UserError: the runs were trained with different ones.
+        UserError: the runs were trained with different units.
     """
     if given is not None:
         return given
@@ -150,19 +150,20 @@ def depth_units_of(targets: Iterable[Path], given: float | None) -> float:
     for target in targets:
         path = locate(target).absolute()
         run = next((folder for folder in (path, *path.parents[:2]) if (folder / MODEL).is_file()), None)
-        with suppress(UserError):  # what cannot be read says so where it is used
+        with suppress(UserError):  # unreadable runs are reported when they are used
             training = None if run is None else read_document(run).training
             if training is not None and training.depth_units is not None:
                 found.setdefault(training.depth_units, target)
     if len(found) > 1:
-        said = ", ".join(f"{units:g} ({target})" for units, target in found.items())
-        raise UserError(f"these runs read depth with different units per metre: {said}; choose one by --depth-units")
+        listed = ", ".join(f"{units:g} ({target})" for units, target in found.items())
+        raise UserError(f"these runs have different depth units per metre: {listed}; choose one with --depth-units")
     return next(iter(found), DEPTH_UNITS)
 
 
 def open_target(target: Path) -> Session:
-    """A run folder or shipped weights by torch, or without torch by the FP32 ONNX file in it; an ONNX file or engine
-    by the runtime. Raises UserError kinds.
+    """Open a run folder or shipped weights (with torch, or else its FP32 ONNX file), or an ONNX file or engine.
+
+    Raises UserError, BundleError, EngineError, BackendError, SpecError.
     """
     path = locate(target)
     if path.is_dir():
@@ -172,14 +173,13 @@ def open_target(target: Path) -> Session:
 
 
 def _open_fp32(folder: Path) -> Session:
-    """An engine of a run's FP32 ONNX file, by the fastest backend here. Raises UserError where there is none."""
+    """Build and open an engine of a run's FP32 ONNX file for the fastest backend. Raises UserError without a file."""
     onnx = find_current(folder, read_document(folder), ExportOptions())
     if onnx is None:
         raise UserError(
-            f"{folder} is a run without an FP32 ONNX file and needs torch; pip install 'depthkit[train]', or name an "
-            "engine instead"
+            f"{folder} is PyTorch weights without an FP32 ONNX file; pip install 'depthkit[train]', or name an engine"
         )
-    # Elsewhere, because shipped weights may lie in a folder that cannot be written. The store keeps the engine.
+    # In a temporary folder, because that of shipped weights may be read-only. The store keeps the engine.
     with tempfile.TemporaryDirectory(prefix="depthkit-") as scratch:
         for path in (onnx, reference_path(onnx)):
             shutil.copyfile(path, Path(scratch) / path.name)
@@ -187,9 +187,9 @@ def _open_fp32(folder: Path) -> Session:
 
 
 def open_torch(folder: Path, size: tuple[int, int] | None, batch: int = 1) -> Session:
-    """A run by torch eager, FP32, on the CPU. Raises UserError where torch is not installed."""
+    """Open a run in torch eager, FP32, on the CPU. Raises UserError if torch is not installed."""
     if find_spec("torch") is None:
-        raise UserError(f"{folder} is a run and needs torch; pip install 'depthkit[train]', or name an engine instead")
+        raise UserError(f"{folder} is PyTorch weights; pip install 'depthkit[train]', or name an engine")
     from ..train.torch_session import TorchSession
 
     return TorchSession(folder, size, batch=batch)

@@ -1,4 +1,4 @@
-"""How the pipeline says what it does, without knowing who listens."""
+"""The callback type by which the pipeline reports its steps."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Literal
 __all__ = ["Mark", "Tell", "silent"]
 
 Mark = Literal["pass", "FAIL", "wrote", "kept", "copied", "built", "found", "waits", "note", "skipped"]
-"""What kind of step was done; `skipped`: something was left out, and the text says why."""
+"""The kind of step; for `skipped` the text gives the reason."""
 
 Tell = Callable[[Mark, str], None]
-"""Told each step in words, as it is done."""
+"""Called with every step and its description."""
 
 
 def silent(_mark: Mark, _text: str) -> None:
-    """Listen to nothing."""
+    """Ignore all steps."""

@@ -1,1 +1,1 @@
-"""A result as tables, HTML, Markdown, CSV and charts."""
+"""Reports: tables, HTML, Markdown, CSV and charts."""

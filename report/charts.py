@@ -1,7 +1,7 @@
-"""The report's charts and that of `depthkit tune`, drawn by matplotlib.
+"""Charts of the report and of `depthkit tune`, drawn with matplotlib.
 
-A chart is a function that draws on axes and returns what it shows in words, for readers who do not see it. In the
-report it is an SVG in an `<img>`: the content security policy allows no inline style, and matplotlib's SVG needs it.
+A chart is a function that draws on axes and returns its text alternative. In the report it is an SVG in an `<img>`:
+matplotlib's SVG needs inline styles, which the content security policy forbids.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = [
     "short_name",
 ]  # fmt: skip
 
-_WIDE, _NARROW = 860, 360  # pixels on a desk and on a phone
+_WIDE, _NARROW = 860, 360  # pixels on a desktop and on a phone
 _COLOURS: Final = ("#1f57c3", "#c2410c", "#0f766e", "#8b33d6", "#b8246a", "#5c6a10")
 _INK, _SOFT, _GRID = "#171b21", "#545d69", "#e3e7ed"
 _PHASE_COLOURS: Final = dict(zip(PHASES, ("#b07d12", "#0f8f84", "#1f57c3", "#8b5bd6", "#c2410c", _SOFT), strict=True))
 _HALF: Final = 0.25
-"""Half the height of a row's drawing; the rest is for its name."""
+"""Half the height of a row's drawing; its name takes the rest."""
 _FEW: Final = 40
-"""With fewer runs each is drawn, instead of a histogram."""
+"""With fewer runs, each is drawn instead of a histogram."""
 _STYLE: Final[dict[Any, Any]] = {
     "axes.axisbelow": True, "axes.edgecolor": _SOFT, "axes.facecolor": "none", "axes.grid": True,
     "axes.labelcolor": _SOFT, "axes.spines.right": False, "axes.spines.top": False, "figure.facecolor": "none",
@@ -54,7 +54,7 @@ Draw = Callable[["Axes"], str]
 
 @dataclass(frozen=True)
 class Chart:
-    """An SVG as data URI in two widths, and what it shows in words."""
+    """An SVG as data URI in two widths, with its text alternative."""
 
     wide: str
     narrow: str
@@ -67,12 +67,12 @@ class Point:
 
     Attributes:
         x, y: values.
-        name: what the legend calls it if it is on a Pareto front.
-        series: gives its colour, and is named in the legend.
+        name: in the legend, if it is on a Pareto front.
+        series: determines its colour; named in the legend.
         precision: gives its marker (`PrecisionFacts`); for "fp16→fp32" that of FP16, for unknown ones a hexagon.
         rivals: points with the same value compete for a Pareto front; None: it does not compete.
-        filled: False: only its outline is drawn.
-        note: written beside it.
+        filled: False: draw only the outline.
+        note: text beside it.
     """
 
     x: float
@@ -86,13 +86,13 @@ class Point:
 
     @property
     def marker(self) -> str:
-        """In matplotlib's letters."""
+        """The marker's code in matplotlib."""
         stored = "fp16" if self.precision == WIDENED else self.precision
         return next((facts.marker for name, facts in PRECISIONS.items() if name == stored), "h")
 
 
 def milliseconds(value: float) -> str:
-    """A latency, of which no small one reads as zero.
+    """Format a latency; small ones do not become zero.
 
     >>> milliseconds(12.345), milliseconds(0.00012)
     ('12.35 ms', '0.00012 ms')
@@ -101,17 +101,17 @@ def milliseconds(value: float) -> str:
 
 
 def model(row: Row) -> str:
-    """What a row's model is called in the report."""
-    return row.model or "model not told"
+    """The name of a row's model in the report."""
+    return row.model or "unknown model"
 
 
 def short_name(row: Row) -> str:
-    """A row's name among those of its model."""
+    """A row's name without its model."""
     return ", ".join(filter(None, (row.backend, row.precision)))
 
 
 def chart(draw: Draw, *, height: int) -> Chart:
-    """A chart for the report, `height` pixels high without its legend."""
+    """Draw a chart for the report, `height` pixels high without its legend."""
     wide, alt = _svg(draw, _WIDE, height)
     return Chart(wide, _svg(draw, _NARROW, height)[0], alt)
 
@@ -124,46 +124,46 @@ def png(path: Path, draw: Draw) -> None:
 
 def _svg(draw: Draw, width: int, height: int) -> tuple[str, str]:
     stream = BytesIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # so that the same result gives the same file
-    told = _save(stream, draw, width, height, format="svg", metadata=nothing)
-    # Hundredths of a point are exact enough for a path, and no one reads the space between elements.
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # so that equal results give equal files
+    alt = _save(stream, draw, width, height, format="svg", metadata=nothing)
+    # To shorten the file: hundredths of a point suffice in paths, and spaces between elements are not needed.
     text = re.sub(r">\s+<", "><", stream.getvalue().decode())
     text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+|\s*\n", r"\1", path[0]), text)
-    return f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}", told
+    return f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}", alt
 
 
 def _save(file: Path | BytesIO, draw: Draw, width: int, height: int, **how: Any) -> str:
-    """Draw a figure of so many CSS pixels (1/96 inch), with a legend above in as many columns as fit."""
+    """Draw and save a figure of this size in CSS pixels (1/96 inch), with a legend above; return its alternative."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(_STYLE), warnings.catch_warnings():
-        # A name may have letters that matplotlib's font lacks; the reader's browser has them.
+        # A name may have letters that matplotlib's font lacks, but the browser's has.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure = Figure(layout="constrained")
         axes = figure.subplots()
-        told = draw(axes)
+        alt = draw(axes)
         labels = axes.get_legend_handles_labels()[1]
         columns = max(width // (7 * max(map(len, labels), default=1) + 45), 1)
         if labels:
             figure.legend(loc="outside upper left", ncols=columns, columnspacing=1.4, handletextpad=0.4)
         figure.set_size_inches(width / 96, (height + 16 * math.ceil(len(labels) / columns)) / 96)
         figure.savefig(file, **how)
-    return told
+    return alt
 
 
 def pareto(
     axes: Axes, points: Sequence[Point], *, x: str, y: str, hollow: str, log_y: bool = False, limit: float | None = None
 ) -> str:
-    """Latency against error, lower being better in both.
+    """Draw latency against error (lower is better in both) with Pareto fronts.
 
     Args:
         axes: to draw on.
-        points: x in ms; y the error.
-        x, y: titles of the axes.
-        hollow: what the legend says of points that are not filled.
-        log_y: whether the errors, all positive then, differ by powers of ten.
-        limit: the latency that is allowed, if any.
+        points: x is latency in ms, y the error.
+        x, y: axis titles.
+        hollow: legend of points that are not filled.
+        log_y: use a log scale for the errors, which must be positive.
+        limit: the latency limit, if any.
     """
     beside: dict[str, Any] = {"textcoords": "offset points", "fontweight": "bold"}
     colours = _marks(axes, points, hollow)
@@ -173,7 +173,7 @@ def pareto(
         steps = [point.x for point in front], [point.y for point in front]
         axes.step(*steps, color=_SOFT, linestyle="--", linewidth=1, where="post", zorder=1)
         best += front
-    # Names would cover each other: a point has a number, and the legend its name.
+    # Names would overlap, so points have numbers and the legend names.
     for number, point in enumerate(best, 1):
         axes.annotate(f"{number}", (point.x, point.y), (-4, -4), ha="right", va="top", **beside)
         axes.plot([], [], point.marker, color=colours[point.series], label=f"{number}: {point.name}")
@@ -181,7 +181,7 @@ def pareto(
         if point.note:
             axes.annotate(point.note, (point.x, point.y), (4, 4), **beside)
     if limit is not None:
-        axes.axvline(limit, color=_COLOURS[1], linewidth=1, label="latency allowed")
+        axes.axvline(limit, color=_COLOURS[1], linewidth=1, label="latency limit")
     axes.set(xlabel=x, ylabel=y)
     axes.margins(x=0.1, y=0.15)
     _log(axes, "xy" if log_y else "x")
@@ -189,13 +189,13 @@ def pareto(
 
 
 def roofline(axes: Axes, rows: Sequence[Row]) -> str:
-    """Rows under the roofs of their precisions: what the machine can compute, and what it can move."""
+    """Draw rows under the rooflines of their precisions."""
     points, shares, roofs = [], [], {}
     for row in rows:
         roof, ms = row.roofline, row.percentile(50)
         assert roof is not None
         points.append(Point(roof.intensity, roof.macs / ms / 1e6, "", model(row), row.precision))
-        shares.append(f"{row.name}: {roof.floor_ms / ms:.0%} of its roof")
+        shares.append(f"{row.name}: {roof.floor_ms / ms:.0%} of roofline")
         roofs[f"{roof.peaks.precision} by {roof.peaks.by}: {roof.peaks.gmacs:.4g} GMAC/s"] = roof.peaks
     _marks(axes, points, "")
     ridges = sorted(peaks.gmacs / peaks.gbytes for peaks in roofs.values())
@@ -205,13 +205,13 @@ def roofline(axes: Axes, rows: Sequence[Row]) -> str:
         line = (0, (2 + 4 * index, 1.5)) if index else "solid"
         y = np.minimum(peaks.gmacs, x * peaks.gbytes)
         axes.plot(x, y, color=_SOFT, linestyle=line, linewidth=1, label=name, zorder=1)
-    axes.set(xlabel="multiply-accumulates (MAC) a byte", ylabel="10⁹ MAC a second")
+    axes.set(xlabel="multiply-accumulates (MAC) per byte", ylabel="10⁹ MAC per second")
     _log(axes, "xy")
-    return f"Work a byte against work a second. {'; '.join(shares)}."
+    return f"MAC per byte against MAC per second. {'; '.join(shares)}."
 
 
 def _marks(axes: Axes, points: Sequence[Point], hollow: str) -> Mapping[str, str]:
-    """Draw points; say in the legend what colours, markers and hollow points mean; each series' colour."""
+    """Draw points with a legend of colours, markers and hollow points; return each series' colour."""
     series = dict.fromkeys(point.series for point in points)
     colours = {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(series)}
     markers = {point.precision: point.marker for point in points}
@@ -226,10 +226,9 @@ def _marks(axes: Axes, points: Sequence[Point], hollow: str) -> Mapping[str, str
 
 
 def latencies(axes: Axes, rows: Sequence[Row]) -> str:
-    """How the runs of each row are spread.
+    """Draw the distribution of each row's latencies.
 
-    The axis ends where 99 % of each row's runs have ended, so that one stray run does not flatten the rest; how many
-    lie beyond is written there.
+    The axis ends at the largest 99th percentile, so that outliers do not flatten the rest; their number is written.
     """
     low = max(min(min(row.wall_ms) for row in rows) / 1.02, 1e-6)
     high = 1.04 * max(row.percentile(99) for row in rows)
@@ -251,21 +250,21 @@ def latencies(axes: Axes, rows: Sequence[Row]) -> str:
         if some:
             axes.plot([spots] * 2, [places[some] - _HALF, places[some] + _HALF], line, color=_INK)
             axes.plot([], [], line, color=_INK, label=name)
-    sure = [(y, row.p50_interval) for y, row in zip(places, rows, strict=True) if row.p50_interval]
-    if sure:
+    intervals = [(y, row.p50_interval) for y, row in zip(places, rows, strict=True) if row.p50_interval]
+    if intervals:
         axes.barh(
-            [y for y, _ in sure], [found.high - found.low for _, found in sure], 2 * _HALF,
-            [found.low for _, found in sure], facecolor=_COLOURS[1] + "38", edgecolor=_COLOURS[1],
+            [y for y, _ in intervals], [found.high - found.low for _, found in intervals], 2 * _HALF,
+            [found.low for _, found in intervals], facecolor=_COLOURS[1] + "38", edgecolor=_COLOURS[1],
             label="95 % interval of the median",
         )  # fmt: skip
     axes.set(xlabel="latency of a run, ms", xlim=(low, high))
     _log(axes, "x")
-    told = (f"{short_name(row)} median {p50}" for row, p50 in zip(rows, medians, strict=True))
-    return f"How the latencies of {model(rows[0])} are spread: {'; '.join(told)}."
+    parts = (f"{short_name(row)} median {p50}" for row, p50 in zip(rows, medians, strict=True))
+    return f"Distribution of the latencies of {model(rows[0])}: {'; '.join(parts)}."
 
 
 def phases(axes: Axes, rows: Sequence[Row]) -> str:
-    """Medians of the phases that follow each other, stacked; enqueue, which overlaps them, as a thin bar below."""
+    """Draw the medians of successive phases, stacked; enqueue, which overlaps them, as a thin bar below."""
     found = [{name: median(row.phases[name]) for name in PHASES if name in row.phases} for row in rows]
     serial = [sum(ms for name, ms in each.items() if name != "enqueue") for each in found]
     places = _rows(axes, rows, [milliseconds(ms) if ms else "" for ms in serial])
@@ -279,12 +278,12 @@ def phases(axes: Axes, rows: Sequence[Row]) -> str:
             axes.barh(places[some], values, 1.6 * _HALF, left[some], color=colour, label=name)
             left[some] += values
     axes.set(xlabel="ms")
-    told = [", ".join(f"{name} {ms:.3g} ms" for name, ms in each.items()) for each in found]
-    return "; ".join(f"{short_name(row)}: {words}" for row, words in zip(rows, told, strict=True))
+    parts = [", ".join(f"{name} {ms:.3g} ms" for name, ms in each.items()) for each in found]
+    return "; ".join(f"{short_name(row)}: {part}" for row, part in zip(rows, parts, strict=True))
 
 
 def _rows(axes: Axes, rows: Sequence[Row], figures: Sequence[str]) -> np.ndarray:
-    """Where rows stand on the y axis, the first at the top, with their name and figure above them."""
+    """Place rows on the y axis, the first at the top, with name and figure above each; return their positions."""
     places = np.arange(len(rows))[::-1]
     for y, row, figure in zip(places, rows, figures, strict=True):
         for x, text, side in ((0, short_name(row), "left"), (1, figure, "right")):
@@ -297,7 +296,7 @@ def _rows(axes: Axes, rows: Sequence[Row], figures: Sequence[str]) -> np.ndarray
 
 
 def _log(axes: Axes, names: str) -> None:
-    """A log scale on "x", "y" or "xy", with ticks written in full, also where it spans less than a power of ten."""
+    """Set a log scale on "x", "y" or "xy", with plain tick labels, even if it spans less than a decade."""
     from matplotlib.ticker import AutoLocator, LogLocator, NullLocator, StrMethodFormatter
 
     for name in names:

@@ -1,4 +1,4 @@
-"""The report's pictures: what the camera saw, what was measured, what engines answer, and where they leave torch."""
+"""The report's pictures: camera frames, measured depth, the engines' depth, and their errors against torch."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ..reference import Reference
 
 __all__ = ["ErrorMap", "Frame", "Picture", "Scene", "error_maps", "scenes"]
 
-_WIDEST: Final = 320  # pixels; larger ones are shrunk, so that the file stays one that can be mailed
-_MOST_PICTURES: Final = 36  # of depth in all scenes, except that each engine has one
+_WIDEST: Final = 320  # pixels; larger pictures are shrunk to keep the file small
+_MOST_PICTURES: Final = 36  # of depth in all scenes; but each engine has at least one
 _MOST_FRAMES: Final = 3
-_MOST_MAPS: Final = 12  # of errors, except that each engine has one
-_DEPTH, _ERROR = "turbo", "viridis"  # neither has black, which stands for what is no number
-_BRIGHT: Final = 99.5  # per cent of pixels that an error map tells apart; single ones are often far worse
+_MOST_MAPS: Final = 12  # of errors; but each engine has at least one
+_DEPTH, _ERROR = "turbo", "viridis"  # neither has black, which is for NaN and infinity
+_BRIGHT: Final = 99.5  # percentile at the bright end of an error map; single pixels are often far worse
 
 
 @dataclass(frozen=True)
 class Picture:
-    """`source`: a data URI; `rough`: so small that enlarging it must not blur it."""
+    """An embedded picture. `source`: a data URI; `rough`: so small that it must be enlarged without blur."""
 
     view: str
     source: str
@@ -38,7 +38,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Frame:
-    """A reference frame, `index` of its reference; depth is coloured from `low` to `high` metres."""
+    """A reference frame at `index`; depth is coloured from `low` to `high` metres."""
 
     index: int
     pictures: tuple[Picture, ...]
@@ -48,7 +48,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Scene:
-    """Frames of one reference, which some rows answered. `views`: the names of each frame's pictures."""
+    """Frames of one reference with the depth of some rows. `views`: names of each frame's pictures."""
 
     title: str
     views: tuple[str, ...]
@@ -58,15 +58,15 @@ class Scene:
 
 @dataclass(frozen=True)
 class ErrorMap:
-    """|answer - torch| of a row's worst frame.
+    """|engine - torch| of a row's worst frame.
 
     Attributes:
         name: of the row.
         frame: counted from 1.
-        why: what it is worst in.
+        why: the figure in which the frame is the worst.
         picture: dark where nothing differs.
-        ramp: its colours, from 0 to `high`; "" where no pixel differs.
-        high: metres at the bright end, which most pixels are below.
+        ramp: its colours, from 0 to `high`; "" if no pixel differs.
+        high: metres at the bright end; most pixels are below.
         most: metres of the worst pixel.
     """
 
@@ -83,7 +83,7 @@ _Answered = tuple[Row, Reference, np.ndarray]
 
 
 def scenes(rows: Sequence[Row], references: Sequence[Reference], answers: Sequence[np.ndarray | None]) -> list[Scene]:
-    """A scene for each reference that differs from the others; rows without an answer are left out."""
+    """One scene per distinct reference; rows without depth are left out."""
     found: dict[str, list[_Answered]] = {}
     for row, reference, depths in zip(rows, references, answers, strict=False):
         if depths is not None and len(depths):
@@ -105,7 +105,7 @@ def _scene(answered: Sequence[_Answered], most: int) -> Scene:
     for index in _frames(answered)[:most]:
         truth = reference.truths[index]
         span = _span(truth[valid_pixels(truth)], reference.depths[index])
-        maps = [("torch FP32", reference.depths[index], "depth that torch answered in FP32, which is the reference")]
+        maps = [("torch FP32", reference.depths[index], "depth of torch in FP32, the reference")]
         maps += [
             (name, depths[index], f"depth predicted by {name}, frame {index + 1}, of {row.model or 'an unknown model'}")
             for name, (row, _, depths) in zip(names, answered, strict=True)
@@ -117,12 +117,12 @@ def _scene(answered: Sequence[_Answered], most: int) -> Scene:
             *(_map(name, depth, span, _DEPTH, alt) for name, depth, alt in maps),
         ]  # fmt: skip
         frames.append(Frame(index, tuple(pictures), f"{span[0]:.1f}", f"{span[1]:.1f}"))
-    title = " and ".join(filter(None, models)) or "model not told"
+    title = " and ".join(filter(None, models)) or "unknown model"
     return Scene(title, (*views, *names), tuple(frames), _ramp(_DEPTH))
 
 
 def _distinct(names: Iterable[str], taken: Iterable[str]) -> list[str]:
-    """Names that occur again get a number: a picture is chosen by its name."""
+    """Number repeated names, since pictures are chosen by name."""
     seen, found = dict.fromkeys(taken, 1), []
     for name in names:
         seen[name] = seen.get(name, 0) + 1
@@ -131,7 +131,7 @@ def _distinct(names: Iterable[str], taken: Iterable[str]) -> list[str]:
 
 
 def _frames(answered: Sequence[_Answered]) -> list[int]:
-    """All frames, first those that tell most: with the widest range of depth, and where rows were worst."""
+    """All frames, the most informative first: the one with the widest range of depth, then the rows' worst ones."""
     reference, last = answered[0][1], min(len(depths) for _, _, depths in answered)
     spans = [
         _span(truth[valid_pixels(truth)], depth)
@@ -148,10 +148,7 @@ def _frames(answered: Sequence[_Answered]) -> list[int]:
 def error_maps(
     rows: Sequence[Row], references: Sequence[Reference], answers: Sequence[np.ndarray | None]
 ) -> list[ErrorMap]:
-    """Of every row that answered and was compared: the frame of its worst pixel.
-
-    And that of its worst SSIM, where the rows are few.
-    """
+    """Error maps of every compared row: the frame with its worst pixel and, if rows are few, that of its worst SSIM."""
     found: list[ErrorMap] = []
     for row, reference, depths in zip(rows, references, answers, strict=False):
         if depths is None or row.parity is None:
@@ -169,22 +166,22 @@ def _error_map(row: Row, frame: int, why: str, reference: Reference, depths: np.
     finite = error[np.isfinite(error)]
     most = float(finite.max()) if finite.size else 0.0
     high = float(np.percentile(finite, _BRIGHT)) or most if most else 0.0
-    told = f"{most:.2g}\u00a0m"
-    alt = f"distance of {row.name} from torch FP32 in frame {frame + 1}, at most {told}"
+    largest = f"{most:.2g}\u00a0m"
+    alt = f"difference between {row.name} and torch FP32 in frame {frame + 1}, at most {largest}"
     picture = _map("error", error, (0.0, high), _ERROR, alt)
     ramp = _ramp(_ERROR) if most else ""
-    return ErrorMap(row.name, frame + 1, why, picture, ramp, f"{high:.2g}\u00a0m", told)
+    return ErrorMap(row.name, frame + 1, why, picture, ramp, f"{high:.2g}\u00a0m", largest)
 
 
 def _span(measured: np.ndarray, otherwise: np.ndarray) -> tuple[float, float]:
-    """Between which depths most pixels lie: measured ones, or else those of `otherwise`."""
+    """The 2nd and 98th percentile of measured depths, or else of `otherwise`."""
     depths = measured if measured.size else otherwise[np.isfinite(otherwise)]
     low, high = np.percentile(depths, (2, 98)) if depths.size else VALID_DEPTH
     return float(low), float(high)
 
 
 def _palette(name: str) -> np.ndarray:
-    """256 x 3 uint8: black for what is not a number, then the colours of matplotlib's map."""
+    """256 x 3 uint8: black for NaN and infinity, then the colours of matplotlib's map."""
     from matplotlib import colormaps
 
     colours = colormaps[name](np.linspace(0, 1, 255), bytes=True)[:, :3]
@@ -192,7 +189,7 @@ def _palette(name: str) -> np.ndarray:
 
 
 def _map(view: str, depth: np.ndarray, span: tuple[float, float], colours: str, alt: str) -> Picture:
-    """Metres as colours between the ends of `span`; NaN and infinity are black."""
+    """Colour metres between the ends of `span`; NaN and infinity are black."""
     finite = np.isfinite(depth)
     share = (np.where(finite, depth, 0.0) - span[0]) / max(span[1] - span[0], 1e-9)
     levels = np.where(finite, 1 + np.rint(254 * np.clip(share, 0, 1)), 0).astype(np.uint8)
@@ -214,7 +211,7 @@ def _picture(view: str, picture: Image.Image, alt: str, method: Image.Resampling
 
 
 def _ramp(colours: str) -> str:
-    """The colours from left to right, for a scale."""
+    """A picture of the colour scale from left to right."""
     picture = Image.fromarray(np.arange(1, 256, dtype=np.uint8)[None].repeat(2, 0))
     picture.putpalette(_palette(colours).tobytes())
     return _data_uri(picture, "PNG")

@@ -1,4 +1,4 @@
-"""A bench as one HTML file that opens offline: verdict, charts, tables, and what each engine sees."""
+"""The report: one HTML file, readable offline, with verdict, charts, tables and depth maps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["write_report"]
 
 _MOST_LAYERS: Final = 10
 _FLOOR: Final = 1e-7
-"""1 - SSIM below which two pictures are the same in float32; a log axis needs an end."""
+"""1 - SSIM of pictures that are equal in float32; a log axis needs a lower end."""
 
 
 def write_report(
@@ -43,7 +43,7 @@ def write_report(
         path: the HTML file.
         result: the bench.
         references: each row's reference.
-        answers: each row's depth for its reference frames, N x H x W metres; None: it gave none.
+        answers: each row's depth for its reference frames, N x H x W metres; None: not computed.
 
     Raises:
         OutputError: the file cannot be written.
@@ -76,18 +76,18 @@ def _source(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """A content security policy: this page's own style and script, pictures that are in it, and nothing else."""
+    """A content security policy that allows only this page's style, script and embedded pictures."""
     own = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     return f"default-src 'none'; img-src data:; style-src 'sha256-{own[0]}'; script-src 'sha256-{own[1]}'"
 
 
 def _state(row: Row) -> str:
-    """pass, fail, error, or none where there is no gate."""
+    """pass, fail, error, or none without a gate."""
     return verdict(row).partition(":")[0].lower() or "none"
 
 
 def _summary(result: BenchResult) -> dict[str, Any]:
-    """What a reader must know who reads nothing else."""
+    """Data for the summary at the top."""
     judged = [row for row in result.rows if _state(row) != "none"]
     fastest = []
     for group in _models(result):
@@ -116,7 +116,7 @@ def _summary(result: BenchResult) -> dict[str, Any]:
 
 
 def _models(result: BenchResult) -> list[list[Row]]:
-    """Groups that may be compared; of rows whose model is not told each stands alone."""
+    """Groups of rows that may be compared; a row of unknown model is a group of its own."""
     groups: list[list[Row]] = []
     for group in result.groups:
         groups += [group] if group[0].model else [[row] for row in group]
@@ -124,7 +124,7 @@ def _models(result: BenchResult) -> list[list[Row]]:
 
 
 def _error(row: Row, *, measured: bool) -> float | None:
-    """What a row's answers are off by: AbsRel, or 1 - SSIM to torch of the worst frame."""
+    """A row's error: AbsRel against measured depth, or 1 - SSIM to torch in the worst frame."""
     if measured:
         value = None if row.accuracy is None else row.accuracy.scores.pooled.abs_rel
     else:
@@ -133,7 +133,7 @@ def _error(row: Row, *, measured: bool) -> float | None:
 
 
 def _pareto(result: BenchResult) -> dict[str, Any] | None:
-    """The plot, and which rows are not in it; None: no row has both latency and error."""
+    """The Pareto chart, and the rows not in it; None: no row has both latency and error."""
     measured = any(_error(row, measured=True) is not None for row in result.rows)
     errors = [(row, _error(row, measured=measured)) for row in result.rows if row.wall_ms]
     found = [(row, error) for row, error in errors if error is not None]
@@ -142,7 +142,7 @@ def _pareto(result: BenchResult) -> dict[str, Any] | None:
     points = [
         charts.Point(
             row.percentile(50), error, short_name(row), model(row), row.precision,
-            # Each model has a torch of its own to be like; against measured depth all of a batch size compete.
+            # Compared with torch, rows compete within their model; against measured depth, all of a batch size do.
             rivals=(row.batch if measured else row.model) if _state(row) == "pass" else None, filled=row.passed,
         )
         for row, error in found
@@ -158,7 +158,7 @@ def _pareto(result: BenchResult) -> dict[str, Any] | None:
 
 
 def _groups(result: BenchResult, draw: Callable[..., str], has: Callable[[Row], object]) -> list[dict[str, Any]]:
-    """A chart for the rows of each model that have what it shows."""
+    """A chart per model, of the rows that have its data."""
     groups = [[row for row in group if has(row)] for group in _models(result)]
     return [
         {
@@ -173,11 +173,11 @@ def _groups(result: BenchResult, draw: Callable[..., str], has: Callable[[Row], 
 
 def _latency(result: BenchResult, row: Row) -> dict[str, Any]:
     """A row's median and speedup, with their intervals."""
-    sure, times = row.p50_interval, result.speedups.get(row.name)
+    median, times = row.p50_interval, result.speedups.get(row.name)
     others = [other for other in result.rows if other is not row]
     return {
         "p50": milliseconds(row.percentile(50)),
-        "interval": f"{_between(sure)} ms" if sure is not None else "too few turns",
+        "interval": f"{_between(median)} ms" if median is not None else "too few turns",
         "speedup": f"{times.middle:.2f}×" if times is not None else "",
         "speedup_interval": _between(times) if times is not None else "",
         "baseline": result.baseline(row) is row and any(result.baseline(other) is row for other in others),
@@ -190,7 +190,7 @@ def _between(found: Interval) -> str:
 
 
 def _roofline(result: BenchResult) -> dict[str, Any] | None:
-    """The plot, and each row's share of its roof; None: no row has one."""
+    """The roofline chart, and each row's % of roofline; None: no row has one."""
     rows = [row for row in result.rows if row.roofline is not None and row.wall_ms]
     if not rows:
         return None
@@ -199,7 +199,7 @@ def _roofline(result: BenchResult) -> dict[str, Any] | None:
 
 
 def _layered(result: BenchResult) -> list[dict[str, Any]]:
-    """The dearest layers of rows that were profiled, with their share of all layers' time."""
+    """The slowest layers of profiled rows, with their share of all layers' time."""
     found = []
     for row in result.rows:
         total = sum(layer.ms for layer in row.layers)

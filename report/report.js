@@ -1,5 +1,5 @@
 "use strict";
-/* Two pictures of a frame over each other; the slider uncovers the left one. Without this script the gallery stays. */
+/* Two pictures of a frame on top of each other; the slider uncovers the left one. Without scripts the gallery stays. */
 for (const scene of document.querySelectorAll("[data-scene]")) {
   const viewer = scene.querySelector("[data-viewer]");
   const gallery = scene.querySelector("details");
@@ -10,7 +10,7 @@ for (const scene of document.querySelectorAll("[data-scene]")) {
     const image = document.createElement("img");
     image.className = place;
     image.draggable = false;
-    stage.prepend(image); // what is put first lies below: the right picture
+    stage.prepend(image); // the right picture ends up below
     return image;
   });
 

@@ -1,4 +1,4 @@
-"""A bench as tables: the same columns for the terminal, Markdown and HTML."""
+"""A bench as tables, with the same columns for the terminal, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["PAPER", "TABLES", "Column", "Table", "csv_text", "headline", "markdo
 
 @dataclass(frozen=True)
 class Column:
-    """A heading and how a row's cell is written; an empty cell was not measured."""
+    """A column: its heading, and a function that formats a row's cell; an empty cell was not measured."""
 
     heading: str
     cell: Callable[[Row], str]
@@ -29,9 +29,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Some columns under a title, narrow enough for a terminal of 80 columns.
+    """A table that fits in a terminal of 80 columns.
 
-    `wanted` says whether a result has anything to show in it; `note` follows the title.
+    `wanted`: whether a result has data for it; `note`: shown after the title.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Table:
     note: Callable[[BenchResult], str] = lambda _result: ""
 
     def heading(self, result: BenchResult) -> str:
-        """Title and note."""
+        """The title with its note."""
         note = self.note(result)
         return f"{self.title} ({note})" if note else self.title
 
@@ -50,7 +50,7 @@ def _mebibytes(count: int | None) -> str:
 
 
 def verdict(row: Row) -> str:
-    """PASS, FAIL and why, ERROR and why, or nothing where there is no gate: what is not ours has none."""
+    """PASS, FAIL with the reasons, ERROR with the reason; empty for rows without a gate, which are not depthkit's."""
     if row.error:
         return f"ERROR: {row.error}"
     if row.faults:
@@ -59,26 +59,26 @@ def verdict(row: Row) -> str:
 
 
 def headline(result: BenchResult) -> str:
-    """How many rows pass their gate, and the largest error of any pixel of a reference frame; empty: no row has one."""
+    """How many rows pass their gate, and the largest error of a pixel of the reference frames; empty without gates."""
     judged = [row for row in result.rows if row.kind == "engine"]
     if not judged:
         return ""
-    said = f"{sum(row.passed for row in judged)} of {len(judged)} pass"
+    passed = f"{sum(row.passed for row in judged)} of {len(judged)} pass"
     errors = [(row.parity.max_abs_mm if row.parity.finite else inf, row) for row in judged if row.parity is not None]
     if not errors:
-        return said
+        return passed
     worst, row = max(errors, key=lambda found: found[0])
     length = "not finite" if worst == inf else f"{worst / 1000:.2f} m" if worst >= 10 else f"{worst:.2g} mm"
-    return f"{said} (largest error {length}, {row.precision_asked.upper()})"
+    return f"{passed} (largest error {length}, {row.precision_asked.upper()})"
 
 
 def _percentile(percent: float, least: int) -> Callable[[Row], str]:
-    """A cell that stays empty where there are too few runs for the percentile to be one of them."""
+    """A percentile of the latency; empty with fewer than `least` runs."""
     return lambda row: f"{row.percentile(percent):.2f}" if len(row.wall_ms) >= least else ""
 
 
 def _figure(find: Callable[[Row], float | None], form: str) -> Callable[[Row], str]:
-    """A cell that is empty where a figure is None."""
+    """A formatted figure; empty if it is None."""
 
     def cell(row: Row) -> str:
         value = find(row)
@@ -100,7 +100,7 @@ def _throughput(find: Callable[[Throughput], float], form: str) -> Callable[[Row
 
 
 def _roofline(find: Callable[[Roofline, float], float], form: str) -> Callable[[Row], str]:
-    """A cell of what follows from a row's roofline and its median latency in ms."""
+    """A figure computed from a row's roofline and its median latency in ms."""
     return _figure(lambda row: find(row.roofline, row.p50_ms) if row.roofline and row.p50_ms else None, form)
 
 
@@ -157,7 +157,7 @@ TABLES: Final = (
         wanted=lambda result: result.protocol == "paper",
     ),
     Table(
-        "Phases, ms, medians; what was not measured is empty",
+        "Phases, median ms; empty: not measured",
         (*_HEAD, *map(_phase, PHASES)),
         wanted=lambda result: any(row.phases for row in result.rows),
     ),
@@ -184,16 +184,16 @@ TABLES: Final = (
         ),
     ),
     Table(
-        "The limit: what this machine reached in a convolution of that precision, and in a copy",
+        "Roofline: against this machine's peaks, measured by a convolution of that precision and a copy",
         (
             *_HEAD,
             Column("GMAC/s", _roofline(lambda roof, ms: roof.macs / ms / 1e6, ".0f")),
             Column("of", _roofline(lambda roof, _ms: roof.peaks.gmacs, ".0f")),
             Column("GB/s", _roofline(lambda roof, ms: roof.bytes_moved / ms / 1e6, ".1f")),
             Column("of", _roofline(lambda roof, _ms: roof.peaks.gbytes, ".1f")),
-            Column("floor ms", _roofline(lambda roof, _ms: roof.floor_ms, ".2f")),
-            Column("reached", _roofline(lambda roof, ms: roof.floor_ms / ms, ".0%")),
-            Column("by", lambda row: row.roofline.limit if row.roofline else "", number=False),
+            Column("roofline ms", _roofline(lambda roof, _ms: roof.floor_ms, ".2f")),
+            Column("% of roofline", _roofline(lambda roof, ms: roof.floor_ms / ms, ".0%")),
+            Column("bound", lambda row: row.roofline.limit if row.roofline else "", number=False),
         ),
         wanted=lambda result: any(row.roofline and row.wall_ms for row in result.rows),
     ),
@@ -241,11 +241,11 @@ PAPER: Final = Table(
         *(Column(metric.heading, _accuracy(metric)) for metric in METRICS if not metric.pooled),
     ),
 )
-"""`depthkit bench --table paper`. The paper's own test pictures and GPU were others (docs/results/paper.md)."""
+"""`depthkit bench --table paper`. The paper used other test pictures and another GPU (docs/results/paper.md)."""
 
 
 def markdown(result: BenchResult) -> str:
-    """All tables as Markdown, with the command and the machine under them."""
+    """All tables as Markdown, followed by the command and the machine."""
     wanted = [table for table in TABLES if table.wanted(result)]
     parts = [f"**{table.heading(result)}**\n\n{_markdown_table(table, result.rows)}" for table in wanted]
     e = result.environment
@@ -271,7 +271,7 @@ def _markdown_table(table: Table, rows: Sequence[Row]) -> str:
 
 
 def csv_text(result: BenchResult) -> str:
-    """Every row's figures as CSV (RFC 4180) under a line of their names, in full precision; empty: not measured."""
+    """Every row's figures as CSV (RFC 4180) with a header, in full precision; empty: not measured."""
     rows = [_csv_cells(row) for row in result.rows]
     stream = StringIO()
     writer = csv.DictWriter(stream, rows[0] if rows else ("name",))
@@ -281,9 +281,9 @@ def csv_text(result: BenchResult) -> str:
 
 
 def _csv_cells(row: Row) -> dict[str, object]:
-    """By column; the csv module writes None as an empty cell."""
+    """A row's cells by column; the csv module writes None as an empty cell."""
     height, width = row.size or (None, None)
-    sure, memory, parity = row.p50_interval, row.memory, row.parity
+    interval, memory, parity = row.p50_interval, row.memory, row.parity
     scores = None if row.accuracy is None else row.accuracy.scores
     return {
         "name": row.name,
@@ -299,8 +299,8 @@ def _csv_cells(row: Row) -> dict[str, object]:
         "batch": row.batch,
         "runs": len(row.wall_ms),
         **{name: getattr(row, name) for name in ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "mean_ms")},
-        "p50_low_ms": sure and sure.low,
-        "p50_high_ms": sure and sure.high,
+        "p50_low_ms": interval and interval.low,
+        "p50_high_ms": interval and interval.high,
         "cv": row.cv,
         "fps": row.fps,
         **{f"{phase}_ms": median(row.phases[phase]) if phase in row.phases else None for phase in PHASES},

@@ -1,4 +1,4 @@
-"""What every backend's module in this folder offers, so that who knows one knows them all."""
+"""The protocols that each backend's module in this folder implements."""
 
 from __future__ import annotations
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..engines.build import BACKENDS, backend, rebuild_command, require_fit
+from ..engines.build import backend, rebuild_command, require_fit
 from ..engines.manifest import Manifest, read_manifest, verify_file
 from ..errors import EngineError
+from ..names import BACKENDS
 from ..session import Session
 from .run_options import RunOptions, Transfer
 from .runner import onnx_runner, runner

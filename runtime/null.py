@@ -12,7 +12,7 @@ from ..engines.manifest import Manifest
 from ..errors import EngineError
 from ..session import LayerTime, SessionBase
 from ..spec import ModelSpec
-from .profiled_runs import mean_times, shown
+from .profiled_runs import mean_times, profiled_runs
 from .run_options import RunOptions
 
 __all__ = ["NullSession", "open_engine", "profile_engine"]
@@ -48,7 +48,7 @@ def profile_engine(path: Path, manifest: Manifest, images: np.ndarray, runs: int
     (layer,) = manifest.layers
     times, start = [], perf_counter()
     with open_engine(path, manifest, RunOptions()) as session:
-        for _ in shown(session, images, runs):
+        for _ in profiled_runs(session, images, runs):
             times.append(LayerTime(layer.name, layer.operator, (perf_counter() - start) * 1000))
             start = perf_counter()
     return mean_times(times, runs)

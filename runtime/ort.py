@@ -26,7 +26,7 @@ from ..spec import Dim, ModelSpec, TensorSpec
 from ..vendors import import_onnxruntime
 from .contract import Graph
 from .cuda import CudaGraphWarning, DeviceView, check, cudart, device_view
-from .profiled_runs import mean_times, shown
+from .profiled_runs import mean_times, profiled_runs
 from .run_options import RunOptions
 from .transfer import Mode, Transfer, choose_transfer
 
@@ -303,7 +303,7 @@ def _write_profile(settings: Any, folder: Path | None) -> None:
 def _profile(opened: OnnxRuntimeSession, images: np.ndarray, runs: int) -> tuple[LayerTime, ...]:
     """Run a session that was opened with profiling, and read the profile."""
     with opened:
-        for _ in shown(opened, images, runs):
+        for _ in profiled_runs(opened, images, runs):
             pass
         written = Path(opened.end_profiling())
     return mean_times(list(_layer_times(json.loads(written.read_text()))), runs)

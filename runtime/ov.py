@@ -31,7 +31,7 @@ from ..session import Call, LayerTime, Peer, SessionBase
 from ..spec import Dim, ModelSpec
 from ..vendors import import_openvino
 from .contract import Graph
-from .profiled_runs import mean_times, shown
+from .profiled_runs import mean_times, profiled_runs
 from .run_options import RunOptions
 
 __all__ = ["OpenVinoSession", "open_engine", "open_graph", "open_peer", "profile_engine"]
@@ -139,7 +139,7 @@ def open_engine(path: Path, manifest: Manifest, run: RunOptions) -> OpenVinoSess
 def profile_engine(path: Path, manifest: Manifest, images: np.ndarray, runs: int) -> tuple[LayerTime, ...]:
     """See `Runner.profile_engine`."""
     with _open(path, manifest, {"PERF_COUNT": True}) as session:
-        times = [layer for _ in shown(session, images, runs) for layer in session.layer_times()]
+        times = [layer for _ in profiled_runs(session, images, runs) for layer in session.layer_times()]
     return mean_times(times, runs)
 
 

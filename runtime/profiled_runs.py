@@ -1,4 +1,4 @@
-"""The runs that a vendor's profiler watches, and the mean of what it measured."""
+"""Runs for a vendor's profiler, and the mean of its measurements."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from ..errors import FrameError
 from ..session import LayerTime, Session
 
-__all__ = ["mean_times", "shown"]
+__all__ = ["mean_times", "profiled_runs"]
 
 
-def shown(session: Session, images: np.ndarray, runs: int) -> Iterator[None]:
-    """Run on the images in turn and yield after each run: one warm-up run, then `runs` measured ones.
+def profiled_runs(session: Session, images: np.ndarray, runs: int) -> Iterator[None]:
+    """Run a session on images in turn, and yield after each run: one warm-up run, then `runs` measured ones.
 
     Raises:
-        FrameError: see `profile_layers`.
+        FrameError: there are no images, or they are of another size or dtype.
     """
     if not len(images):
         raise FrameError("there are no images to profile with; give at least one")
@@ -30,7 +30,7 @@ def shown(session: Session, images: np.ndarray, runs: int) -> Iterator[None]:
 
 
 def mean_times(measured: Sequence[LayerTime], runs: int) -> tuple[LayerTime, ...]:
-    """Average the layers' times in all runs of `shown`, without the warm-up; each layer once, in execution order."""
+    """Mean times of layers over all `profiled_runs` but the warm-up; each layer once, in execution order."""
     warm_up = len(measured) // (1 + runs)
     kinds: dict[str, str] = {}
     times: dict[str, float] = {}

@@ -7,8 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ..engines.build import BACKENDS, backend, require
+from ..engines.build import backend, require
 from ..errors import BackendError, DepthkitError
+from ..names import BACKENDS
 from ..precisions import Precision
 from ..session import Peer
 from .contract import Graph, GraphRunner, OnnxRunner, Runner

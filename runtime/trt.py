@@ -21,7 +21,7 @@ from ..errors import BackendError, EngineError, FrameError
 from ..session import Device, LayerTime, RunPhase, SessionBase
 from ..spec import Dim, ModelSpec, TensorSpec
 from .cuda import CudaGraphWarning, DeviceView, Graph, device_view
-from .profiled_runs import mean_times, shown
+from .profiled_runs import mean_times, profiled_runs
 from .run_options import RunOptions
 from .transfer import Mode, Transfer, choose_transfer
 
@@ -214,7 +214,7 @@ def profile_engine(path: Path, manifest: Manifest, images: np.ndarray, runs: int
     operators = {layer.name: layer.operator for layer in manifest.layers}
     with open_engine(path, manifest, RunOptions(cuda_graph=False)) as session:
         times = session.watch_layers()
-        for _ in shown(session, images, runs):
+        for _ in profiled_runs(session, images, runs):
             pass
     return mean_times([LayerTime(name, operators.get(name, ""), ms) for name, ms in times], runs)
 

@@ -23,8 +23,9 @@ from depthkit.bench.timing import Steady
 from depthkit.data.images import write_depth_png, write_image
 from depthkit.data.scenes.render import render_scenes, scene_seed
 from depthkit.engines.backend import Availability
-from depthkit.engines.build import BACKENDS, BuildOptions, backend, build
+from depthkit.engines.build import BuildOptions, backend, build
 from depthkit.engines.store import Store, locked
+from depthkit.names import BACKENDS
 from depthkit.precisions import Precision
 from depthkit.reference import read_reference
 from depthkit.runtime.load import load

@@ -30,11 +30,12 @@ from depthkit.bench.results import BenchResult, Row
 from depthkit.bench.suite import SuiteOptions, run_suite
 from depthkit.bench.timing import Steady
 from depthkit.documents import to_json
-from depthkit.engines.build import BACKENDS, BuildOptions, build, require
+from depthkit.engines.build import BuildOptions, build, require
 from depthkit.engines.gpu import find_gpu
 from depthkit.errors import DepthkitError, UserError
 from depthkit.export.recipe import ExportOptions, onnx_path
 from depthkit.files import write_text
+from depthkit.names import BACKENDS
 from depthkit.precisions import Precision
 from depthkit.reference import read_reference, reference_path
 from depthkit.report.tables import markdown

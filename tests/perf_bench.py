@@ -22,7 +22,7 @@ from time import perf_counter, sleep
 
 import numpy as np
 
-from depthkit.bench.compare import compare, yardstick
+from depthkit.bench.compare import common_peer, compare
 from depthkit.bench.contender import Contender
 from depthkit.bench.results import BenchResult, speedup
 from depthkit.bench.statistics import bootstrap_medians, interval
@@ -177,7 +177,7 @@ def perf_compare(made: Made) -> None:
         spread = np.std(p50, ddof=1) / np.mean(p50)
         print(f"      {repeats[0].rows[row].backend}: p50 {median(p50):.2f} ms, {spread:.2%} between processes")
     planted = apart(made, slowed=("openvino",))
-    relative_to = yardstick(repeats[0], planted)
+    relative_to = common_peer(repeats[0], planted)
     alarms = [fault for pair in pairwise(repeats) for fault in compare(*pair, relative_to=relative_to).regressions]
     report(f"false alarms of {REPEATS} repeats, relative to {relative_to}", len(alarms), "", "0", holds=not alarms)
     found = compare(repeats[-1], planted, relative_to=relative_to)

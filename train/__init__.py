@@ -1,1 +1,1 @@
-"""Networks, losses, data and fitting: data in, run bundle out."""
+"""Networks, losses and training: from a data set to a run bundle."""

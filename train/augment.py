@@ -1,4 +1,4 @@
-"""Augmentation of a batch on its own device, with kornia. Every draw comes from a seed that the caller gives."""
+"""Augmentation of a batch on its device, with kornia. The caller's seed determines every draw."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _NEAREST: Final = {DataKey.MASK: {"resample": Resample.NEAREST, "align_corners":
 
 
 class Augmentation:
-    """Flip, rotate, recolour a batch; `strong` zooms, blurs and adds noise as well.
+    """Flip, rotate and recolour a batch; `strong` also zooms, blurs and adds noise.
 
-    Depth is resampled with nearest neighbour, so no depth is invented between two surfaces; pixels that a rotation
-    uncovers become 0, that is, not measured. A zoom by z looks like a focal length z times as long, or a room z times
-    nearer: the focal length stays what the network knows, so depth is divided by z. It goes both ways around 1, because
-    a picture hardly shows that it was zoomed, and a zoom that only goes in teaches depths that are too small.
+    Depth is resampled with nearest neighbour, which makes no false depth between two surfaces; pixels that a rotation
+    uncovers become 0 (not measured). A zoom by z looks like a focal length z times as long, or a room z times nearer.
+    The network should keep its focal length, so depth is divided by z. Zooms lie on both sides of 1: they are hard to
+    see in a picture, and zooming in only would teach depths that are too small.
 
     Args:
-        strength: `paper` flips and rotates up to 15 degrees, as the paper does, and jitters colours by a fifth;
+        strength: `paper` flips and rotates up to 15 degrees, as the paper does, and jitters colours by a fifth.
             `strong` rotates up to 8 degrees, zooms by 0.85 to 1.15, jitters brightness, contrast and saturation twice
-            as much, but no hue, which takes longer than all the rest, and gives some pictures blur or noise.
+            as much, and gives some pictures blur or noise. It does not jitter hue, which is slower than all the rest.
     """
 
     def __init__(self, strength: Strength) -> None:
@@ -57,10 +57,10 @@ class Augmentation:
     def __call__(self, image: Tensor, depth: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Augment N x 3 x H x W in 0..1 and N x 1 x H x W metres; the same seed gives the same result.
 
-        The global random state is left as it was found.
+        The global random state does not change.
         """
         gpus = [image.device] if image.is_cuda else []
-        # Not in half precision, in which a coordinate of a picture is good to a pixel and a colour to three digits.
+        # In FP32, because half precision would round coordinates to a pixel and colours to three digits.
         with torch.random.fork_rng(devices=gpus), torch.autocast(image.device.type, enabled=False):
             torch.manual_seed(seed)
             image, depth = self._geometry(image, depth)

@@ -1,11 +1,11 @@
-"""Quantisation-aware training: convolutions see what INT8 will make of what they read and of their weights.
+"""Quantisation-aware training: convolutions round their inputs and weights as INT8 will.
 
-What is simulated is what `export.quantize` writes: symmetric steps, 127 on each side, one scale for what a convolution
-reads and one for each channel of its weights. A rounded number has the gradient
-of the number itself (the straight-through estimator of Bengio, Leonard and Courville 2013), none where it is clipped.
+It simulates what `export.quantize` writes: symmetric steps, 127 on each side, one scale for a convolution's input and
+one for each channel of its weights. Rounding passes the gradient through (the straight-through estimator of Bengio,
+Leonard and Courville 2013); clipped values get no gradient.
 
-A batch norm behind a convolution is folded into it only at export. That changes nothing: it multiplies each channel of
-the weights, and each has a scale of its own.
+Export folds a batch norm into the convolution before it. That changes nothing here, because it only multiplies the
+channels of the weights, and each has its own scale.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ __all__ = ["make_aware"]
 
 _STEPS = 127
 _MEMORY = 0.95
-"""How much of the range that a convolution has read so far outlives a batch."""
+"""Decay of the moving average of a convolution's input range, per batch."""
 
 
 class _Int8Conv2d(nn.Conv2d):
-    """A convolution with INT8 steps; its parameters, and their names, are those of the one that it was.
+    """A convolution with INT8 steps, and the same parameters and names as the `nn.Conv2d` that it was.
 
     Attributes:
-        reach: the largest magnitude that it reads, a moving average over batches; not saved.
+        reach: largest magnitude of its input, a moving average over batches; not saved.
     """
 
     reach: Tensor
@@ -49,7 +49,7 @@ class _Int8Conv2d(nn.Conv2d):
 
 
 def make_aware(network: nn.Module) -> None:
-    """Let every `nn.Conv2d` of `network` compute so, in place; subclasses of it are left alone."""
+    """Let every `nn.Conv2d` of `network` simulate INT8, in place; subclasses stay as they are."""
     for module in [module for module in network.modules() if type(module) is nn.Conv2d]:
         module.__class__ = _Int8Conv2d
         module.register_buffer("reach", torch.zeros((), device=module.weight.device), persistent=False)

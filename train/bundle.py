@@ -1,12 +1,12 @@
-"""The run bundle: a folder that holds a trained network and how it came to be.
+"""The run bundle: a folder with a trained network and the record of its training.
 
 model.safetensors   weights
-model.json          ModelSpec, and how it was trained where it was trained here
+model.json          ModelSpec, and the training record if it was trained here
 frames.npz          8 validation frames and their depth at the camera's size, so that export needs no data set
-metrics.csv         a line an epoch
-curve.png           the same as a picture
-samples.png         picture, truth, prediction, error
-last.ckpt           to resume
+metrics.csv         a line per epoch
+curve.png           a plot of metrics.csv
+samples.png         picture, ground truth, prediction, error
+last.ckpt           checkpoint for --resume
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from .networks import build_network, count_macs, describe_network
 
 __all__ = ["Bundle", "Frames", "import_weights", "load_weights", "read_bundle", "write_bundle"]
 
-_KEPT: Final = 8  # frames that a bundle keeps
-_SHOWN: Final = 10  # names that an error lists before it only counts the rest
+_KEPT: Final = 8  # frames in a bundle
+_SHOWN: Final = 10  # names that an error lists; it only counts the rest
 
 
 class Frames:
@@ -45,9 +45,9 @@ class Frames:
 
     @classmethod
     def from_dataset(cls, data: RGBDDataset) -> Frames:
-        """Eight samples, evenly spaced, without those that cannot be read or are not as large as the first.
+        """Eight evenly spaced samples, without those that cannot be read or differ in size from the first.
 
-        Raises DataError where none can be read.
+        Raises DataError if none can be read.
         """
         samples, faults = [], []
         for index in evenly_spaced(data, _KEPT):
@@ -62,7 +62,7 @@ class Frames:
 
 
 class Bundle:
-    """A bundle that was read: the network with its weights, in evaluation mode, and the documents."""
+    """A bundle in memory: the network with its weights, in evaluation mode, and the documents."""
 
     def __init__(self, folder: Path, network: nn.Module, document: BundleDocument, frames: Frames) -> None:
         self.folder = folder
@@ -92,7 +92,7 @@ def write_bundle(
     with atomic_write(folder / FRAMES) as path:
         np.savez_compressed(path, images=frames.images, depths=frames.depths)
     with atomic_write(weights) as path:
-        # Copies, because safetensors refuses tensors that share memory, as tied weights do.
+        # Copies, because safetensors rejects tensors that share memory, such as tied weights.
         copies = {
             n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in network.state_dict().items()
         }
@@ -110,25 +110,25 @@ def import_weights(
     preprocessing: Preprocessing,
     depth_range: tuple[float, float],
 ) -> None:
-    """Make `folder` the run of a network that was trained elsewhere, or bring such a run up to date.
+    """Make `folder` the run of a network that was trained elsewhere, or update such a run.
 
     Args:
         folder: the run folder.
         name: `package.module:Network`, or a built-in name.
         weights: a safetensors file.
         size: height and width of the run.
-        data: where the bundle's frames are from, at the camera's size.
-        preprocessing: what the network was trained with.
-        depth_range: metres; the network answers shares of the upper end.
+        data: source of the bundle's frames, at the camera's size.
+        preprocessing: the preprocessing of its training.
+        depth_range: metres; the network predicts fractions of the upper end.
 
     Raises:
-        BundleError: weights that do not fit, or a folder with a run that was trained here or is of another network.
-        SpecError: a network that does not take the size, or answers no N x 1 x H x W; a range or preprocessing that is
-            none.
+        BundleError: the weights do not fit, or the folder has a run that was trained here or of another network.
+        SpecError: the network does not support the size or does not return N x 1 x H x W; or an invalid depth range or
+            preprocessing.
         UserError, DataError, OutputError: see `build_network`, `Frames.from_dataset`, `write_bundle`.
     """
     if not 0 <= depth_range[0] < depth_range[1]:
-        raise SpecError(f"depth range {depth_range[0]:g},{depth_range[1]:g} is none; needs 0 <= LOW < HIGH, in metres")
+        raise SpecError(f"invalid depth range {depth_range[0]:g},{depth_range[1]:g}; needs 0 <= LOW < HIGH, in metres")
     if min(preprocessing.std) <= 0:
         raise SpecError(f"std {preprocessing.std} must be above 0, because pixels are divided by it")
     if any((folder / file).is_file() for file in (MODEL, CHECKPOINT)):
@@ -136,8 +136,8 @@ def import_weights(
         if found.training is not None or found.model.network != name:
             origin = "was imported" if found.training is None else "was trained here"
             raise BundleError(
-                f"{folder} holds the run of {found.model.network}, which {origin} and is not overwritten; "
-                "name another folder with --runs, or move it away"
+                f"{folder} contains a run of {found.model.network} that {origin} and is not overwritten; "
+                "choose another folder with --runs, or move it away"
             )
     network = build_network(name).eval()
     load_weights(network, weights)
@@ -149,9 +149,9 @@ def read_bundle(folder: Path) -> Bundle:
     """Read a run folder.
 
     Raises:
-        BundleError: no such folder, no weights, weights that are not those of `model.json`, damaged frames.
-        SpecError: `model.json` of another schema version, or with keys that are unknown or missing.
-        UserError: a network that is unknown, or can no longer be imported.
+        BundleError: no such folder, no weights, weights that do not match `model.json`, damaged frames.
+        SpecError: `model.json` has another schema version, or keys that are unknown or missing.
+        UserError: the network is unknown, or can no longer be imported.
     """
     document = read_document(folder)
     network = build_network(document.model.network).eval()
@@ -160,17 +160,17 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Load a safetensors file into `network`. Raises BundleError, which names the tensors that do not fit."""
+    """Load a safetensors file into `network`. Raises BundleError, with the names of tensors that do not fit."""
     try:
         found = load_file(path)
     except (SafetensorError, OSError) as error:
         raise BundleError(
-            f"{path} is no safetensors file ({error}); a state dict that torch saved is converted by "
+            f"{path} is not a safetensors file ({error}); convert a state dict saved by torch with "
             "safetensors.torch.save_file(torch.load(FILE, weights_only=True), GOAL)"
         ) from error
     wanted = network.state_dict()
     given = {wanted[name].data_ptr() for name in found.keys() & wanted.keys()}
-    # Of tied weights a file need hold only one.
+    # Of tied weights, a file needs to contain only one.
     lacking = [name for name in wanted if name not in found and wanted[name].data_ptr() not in given]
     unknown = [name for name in found if name not in wanted]
     misshapen = [
@@ -178,10 +178,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
         for name in wanted
         if name in found and found[name].shape != wanted[name].shape
     ]
-    lists = {"lacks": lacking, "has what the network has not:": unknown, "has other shapes:": misshapen}
+    lists = {"lacks": lacking, "has unknown tensors:": unknown, "has wrong shapes:": misshapen}
     faults = [f"it {verb} {_some(names)}" for verb, names in lists.items() if names]
     if faults:
-        raise BundleError(f"{path} does not hold weights of this {type(network).__name__}: {'; '.join(faults)}")
+        raise BundleError(f"{path} does not contain the weights of this {type(network).__name__}: {'; '.join(faults)}")
     network.load_state_dict(found, strict=False)
 
 
@@ -192,8 +192,8 @@ def _some(names: Sequence[str]) -> str:
 
 def _read_frames(path: Path) -> Frames:
     try:
-        # Opened here, because NumPy leaves the file open where the archive is damaged.
+        # Opened here, because NumPy does not close the file if the archive is damaged.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             return Frames(content["images"], content["depths"])
-    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds on damaged bytes
-        raise BundleError(f"{path} does not hold the run's frames ({error}); train again") from error
+    except Exception as error:  # zipfile, zlib and NumPy raise many different errors for damaged bytes
+        raise BundleError(f"{path} does not contain the run's frames ({error}); train again") from error

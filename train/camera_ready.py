@@ -1,4 +1,4 @@
-"""The network between a camera's bytes and metres: what is exported, and what torch is judged by."""
+"""The network from a camera's bytes to metres: the module that is exported, and that torch's sessions run."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ __all__ = ["DTYPES", "CameraReady", "normalisation"]
 DTYPES: Final[dict[Precision, torch.dtype]] = {
     name: getattr(torch, facts.float_type) for name, facts in PRECISIONS.items()
 }
-"""What torch computes in; for INT8 it is FP32, from which INT8 is quantised."""
+"""torch's type for each precision; FP32 for INT8, which is quantised later."""
 
 
 def normalisation(preprocessing: Preprocessing, white: int = 255) -> tuple[Tensor, Tensor]:
     """Gain and offset, each 1 x 3 x 1 x 1: `x * gain + offset` is `(x / white - mean) / std`.
 
-    This is the one place where torch and exported graphs get their normalisation from. One multiplication and one
-    addition run faster than a division, and round once less in half precision.
+    torch sessions and exported graphs both use it. One multiplication and one addition are faster than a division, and
+    round once less in half precision.
 
     Args:
-        preprocessing: mean and std of the channels, of pixels from 0 to 1.
-        white: the largest pixel value; 1 for pictures that were divided by 255 before.
+        preprocessing: mean and std of each channel, for pixels from 0 to 1.
+        white: the largest pixel value; 1 for pictures that are already divided by 255.
     """
     mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (preprocessing.mean, preprocessing.std))
     return 1 / (white * std), -mean / std
 
 
 class CameraReady(nn.Module):
-    """uint8 N x H x W x 3 in, float32 N x H x W metres out, computing in the network's own precision in between.
+    """From uint8 N x H x W x 3 to float32 N x H x W metres; the network computes in its own precision.
 
-    The pixels are cast before their layout changes, because TensorRT's parser refuses to transpose uint8. The range is
-    applied in FP32: half precision has steps of 8 mm at 10 m.
+    The pixels are cast before their layout changes, because TensorRT's parser cannot transpose uint8. The range is
+    applied in FP32, because half precision has steps of 8 mm at 10 m.
 
     Args:
-        network: maps normalised N x 3 x H x W to N x 1 x H x W, a share of the depth range's upper end.
+        network: maps normalised N x 3 x H x W to N x 1 x H x W, depth as a fraction of the depth range's upper end.
         spec: preprocessing and depth range.
-        dtype: what the network computes in.
+        dtype: type that the network computes in.
     """
 
     gain: Tensor
@@ -57,7 +57,7 @@ class CameraReady(nn.Module):
         self.register_buffer("offset", offset.to(dtype), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Depth in metres of camera frames."""
+        """Predict depth in metres for camera frames."""
         pixels = image.to(self.dtype).permute(0, 3, 1, 2)
         share = self.network(pixels * self.gain + self.offset)
         metres = share.squeeze(1).float() * self.high

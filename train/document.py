@@ -1,4 +1,4 @@
-"""A run bundle's document, `model.json`, and the names of the files beside it; needs no torch."""
+"""A run bundle's document `model.json`, and the names of the other files. Needs no torch."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ CHECKPOINT: Final = "last.ckpt"
 
 @dataclass(frozen=True, config=STRICT)
 class TrainingRecord:
-    """How a bundle's weights came to be; with the same machine and versions it makes them again.
+    """How a bundle's weights were trained; the same training on the same machine and versions reproduces them.
 
     Attributes:
         data: name of the data set, without its folder: `scenes`, or the last part of its path.
-        place: where the data were on the machine that trained, see `origin.place_of`; None: published, without paths.
-        fingerprint: what tells the data from others, see `origin.fingerprint`; None: the built-in scenes, or not known.
-        depth_units: what a `pairs` folder was read with; None: other data, which know their unit.
-        batch, accumulate, devices: pictures a pass, passes a step, processes.
-        stages: what was trained on at which size, with the epochs of each: `("scenes 48x64", 20)`.
-        init: hash of the first weights; None: random.
-        skipped: files that could not be read and were left out.
+        place: path of the data on the machine that trained, see `origin.place_of`; None: published without paths.
+        fingerprint: identifies the data, see `origin.fingerprint`; None for the built-in scenes, or if unknown.
+        depth_units: units per metre that a `pairs` folder was read with; None for data with a fixed unit.
+        batch, accumulate, devices: pictures per pass, passes per step, processes.
+        stages: data and size of each stage with its epochs: `("scenes 48x64", 20)`.
+        init: hash of the initial weights; None: random.
+        skipped: files that could not be read and were skipped.
     """
 
     data: str
@@ -62,7 +62,7 @@ class TrainingRecord:
 
 @dataclass(frozen=True, config=STRICT)
 class BundleDocument:
-    """`model.json`; `training` is None where weights were imported, and how they came to be is not known."""
+    """The document `model.json`; `training` is None for imported weights, whose training is unknown."""
 
     model: ModelSpec
     training: TrainingRecord | None
@@ -74,8 +74,8 @@ def read_document(folder: Path) -> BundleDocument:
     """Read `model.json` of a finished run.
 
     Raises:
-        BundleError: no such folder, a run that is not finished, weights that are not those of `model.json`.
-        SpecError: `model.json` of another schema version, or with keys that are unknown or missing.
+        BundleError: no such folder, a run that is not finished, or weights that do not match `model.json`.
+        SpecError: `model.json` has another schema version, or keys that are unknown or missing.
     """
     if not folder.is_dir():
         raise BundleError(f"there is no run folder {folder}; make one with `depthkit train --out {folder.parent}`")
@@ -83,10 +83,8 @@ def read_document(folder: Path) -> BundleDocument:
     if missing:
         resumable = (folder / CHECKPOINT).is_file()
         remedy = "finish it with `depthkit train --resume`" if resumable else "train it with `depthkit train`"
-        raise BundleError(f"{folder} is no finished run, it lacks {', '.join(missing)}; {remedy}")
+        raise BundleError(f"{folder} is not a finished run: it lacks {', '.join(missing)}; {remedy}")
     document = from_json(BundleDocument, (folder / MODEL).read_bytes(), source=str(folder / MODEL))
     if sha256(folder / WEIGHTS) != document.weights_sha256:
-        raise BundleError(
-            f"{folder / WEIGHTS} is not the file that {MODEL} was written for; train again or restore both"
-        )
+        raise BundleError(f"{folder / WEIGHTS} does not match {MODEL}; train again or restore both")
     return document

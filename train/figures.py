@@ -1,4 +1,4 @@
-"""Pictures of a run: the curve, and the sample sheet."""
+"""Figures of a run: the training curve and the sample sheet."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ERROR_SCALE: Final = 2.0  # metres at the end of the error's colour bar
 
 
 def plot_curve(path: Path, history: Sequence[EpochRecord]) -> None:
-    """Loss and validation accuracy against epochs, as PNG. Raises OutputError."""
+    """Plot loss and validation accuracy over epochs, as PNG. Raises OutputError."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [record.epoch for record in history]
@@ -60,7 +60,7 @@ def plot_curve(path: Path, history: Sequence[EpochRecord]) -> None:
 
 
 def plot_samples(path: Path, network: nn.Module, spec: ModelSpec, data: RGBDDataset) -> None:
-    """A PNG sheet of picture, truth, prediction and error for evenly spaced samples. Raises OutputError, DataError."""
+    """Plot picture, truth, prediction and error of evenly spaced samples as PNG. Raises OutputError, DataError."""
     chosen = evenly_spaced(data, _ROWS)
     rows = len(chosen)
     camera = CameraReady(network, spec).eval()

@@ -1,4 +1,4 @@
-"""Fit a network to data and leave a run bundle."""
+"""Train a network on a data set and write a run bundle."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ __all__ = ["fit"]
 _SPLITS: Final[tuple[Literal["train", "val"], ...]] = ("train", "val")
 
 _LOOKED_AT: Final = 8
-"""Samples that are asked for a measured pixel before anything is trained."""
+"""Samples that are checked for measured pixels before training."""
 
 
 def fit(options: TrainOptions) -> Path | None:
     """Train, and return the run folder; None in the helper processes of a distributed run.
 
     Raises:
-        DataError, SpecError, OutputError: before anything is trained.
+        DataError, SpecError, OutputError: before training starts.
         TrainingError: a loss that is not finite, too little data, or a resume with other options.
-        KeyboardInterrupt: Ctrl-C; `last.ckpt` of the last whole epoch is there.
+        KeyboardInterrupt: Ctrl-C; `last.ckpt` of the last complete epoch exists.
     """
     require_free(options.folder, options.network, resume=options.resume, force=options.force)
     train, val = (_open(options, split) for split in _SPLITS)
@@ -78,7 +78,7 @@ def fit(options: TrainOptions) -> Path | None:
     identity = options.identity(len(train), None if init is None else init.weights_sha256)
     work = workplace(options.folder)
     trainer = _trainer(options, len(train), _Checkpoint(options, identity, work), work)
-    # The processes that train along follow the first, which alone writes.
+    # Only the first process of a distributed run writes.
     with claimed(options.folder) if trainer.is_global_zero else nullcontext():
         if workplace(options.folder) != work:
             raise TrainingError(f"another training has just ended in {options.folder}; choose another --out")
@@ -100,9 +100,9 @@ def fit(options: TrainOptions) -> Path | None:
 
 
 def _write(options: TrainOptions, work: Path, spec: ModelSpec, record: TrainingRecord, val: RGBDDataset) -> None:
-    """Leave the bundle of what the last checkpoint holds, in `work`."""
-    # The checkpoint and not the module: where weights are averaged it holds the average, also after a resume that found
-    # nothing left to train, which Lightning ends without putting the average back. And the module may be compiled.
+    """Write the bundle of the last checkpoint into `work`."""
+    # The checkpoint and not the module, because it has the averaged weights. Lightning does not copy these back into
+    # the module after a resume with nothing left to train. The module may also be compiled.
     path = checkpoint_in(options.folder)
     assert path is not None, "fitting leaves a checkpoint"
     weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
@@ -150,7 +150,7 @@ def _record(
 
 
 def _first_network(options: TrainOptions) -> tuple[nn.Module, Bundle | None]:
-    """The network as training begins, with random weights or those of another run, and that run."""
+    """The network with its initial weights, random or from another run; and that run."""
     network, init = build_network(options.network), None
     if options.init is not None:
         init = read_bundle(options.init)
@@ -166,7 +166,7 @@ def _first_network(options: TrainOptions) -> tuple[nn.Module, Bundle | None]:
 
 
 class _Checkpoint(ModelCheckpoint):
-    """`last.ckpt` after every epoch, with the options that made it, and the curve beside it."""
+    """Writes `last.ckpt`, with the options of the run, and the curve after every epoch."""
 
     def __init__(self, options: TrainOptions, identity: dict[str, Any], work: Path) -> None:
         super().__init__(
@@ -197,7 +197,7 @@ class _Checkpoint(ModelCheckpoint):
 
 
 class _ProgressBar(RichProgressBar):
-    """Lightning's, which counts epochs from 0 to one less than there are."""
+    """Lightning's progress bar, but counting epochs from 1."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}".ljust(len(self.validation_description))
@@ -206,8 +206,8 @@ class _ProgressBar(RichProgressBar):
 class _MovingAverage(WeightAveraging):
     """An exponential moving average of the weights with a time constant of `window` steps.
 
-    At first it is a quicker one, or the random weights of the beginning would be in it for a whole window; the ramp is
-    that of TensorFlow's `ExponentialMovingAverage(num_updates=...)`.
+    The time constant is shorter at first, so that the random initial weights do not stay for a whole window. The ramp
+    is that of TensorFlow's `ExponentialMovingAverage(num_updates=...)`.
     """
 
     def __init__(self, window: float) -> None:
@@ -220,7 +220,7 @@ class _MovingAverage(WeightAveraging):
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
-            # torch asks this counter in every update; on a GPU each answer would wait for all that is queued.
+            # torch reads this counter in every update, which on a GPU would wait for all queued work.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
@@ -232,11 +232,11 @@ class _MovingAverage(WeightAveraging):
 
 
 def _check_amount(options: TrainOptions, train: int, val: int) -> None:
-    """Raise TrainingError where there is no step to train on, or a process without a sample to validate."""
+    """Raise TrainingError if the samples do not suffice for one step, or for a validation sample per process."""
     if train < options.pictures_a_step:
         raise TrainingError(
-            f"{options.data} has {train} training samples, less than the {options.pictures_a_step} of one step "
-            f"({options.batch} a pass, {options.accumulate} passes, {options.processes} processes); "
+            f"{options.data} has {train} training samples, fewer than the {options.pictures_a_step} of one step "
+            f"({options.batch} per pass, {options.accumulate} passes, {options.processes} processes); "
             "lower --batch, --accumulate or --devices, or add samples"
         )
     if val < options.processes:
@@ -246,9 +246,9 @@ def _check_amount(options: TrainOptions, train: int, val: int) -> None:
 
 
 def _check_measured(options: TrainOptions, *splits: RGBDDataset) -> None:
-    """Raise TrainingError where none of some samples has a measured pixel: such a run would learn nothing.
+    """Raise TrainingError if none of the checked samples has a measured pixel: such a run would learn nothing.
 
-    Tell `on_warning` where the depth of the training samples is none of a room or street.
+    Call `on_warning` if the depth of the training samples is implausible.
     """
     for data in splits:
         chosen = evenly_spaced(data, _LOOKED_AT)
@@ -257,7 +257,7 @@ def _check_measured(options: TrainOptions, *splits: RGBDDataset) -> None:
             low, high = VALID_DEPTH
             raise TrainingError(
                 f"no pixel of {len(chosen)} samples (the first is {data.source(chosen[0])}) has a depth of {low} to "
-                f"{high:g} m; look at the files, or at --depth-units"
+                f"{high:g} m; check the files and --depth-units"
             )
         if data is splits[0] and options.on_warning is not None and (doubt := implausible_depth(depths)):
             options.on_warning(f"{options.data}: {doubt}")
@@ -293,13 +293,13 @@ def _trainer(options: TrainOptions, samples: int, checkpoint: _Checkpoint, work:
         )
     if trainer.precision != options.used_precision:
         raise TrainingError(
-            f"{options.used_precision} cannot be had here, {trainer.precision} can; choose it by --precision"
+            f"{options.used_precision} is not available here, but {trainer.precision} is; use --precision"
         )
     return trainer
 
 
 def _logger(name: LoggerName, run: str, folder: Path) -> Logger:
-    """One of Lightning's loggers, writing below `folder`. Raises TrainingError where its package is missing."""
+    """One of Lightning's loggers, writing below `folder`. Raises TrainingError if its package is missing."""
     makers: dict[LoggerName, Callable[[], Logger]] = {
         "csv": lambda: CSVLogger(folder, name="", version="csv"),
         "tensorboard": lambda: TensorBoardLogger(folder, name="", version="tensorboard"),
@@ -308,7 +308,7 @@ def _logger(name: LoggerName, run: str, folder: Path) -> Logger:
     try:
         return makers[name]()
     except ModuleNotFoundError as error:
-        raise TrainingError(f"--logger {name} needs a package that is not here; pip install {name}") from error
+        raise TrainingError(f"--logger {name} needs a package that is not installed; pip install {name}") from error
 
 
 def _run(trainer: L.Trainer, module: DepthModule, feed: Feed, checkpoint: Path | None, options: TrainOptions) -> None:
@@ -318,37 +318,39 @@ def _run(trainer: L.Trainer, module: DepthModule, feed: Feed, checkpoint: Path |
         trainer.fit(module, datamodule=feed, ckpt_path=path, weights_only=True)
     except BaseException as error:
         if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
-            launcher.kill(signal.SIGKILL)  # the processes that this one started wait for it in a collective
-        # Lightning answers Ctrl-C with exit(1), and leaves SIGINT ignored.
+            launcher.kill(signal.SIGKILL)  # the child processes wait for this one in a collective
+        # On Ctrl-C, Lightning calls exit(1) and leaves SIGINT ignored.
         if isinstance(error, SystemExit) and trainer.interrupted:
             raise KeyboardInterrupt from error
-        if said := _sentence(error, module, trainer, options):
-            raise said from error
+        if clearer := _translated(error, module, trainer, options):
+            raise clearer from error
         raise
     finally:
         signal.signal(signal.SIGINT, handler)
 
 
-def _sentence(
+def _translated(
     error: BaseException, module: DepthModule, trainer: L.Trainer, options: TrainOptions
 ) -> OutputError | TrainingError | None:
-    """What ended a run, for its user; None where the error says so itself."""
+    """The error to raise for one that ended a run; None: the error is clear as it is."""
     if isinstance(error, OSError) and is_refused_write(error):
-        return OutputError(f"cannot write to {options.folder}: {error}; `--resume` goes on from the last whole epoch")
+        return OutputError(
+            f"cannot write to {options.folder}: {error}; `--resume` continues from the last complete epoch"
+        )
     if isinstance(error, RuntimeError) and is_out_of_memory(error):
         return TrainingError(out_of_memory(module, options, trainer.strategy.root_device, error))
     if isinstance(error, RuntimeError) and _is_of_another_process(error):
-        return TrainingError("another process of this run ended; what it said stands above, or in its log")
+        return TrainingError("another process of this run ended; see its error above or in its log")
     return None
 
 
 def _is_of_another_process(error: RuntimeError) -> bool:
-    """Whether a collective failed since its other end is gone; gloo has no error class of its own."""
+    """Whether a collective failed because another process ended; gloo has no error class of its own."""
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 def _checkpoint(options: TrainOptions, asked: dict[str, Any]) -> Path | None:
-    """The checkpoint to go on from. Raises TrainingError when the options differ from those that made it."""
+    """The checkpoint to resume from. Raises TrainingError if its options differ."""
     path = checkpoint_in(options.folder)
     if not options.resume or path is None:
         return None
@@ -359,15 +361,15 @@ def _checkpoint(options: TrainOptions, asked: dict[str, Any]) -> Path | None:
     changed = [f"{key} {made_with.get(key)} -> {asked[key]}" for key in asked if made_with.get(key) != asked[key]]
     if changed:
         raise TrainingError(
-            f"{path} was made with other options ({', '.join(changed)}); repeat them, or drop --resume. On another "
-            "number of devices --batch and --accumulate keep the pictures a step"
+            f"{path} was made with other options ({', '.join(changed)}); repeat them, or drop --resume. With another "
+            "number of devices, keep the pictures a step with --batch and --accumulate"
         )
     return path
 
 
 @contextmanager
 def _quiet() -> Any:
-    """Without Lightning's tips and banners; its warnings about our deliberate choices are known here."""
+    """Hide Lightning's tips, banners, and warnings about deliberate choices of depthkit."""
     names = (
         "lightning.pytorch",
         "lightning.fabric",

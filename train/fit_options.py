@@ -1,4 +1,4 @@
-"""What `depthkit train` was asked for."""
+"""Options of `depthkit train`."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ LoggerName = Literal["csv", "tensorboard", "wandb"]
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What `depthkit train` was asked for.
+    """Options of `depthkit train`.
 
     Attributes:
         network: a built-in name, or `package.module:Network`.
         data: `scenes` or a path, see `open_dataset`.
         size: height and width that samples are resized to.
-        epochs, steps: whichever ends first; steps None: no limit. A run that steps cut short is divided into equal
-            epochs, so that each still ends with a validation and a checkpoint.
+        epochs, steps: training ends with whichever comes first; steps None: no limit. If `steps` shortens a run, it is
+            divided into equal epochs, so that each still ends with a validation and a checkpoint.
         batch: pictures in a forward pass of a process.
-        accumulate: forward passes whose gradients are added up before a step.
+        accumulate: forward passes whose gradients are summed for a step.
         learning_rate: None: the preset's.
         preset: a name, or a `Preset` of your own.
-        init: a run folder whose weights are the first ones; None: random weights.
+        init: a run folder with the initial weights; None: random weights.
         out: the run goes to `out/<network>`, see `file_name`.
-        resume: go on from the run's `last.ckpt` where there is one.
-        force: replace a finished run, once the new one is whole.
-        devices, num_nodes, precision: handed to Lightning; precision `auto` is bf16-mixed on a GPU that has it, else
-            FP32.
-        compiled: by `torch.compile`.
-        workers: processes that load samples; None: as many as help, see `loading.workers`.
-        skip_bad: leave files that cannot be read out, and name them, instead of ending the run.
-        on_epoch, on_warning: told of every epoch, and of what is probably a mistake, as a sentence.
-        loggers: Lightning's loggers that are told of every step, beside the curve that is always kept.
+        resume: continue from the run's `last.ckpt` if there is one.
+        force: replace a finished run when the new one is complete.
+        devices, num_nodes, precision: passed to Lightning; precision `auto` is bf16-mixed on a GPU that supports it,
+            else FP32.
+        compiled: use `torch.compile`.
+        workers: processes that load samples; None: chosen by `loading.workers`.
+        skip_bad: skip files that cannot be read, and record their names, instead of ending the run.
+        on_epoch, on_warning: called with the record of every epoch, and with warnings of probable mistakes.
+        loggers: Lightning loggers for every step; `metrics.csv` is always written.
     """
 
     network: str
@@ -81,44 +81,44 @@ class TrainOptions:
 
     @property
     def recipe(self) -> Preset:
-        """The preset that is used."""
+        """The preset as a `Preset`."""
         return self.preset if isinstance(self.preset, Preset) else PRESETS[self.preset]
 
     @property
     def rate(self) -> float:
-        """The learning rate that is used."""
+        """The learning rate, or else the preset's."""
         return self.recipe.learning_rate if self.learning_rate is None else self.learning_rate
 
     @property
     def devices_a_node(self) -> int:
-        """Devices of each node. Raises TrainingError for words that are no number of them."""
+        """Devices of each node. Raises TrainingError if `devices` is invalid or more than there are."""
         if self.devices == "auto":
             return max(torch.cuda.device_count(), 1)
         if not self.devices.isdigit() or int(self.devices) < 1:
-            raise TrainingError(f"{self.devices!r} is no number of devices; write 1, 2, … or auto")
+            raise TrainingError(f"{self.devices!r} is not a number of devices; give 1, 2, … or auto")
         if 0 < torch.cuda.device_count() < int(self.devices):
-            raise TrainingError(f"there are {torch.cuda.device_count()} GPUs here and not {self.devices}")
+            raise TrainingError(f"there are {torch.cuda.device_count()} GPUs, not {self.devices}; lower --devices")
         return int(self.devices)
 
     @property
     def processes(self) -> int:
-        """Processes of a run: one for each device of each node. Raises TrainingError where torchrun started others."""
+        """Processes of a run: one per device of each node. Raises TrainingError if torchrun started another number."""
         processes = self.num_nodes * self.devices_a_node
         started = int(os.environ.get("WORLD_SIZE", processes))
         if started != processes:
             raise TrainingError(
                 f"{started} processes were started for {self.num_nodes} nodes with {self.devices_a_node} devices each; "
-                "let --num-nodes and --devices say what torchrun was told"
+                "give --num-nodes and --devices the same values as torchrun"
             )
         return processes
 
     @property
     def pictures_a_step(self) -> int:
-        """Pictures between two steps of the optimiser, of all processes together: what the gradient is a mean of."""
+        """Pictures of one optimiser step over all processes: the effective batch."""
         return self.batch * self.accumulate * self.processes
 
     def schedule(self, samples: int) -> tuple[int, int]:
-        """Epochs, and steps of the optimiser in each."""
+        """The number of epochs, and of optimiser steps in each."""
         steps = max(samples // self.pictures_a_step, 1)
         if self.steps is None or self.steps >= self.epochs * steps:
             return self.epochs, steps
@@ -127,19 +127,19 @@ class TrainOptions:
 
     @property
     def used_precision(self) -> str:
-        """Lightning's name of the precision; `auto` is decided by the machine."""
+        """Lightning's name of the precision; `auto` depends on the machine."""
         if self.precision != "auto":
             return self.precision
         return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
 
     def identity(self, samples: int, init: str | None) -> dict[str, Any]:
-        """What a resumed run must share with the one that it continues.
+        """The options that a resumed run must share with the checkpoint.
 
-        How a step's pictures are spread over devices and passes is not among it.
+        How a step's pictures are divided among devices and passes may change.
 
         Args:
-            samples: in the training split.
-            init: hash of the first weights.
+            samples: number in the training split.
+            init: hash of the initial weights.
         """
         names = ("network", "depth_units", "size", "epochs", "steps", "seed")
         return {

@@ -1,4 +1,4 @@
-"""Other people's networks: `package.module:Network`, imported from where Python looks and from the current folder."""
+"""The user's own networks: `package.module:Network`, imported from Python's path and the current folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["import_network"]
 
 
 def import_network(name: str) -> nn.Module:
-    """Call `package.module:Network`, a class or function that needs no arguments, for a fresh network.
+    """Build a network by calling `package.module:Network`, a class or function without required arguments.
 
-    Importing runs that module: name only code that you trust.
+    Importing runs the module's code: name only code that you trust.
 
     Raises:
-        UserError: no such module or attribute, an import or a call that fails, or a result that is no `nn.Module`.
+        UserError: no such module or attribute, the import or the call fails, or the result is not an `nn.Module`.
     """
     module_name, _, attribute = name.partition(":")
     with _current_folder_importable():
@@ -31,9 +31,7 @@ def import_network(name: str) -> nn.Module:
         if factory is None:
             raise UserError(f"{module_name} has no {attribute}; {_offer(module)}")
         if not callable(factory):
-            raise UserError(
-                f"{name} is a {type(factory).__name__}, which nobody can call for a network; {_offer(module)}"
-            )
+            raise UserError(f"{name} is a {type(factory).__name__}, not a class or function; {_offer(module)}")
         try:
             network = factory()
         except Exception as error:
@@ -42,7 +40,7 @@ def import_network(name: str) -> nn.Module:
                 "default, or name a function that builds the network"
             ) from error
     if not isinstance(network, nn.Module):
-        raise UserError(f"{name}() is a {type(network).__name__} and no torch.nn.Module; {_offer(module)}")
+        raise UserError(f"{name}() returned a {type(network).__name__}, not a torch.nn.Module; {_offer(module)}")
     return network
 
 
@@ -53,7 +51,7 @@ def _import(name: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             raise UserError(
                 f"there is no module {name}, neither in {Path.cwd()} nor among the installed packages; "
-                "go to the folder that it is in, or install it"
+                "change to its folder, or install it"
             ) from error
         raise UserError(
             f"{name} cannot be imported ({type(error).__name__}: {error}); `python -c 'import {name}'` shows where"
@@ -62,7 +60,7 @@ def _import(name: str) -> ModuleType:
 
 @contextmanager
 def _current_folder_importable() -> Iterator[None]:
-    """As for `python -m`; the path of a console script begins at the script's own folder instead."""
+    """Put the current folder on the path, as `python -m` does; console scripts have their own folder there instead."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
@@ -72,6 +70,6 @@ def _current_folder_importable() -> Iterator[None]:
 
 
 def _offer(module: ModuleType) -> str:
-    """What else of `module` might have been meant."""
+    """The networks in `module`, for the error message."""
     classes = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Module)]
-    return f"it has {', '.join(classes)}" if classes else "name a class or function of it that makes a torch.nn.Module"
+    return f"it has {', '.join(classes)}" if classes else "name a class or function that returns a torch.nn.Module"

@@ -1,4 +1,4 @@
-"""The curve of a run, a line an epoch: `metrics.csv`; needs no torch."""
+"""The curve of a run, `metrics.csv`, with a line per epoch. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["EpochRecord", "write_history"]
 class EpochRecord:
     """One line of `metrics.csv`. Losses have no unit; `val_abs_rel` and `val_delta1` are pooled over valid pixels.
 
-    Training and validation are at the size of the epoch's stage; validation is always on the run's own data.
-    `images_per_second` is of the training alone, all processes together; `seconds` of the whole epoch.
+    Training and validation use the size of the epoch's stage; validation always uses the run's own data.
+    `images_per_second` is for training alone, over all processes; `seconds` is for the whole epoch.
     """
 
     epoch: int

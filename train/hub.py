@@ -1,9 +1,9 @@
-"""A trained network as one torch module, and its way to and from the Hugging Face Hub.
+"""A trained network as one torch module, and its upload to and download from the Hugging Face Hub.
 
-A repository on the Hub is a run bundle with a model card: what `save_pretrained` writes and `hf download` fetches,
-`depthkit export` takes. Beside the bundle's files stand
+A repository on the Hub is a run bundle with a model card: `depthkit export` takes a folder that `save_pretrained` wrote
+or `hf download` fetched. It has two more files:
 
-config.json   the ModelSpec; the Hub shows it and counts downloads by it, nothing here reads it
+config.json   the ModelSpec; the Hub shows it and counts downloads by it, depthkit does not read it
 README.md     the model card
 """
 
@@ -36,25 +36,25 @@ __all__ = ["CARD", "DepthModel", "pretrained"]
 CARD: Final = "README.md"
 CONFIG: Final = "config.json"
 
-_FRAME_SIZE: Final = (96, 128)  # small: they travel with every copy of the weights
+_FRAME_SIZE: Final = (96, 128)  # small, because every copy of the weights includes them
 
 
 def pretrained(name: str = "compact", *, device: torch.device | str = "cpu") -> DepthModel:
-    """A network with the weights that come with depthkit; nothing is downloaded.
+    """A network with built-in weights; nothing is downloaded.
 
     Args:
         name: of the weights.
         device: where to compute.
 
     Raises:
-        UserError: there are no such weights; the message names those there are.
+        UserError: there are no such weights; the message lists the names.
     """
     return DepthModel(read_bundle(shipped_run(name))).to(device)
 
 
 class DepthModel(
     CameraReady,
-    ModelHubMixin,  # not its PyTorch kind, which would save a state dict alone, and load without checking its keys
+    ModelHubMixin,  # not PyTorchModelHubMixin, which saves only a state dict, and loads it without checking keys
     library_name="depthkit",
     pipeline_tag="depth-estimation",
     tags=["monocular-depth-estimation"],
@@ -63,12 +63,12 @@ class DepthModel(
 ):
     """A trained network from a camera's bytes to metres, in evaluation mode.
 
-    `from_pretrained` takes a run folder or the name of a repository on the Hub, `push_to_hub` publishes; both, and
-    what they raise, are huggingface_hub's.
+    `from_pretrained` takes a run folder or the name of a repository on the Hub, and `push_to_hub` publishes. Both come
+    from huggingface_hub and raise its errors.
 
     Attributes:
         spec: the model's tensors, preprocessing and depth range.
-        bundle: what it was read from.
+        bundle: the bundle that it was read from.
 
     >>> model = pretrained("compact")
     >>> model.predict(np.zeros((48, 64, 3), np.uint8)).shape
@@ -83,7 +83,7 @@ class DepthModel(
 
     @torch.inference_mode()
     def predict(self, image: np.ndarray) -> np.ndarray:
-        """Depth of one picture, as every session gives it: resized to the model's size, the depth back.
+        """Depth of one picture: the picture is resized to the model's size, and the depth back.
 
         Args:
             image: H x W x 3 uint8 RGB, of any size.
@@ -92,17 +92,17 @@ class DepthModel(
             H x W float32 metres, a new array.
 
         Raises:
-            FrameError: no such picture.
+            FrameError: `image` has another shape or dtype.
         """
         frame = torch.from_numpy(resize_image(image, self.spec.size).copy())
         depth: Tensor = self(frame[None].to(self.gain.device))
         return resize_depth(depth[0].cpu().numpy(), (image.shape[0], image.shape[1]), smooth=True)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the bundle with frames of the built-in scenes, and without the places of files on this machine.
+        """Write the bundle with frames of the built-in scenes, and without paths of this machine.
 
-        What is published must not hold the pictures of somebody's data set. The card of the weights that were read
-        goes along only while they are the same: it states their figures.
+        A published bundle must not contain pictures of a private data set. The model card is copied only if the weights
+        have not changed, because it states their scores.
         """
         frames = Frames.from_dataset(open_dataset("scenes", "val", size=_FRAME_SIZE))
         training = self.bundle.training and _without_paths(self.bundle.training)
@@ -114,7 +114,7 @@ class DepthModel(
             shutil.copyfile(card, goal)
 
     @classmethod
-    def _from_pretrained(  # type: ignore[override]  # a keyword that means nothing here is an error
+    def _from_pretrained(  # type: ignore[override]  # unknown keywords are an error here
         cls,
         *,
         model_id: str,
@@ -124,7 +124,7 @@ class DepthModel(
         local_files_only: bool,
         token: str | bool | None,
     ) -> Self:
-        """Read a folder, or fetch the bundle's files from the Hub first. Raises BundleError and SpecError."""
+        """Read a folder, or download the bundle from the Hub and read it. Raises BundleError, SpecError."""
         if Path(model_id).is_dir():
             return cls(read_bundle(Path(model_id)))
         folder = Path(
@@ -141,12 +141,12 @@ class DepthModel(
         network = read_document(folder).model.network
         if is_import_path(network):
             raise BundleError(
-                f"{model_id} is of {network}, and a download does not choose what code is imported here; "
-                f"look at {folder}, and give that folder if you trust it"
+                f"{model_id} needs the code of {network}, and a download must not choose what code is imported; "
+                f"check {folder}, and pass that folder if you trust it"
             )
         return cls(read_bundle(folder))
 
 
 def _without_paths(record: TrainingRecord) -> TrainingRecord:
-    """The same training without where its files lay."""
+    """The same record without paths."""
     return replace(record, place=None, skipped=tuple(Path(file).name for file in record.skipped))

@@ -1,4 +1,4 @@
-"""What a run is fed in which epoch: its own data or built-in scenes, at the size of the epoch's stage."""
+"""The batches of each epoch: the run's own data or built-in scenes, at the size of the epoch's stage."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _MOST_WORKERS = 16
 
 
 class Feed(L.LightningDataModule):
-    """The loaders of a run, made anew when a stage begins (`Trainer(reload_dataloaders_every_n_epochs=1)`).
+    """The loaders of a run, made again when a stage begins (`Trainer(reload_dataloaders_every_n_epochs=1)`).
 
-    Batches are `RGBD` of arrays with a leading N; where the data are scenes, a batch is only their positions (N, int64)
-    and `render` makes the pictures on the device that trains.
+    Batches are `RGBD` of arrays with a leading N. For scenes, a batch is only their positions (N, int64), and `render`
+    makes the pictures on the training device.
 
     Args:
         options: of the run.
@@ -49,28 +49,28 @@ class Feed(L.LightningDataModule):
 
     @property
     def stage(self) -> Stage:
-        """The stage of the epoch that runs."""
+        """The stage of the current epoch."""
         assert self.trainer is not None
         epoch = min(self.trainer.current_epoch, self._epochs - 1)
         return stage_at(self._options.recipe.stages, epoch, self._epochs)
 
     def describe(self) -> str:
-        """The stage in words, for the curve: `scenes 48x64`."""
+        """The stage as text for the curve: `scenes 48x64`."""
         height, width = self.stage.size(self._options.size)
         return f"{'scenes' if self._on_scenes('train') else 'data'} {height}x{width}"
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of the stage, in an order that depends on seed and epoch alone, so that a resumed run repeats it."""
+        """Batches of the stage. The order depends only on seed and epoch, so that a resumed run repeats it."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The run's own validation samples at the stage's size, each by one process."""
+        """The run's own validation samples at the stage's size, divided among the processes."""
         return self._loader("val")
 
     def transfer_batch_to_device(
         self, batch: RGBD | Tensor, device: torch.device, dataloader_idx: int
     ) -> RGBD | Tensor:
-        """All but the positions, which are asked for on the CPU."""
+        """Move everything except the positions, which are read on the CPU."""
         if isinstance(batch, Tensor):
             return batch
         image, depth = (torch.as_tensor(array).to(device, non_blocking=True) for array in (batch.image, batch.depth))
@@ -81,7 +81,7 @@ class Feed(L.LightningDataModule):
         return self._current[split][1].source(position)
 
     def render(self, split: _Split, positions: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The scenes of a batch: N x H x W x 3 uint8, N x H x W float32 metres."""
+        """Render the scenes of a batch: N x H x W x 3 uint8, N x H x W float32 metres."""
         base = self._options.seed if split == "train" else 0
         seeds = [scene_seed(split, int(position), base) for position in positions]
         return render_scenes(seeds, self.stage.size(self._options.size), device=device)
@@ -95,7 +95,7 @@ class Feed(L.LightningDataModule):
             self._current[split] = self.stage, data, self._make(split, data)
         loader = self._current[split][2]
         if isinstance(loader.sampler, DistributedSampler | _Fresh):
-            # Lightning does so too, but only after a resumed epoch's workers have begun to load.
+            # Lightning does this too, but in a resumed epoch only after the workers have started to load.
             assert self.trainer is not None
             loader.sampler.set_epoch(self.trainer.current_epoch)
         return loader
@@ -126,24 +126,24 @@ class Feed(L.LightningDataModule):
 
     def _sampler(self, split: _Split, length: int, rank: int, world: int) -> Sampler[int] | Sequence[int]:
         if split == "val":
-            # Every n-th sample, because DistributedSampler would repeat some where the processes do not divide them.
+            # Every n-th sample, because DistributedSampler would repeat some if the division is not even.
             return range(rank, length, world)
         if self._on_scenes(split):
             return _Fresh(length, rank, world)
-        # DistributedSampler even for one process: its order depends on the seed and the epoch alone.
+        # DistributedSampler even for one process, because its order depends only on seed and epoch.
         places = cast("Dataset[int]", range(length))
         return DistributedSampler(places, world, rank, seed=self._options.seed)
 
 
 class _Positions:
-    """A data set of positions; the samples themselves are made where the batch is used."""
+    """A data set of positions; the samples are rendered where the batch is used."""
 
     def __getitem__(self, position: int) -> int:
         return position
 
 
 class _Fresh(Sampler[int]):
-    """Positions that no earlier epoch had: a renderer has no end of rooms, so none needs to be seen twice."""
+    """New positions in every epoch: the renderer can make any number of rooms, so none is repeated."""
 
     def __init__(self, length: int, rank: int, world: int) -> None:
         self._length, self._rank, self._world = length, rank, world
@@ -162,9 +162,9 @@ class _Fresh(Sampler[int]):
 
 
 def workers(options: TrainOptions, *, on_gpu: bool) -> int:
-    """Processes that load samples for one device.
+    """Number of processes that load samples for one device.
 
-    None on a CPU, where they would take the cores that compute; on a GPU all cores, shared by the node's devices.
+    Zero on a CPU, where they would compete with training; on a GPU all cores, divided among the node's devices.
     """
     if options.workers is not None:
         return options.workers

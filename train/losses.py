@@ -1,4 +1,4 @@
-"""The training loss, masked: pixels without a measured depth take no part in any term."""
+"""The masked training loss: every term ignores pixels without measured depth."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _C1, _C2 = 0.01**2, 0.03**2
 class LossWeights:
     """Weights of the loss's terms.
 
-    The paper's are L1, 1 - SSIM and the edge term; it prints alpha = 2 and gamma = 5, and beta = 1 is ours. Added to
-    their weighted mean are the scale-invariant term and the gradient term on log depth, which the paper does not have.
+    The paper's terms are L1, 1 - SSIM and the edge term; it gives alpha = 2 and gamma = 5, and beta = 1 is depthkit's
+    choice. The scale-invariant and the gradient term on log depth are not the paper's; they are added to its loss.
     """
 
     alpha: float = 2.0
@@ -49,12 +49,12 @@ class DepthLoss:
         """The scalar loss of a batch.
 
         Args:
-            prediction: N x 1 x H x W, depth as a share of the depth range.
-            target: the same of the truth; anything, NaN included, where it is not valid.
+            prediction: N x 1 x H x W, depth as a fraction of the depth range.
+            target: ground truth in the same form; any value, including NaN, where not valid.
             valid: N x 1 x H x W bool.
             image: N x 3 x H x W, RGB in 0..1, before normalisation.
         """
-        with torch.autocast(prediction.device.type, enabled=False):  # sums over a picture do not fit a short mantissa
+        with torch.autocast(prediction.device.type, enabled=False):  # sums over a picture need FP32
             loss = self._paper(prediction, target, valid, image)
             w = self.weights
             if w.scale_invariant or w.gradient:
@@ -77,11 +77,11 @@ class DepthLoss:
 def scale_invariant(residual: Tensor, valid: Tensor, share: float = 0.85) -> Tensor:
     """`sqrt(mean(r^2) - share mean(r)^2)` of each picture's log-depth residuals, averaged over the pictures.
 
-    Eigen, Puhrsch, Fergus, NIPS 2014, with the root and the share of Bhat et al. (AdaBins, CVPR 2021): a picture whose
-    only fault is its scale costs little. Below 0.001 it is flat, since the root's slope has no end.
+    Eigen, Puhrsch, Fergus, NIPS 2014, with the root and the share of Bhat et al. (AdaBins, CVPR 2021): an error of
+    scale alone costs little. The loss is flat below 0.001, because the slope of the root is infinite at 0.
 
     Args:
-        residual: N x 1 x H x W, 0 where it is not valid.
+        residual: N x 1 x H x W, 0 where not valid.
         valid: N x 1 x H x W bool.
     """
     count = valid.sum((1, 2, 3)).clamp(min=1)
@@ -90,9 +90,9 @@ def scale_invariant(residual: Tensor, valid: Tensor, share: float = 0.85) -> Ten
 
 
 def gradient_difference(residual: Tensor, valid: Tensor, scales: int = 4) -> Tensor:
-    """Mean absolute slope of the log-depth residuals across and down, averaged over halved resolutions.
+    """Mean absolute gradient of the log-depth residuals in x and y, averaged over successively halved resolutions.
 
-    Li and Snavely, "MegaDepth", CVPR 2018: edges of the prediction should lie where those of the truth are.
+    Li and Snavely, "MegaDepth", CVPR 2018: edges of prediction and ground truth should coincide.
     """
     total = residual.new_zeros(())
     for _ in range(scales):
@@ -105,21 +105,21 @@ def gradient_difference(residual: Tensor, valid: Tensor, scales: int = 4) -> Ten
 
 
 def _log(share: Tensor, floor: float = 0.03) -> Tensor:
-    """The logarithm, and its tangent below `floor` (0.3 m of 10 m), where a prediction may be zero or negative."""
+    """The logarithm; below `floor` (0.3 m of 10 m) its tangent, because predictions may be zero or negative."""
     return torch.where(share > floor, share.clamp(min=floor).log(), share / floor - 1 + math.log(floor))
 
 
 def edge_weights(image: Tensor) -> Tensor:
     """`(1 - e^-|gx|) + (1 - e^-|gy|)`, averaged over the colours: N x 3 x H x W in 0..1 to N x 1 x H x W.
 
-    gx and gy are normalised Sobel gradients: flat surfaces weigh 0, strong edges up to 2.
+    gx and gy are normalised Sobel gradients. The weight is 0 on flat surfaces and up to 2 on strong edges.
     """
     gradients: Tensor = kornia.filters.spatial_gradient(image, mode="sobel", normalized=True)
     return (1.0 - torch.exp(-gradients.abs())).sum(dim=2).mean(dim=1, keepdim=True)
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    """The mean over valid entries; 0, with gradients, when there is none."""
+    """The mean over valid entries; 0, still differentiable, if there is none."""
     mask = valid.to(values.dtype)
     return (values * mask).sum() / mask.sum().clamp(min=1.0)
 
@@ -127,8 +127,8 @@ def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
 def ssim_map(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """SSIM at each pixel (data range 1, Gaussian window of 11, sigma 1.5), N x 1 x H x W; meaningless where not valid.
 
-    A window sees its valid pixels only: every local mean is divided by the share of the window's weight that is valid
-    (normalised convolution, Knutsson and Westin 1993), so that a hole has no say in the pixels around it.
+    A window uses its valid pixels only: every local mean is divided by the valid fraction of the window's weight
+    (normalised convolution, Knutsson and Westin 1993), so that holes do not affect the pixels around them.
     """
     mask = valid.to(prediction.dtype)
     share = _blur(mask).clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""One network under training, as Lightning sees it."""
+"""The Lightning module that trains a network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _Pair = tuple[Tensor, Tensor]
 
 
 class DepthModule(L.LightningModule):
-    """Trains `network`; keeps the curve in the checkpoint, so that it survives a kill.
+    """Trains `network`. The curve is part of the checkpoint, so that a resumed run continues it.
 
     Args:
         network: maps a normalised N x 3 x H x W to N x 1 x H x W.
@@ -62,7 +62,7 @@ class DepthModule(L.LightningModule):
         self._pictures = 0
         self.gain: Tensor
         self.offset: Tensor
-        gain, offset = normalisation(spec.preprocessing, white=1)  # augmentation leaves pictures from 0 to 1
+        gain, offset = normalisation(spec.preprocessing, white=1)  # augmented pictures are in 0..1
         self.register_buffer("gain", gain, persistent=False)
         self.register_buffer("offset", offset, persistent=False)
 
@@ -78,13 +78,13 @@ class DepthModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        """Start the clock of an epoch."""
+        """Start the timer and counters of an epoch."""
         self._epoch_start = perf_counter()
         self._train_losses.clear()
         self._pictures = 0
 
     def training_step(self, batch: RGBD | Tensor, batch_index: int) -> Tensor:
-        """The loss of one batch. Raises TrainingError, naming the pictures, when it is not finite."""
+        """The loss of one batch. Raises TrainingError, naming the pictures, if it is not finite."""
         image, depth = self._augment(*self._tensors("train", batch), self._batch_seed(batch_index))
         loss = self._batch_loss(image, depth)[0]
         where = f"in epoch {self.current_epoch + 1}, batch {batch_index + 1}"
@@ -96,7 +96,7 @@ class DepthModule(L.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation."""
+        """Clear the results of the last validation."""
         self._watch.settle()
         self._train_seconds = perf_counter() - self._epoch_start
         self._val_losses.clear()
@@ -112,13 +112,13 @@ class DepthModule(L.LightningModule):
             self._val_sums.append(pixel_sums(p, t, valid_pixels(t)))
 
     def on_validation_epoch_end(self) -> None:
-        """Show this process's part on the progress bar; the curve gets the whole."""
+        """Show this process's results on the progress bar; the curve gets those of all processes."""
         pooled = reduce(add, self._val_sums).scores()
         shown: dict[str, Tensor | float] = {"val_loss": torch.stack(self._val_losses).mean(), "val_δ1": pooled.delta1}
         self.log_dict(shown, prog_bar=True, logger=bool(self.trainer.loggers), rank_zero_only=True)
 
     def on_train_epoch_end(self) -> None:
-        """Add a line to the curve; every process of a distributed run computes the same one."""
+        """Add a line to the curve, the same in every process of a distributed run."""
         self._share_skipped()
         sums = torch.tensor(astuple(reduce(add, self._val_sums)), dtype=torch.float64)
         pooled = PixelSums(*self._total(sums).tolist()).scores()
@@ -137,22 +137,22 @@ class DepthModule(L.LightningModule):
         if not isfinite(record.val_loss):
             raise TrainingError(
                 f"the validation loss is {record.val_loss} after epoch {record.epoch}; lower --lr; "
-                "`--resume` goes on from the epoch before"
+                "`--resume` continues from the epoch before"
             )
         self.history.append(record)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the curve so far."""
+        """Save the curve and the skipped files."""
         checkpoint["history"] = [asdict(record) for record in self.history]
         checkpoint["skipped"] = sorted(self.skipped)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the curve up again."""
+        """Restore the curve and the skipped files."""
         self.history = [EpochRecord(**record) for record in checkpoint["history"]]
         self.skipped = set(checkpoint["skipped"])
 
     def trial_step(self, batch: int, size: tuple[int, int]) -> None:
-        """Forward and backward of a random batch, for what memory it takes; nothing is learnt from it."""
+        """Run forward and backward on a random batch, to test memory use; the weights do not change."""
         image = torch.rand(batch, 3, *size, device=self.device)
         with self.trainer.precision_plugin.forward_context():
             self._batch_loss(image, torch.ones_like(image[:, :1]))[0].backward()  # type: ignore[no-untyped-call]
@@ -184,7 +184,7 @@ class DepthModule(L.LightningModule):
         return self._loss(prediction.float(), depth / self.spec.depth_range[1], valid, image), prediction
 
     def _batch_seed(self, batch_index: int) -> int:
-        """One seed for each batch of each epoch and process, so that a resumed run draws what an unbroken one does."""
+        """A seed for each batch, epoch and process, so that a resumed run draws the same as an uninterrupted one."""
         sequence = np.random.SeedSequence([self._seed, self.current_epoch, batch_index, self.global_rank])
         return int(sequence.generate_state(1)[0])
 
@@ -194,7 +194,7 @@ class DepthModule(L.LightningModule):
         return float(summed[0] / summed[1])
 
     def _share_skipped(self) -> None:
-        """Let every process of a distributed run know what any of them left out."""
+        """Share the skipped files among the processes of a distributed run."""
         if self.trainer.world_size > 1:
             found: list[set[str]] = [set()] * self.trainer.world_size
             torch.distributed.all_gather_object(found, self.skipped)
@@ -209,13 +209,13 @@ class DepthModule(L.LightningModule):
 
 
 class _FiniteLoss:
-    """Ends a run whose loss is not finite, a step late: asking at once would make the CPU wait for every step."""
+    """Ends a run if a loss is not finite, one step later: an immediate check would make the CPU wait for each step."""
 
     def __init__(self) -> None:
         self._pending: tuple[Tensor, torch.cuda.Event | None, str, Callable[[], str]] | None = None
 
     def look(self, loss: Tensor, where: str, pictures: Callable[[], str]) -> None:
-        """Raise TrainingError where the loss before this one was not finite."""
+        """Raise TrainingError if the loss before this one was not finite."""
         self.settle()
         event = torch.cuda.Event() if loss.is_cuda else None  # type: ignore[no-untyped-call]
         value = loss.detach().to("cpu", non_blocking=True)
@@ -224,7 +224,7 @@ class _FiniteLoss:
         self._pending = value, event, where, pictures
 
     def settle(self) -> None:
-        """Raise TrainingError where the last loss was not finite."""
+        """Raise TrainingError if the last loss was not finite."""
         if self._pending is None:
             return
         (value, event, where, pictures), self._pending = self._pending, None
@@ -233,5 +233,5 @@ class _FiniteLoss:
         if not torch.isfinite(value):
             raise TrainingError(
                 f"the loss is {value.item()} {where} ({pictures()}); "
-                "look at these pictures, or lower --lr; `--resume` goes on from the last whole epoch"
+                "check these pictures, or lower --lr; `--resume` continues from the last complete epoch"
             )

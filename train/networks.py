@@ -1,7 +1,7 @@
-"""The two networks: `compact`, and the U-Net that it is measured against; and what any network is asked before its use.
+"""The built-in networks, `compact` and its baseline U-Net; and the checks of any network before its use.
 
-Every network reads a normalised N x 3 x H x W float tensor and answers N x 1 x H x W: depth as a share of the depth
-range's upper end (depth / 10 m by default), not clamped. The two take H and W that are divisible by 16.
+A network maps a normalised N x 3 x H x W float tensor to N x 1 x H x W: depth as a fraction of the depth range's upper
+end (depth / 10 m by default), not clamped. The built-in ones need H and W that are divisible by 16.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ __all__ = [
 ]
 
 DEPTH_RANGE: Final = (0.1, 10.0)
-"""Metres that a network can answer; the upper end is the paper's scale."""
+"""Range of predicted depth in metres; the upper end is the paper's scale."""
 
 
 class DoubleConv(nn.Sequential):
-    """Two 3x3 convolutions, each followed by batch norm (then without a bias of its own) and ReLU."""
+    """Two 3x3 convolutions, each followed by batch norm and ReLU; with batch norm they have no bias."""
 
     def __init__(self, channels: int, middle: int, out: int, *, batch_norm: bool = True) -> None:
         layers: list[nn.Module] = []
@@ -53,16 +53,16 @@ class DoubleConv(nn.Sequential):
 
 
 class DepthNetwork(nn.Module):
-    """An encoder that halves the picture four times and a decoder that doubles it back, joined by skips.
+    """An encoder that halves the resolution four times and a decoder that restores it, with skip connections.
 
     Args:
-        stem: full-resolution layers; their output is the last skip where `stem_skip` is set.
+        stem: full-resolution layers; their output is the outermost skip if `pool_first`.
         encoder: four blocks.
-        decoder: four blocks; each reads its doubled input and the skip of that size, concatenated.
+        decoder: four blocks; each reads its upsampled input and the skip of that size, concatenated.
         head: maps the last block's output to one channel.
         pool_first: pool before each encoder block (U-Net) instead of after it (compact).
-        align_corners: how the bilinear doubling treats the corners.
-        widths: channels, as the ModelSpec reports them.
+        align_corners: of the bilinear upsampling.
+        widths: channels, for the ModelSpec.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class DepthNetwork(nn.Module):
 
 
 def unet() -> DepthNetwork:
-    """The baseline: U-Net with bilinear upsampling, 17,262,977 parameters.
+    """The baseline, a U-Net with bilinear upsampling and 17,262,977 parameters.
 
     Ronneberger, Fischer, Brox, MICCAI 2015, with batch norm and the widths of milesial/Pytorch-UNet
     (`UNet(3, 1, bilinear=True)`), whose decoder blocks narrow in their first convolution to half their input.
@@ -120,8 +120,8 @@ def unet() -> DepthNetwork:
 def compact() -> DepthNetwork:
     """The proposed network: 1,218,350 parameters, 31.7 GMAC at 480x640.
 
-    After Zhang, "Realtime Single Image Depth Estimation". The paper prints 101 channels at 1/16 and 1.22 M parameters
-    but not the widths; these meet both. Each skip is the block's output before pooling.
+    After Zhang, "Realtime Single Image Depth Estimation". The paper gives 101 channels at 1/16 and 1.22 M parameters,
+    but no widths; these match both. Each skip is the block's output before pooling.
     """
     down, up = (24, 96, 128, 101), (128, 64, 32, 16)
     encoder = [DoubleConv(a, b, b) for a, b in zip((24, *down), down, strict=False)]
@@ -145,14 +145,14 @@ def build_network(name: str) -> nn.Module:
     """A freshly initialised network: a built-in one, or `package.module:Network` by import.
 
     Raises:
-        UserError: an unknown name, or one that cannot be imported or built; see `foreign.import_network`.
+        UserError: the name is unknown, or cannot be imported or built; see `foreign.import_network`.
     """
     if is_import_path(name):
         return import_network(name)
     if name not in NETWORKS:
         known = ", ".join(NETWORKS)
         raise UserError(
-            f"there is no network {name!r}; choose one of {known}, or name your own: package.module:Network"
+            f"there is no network {name!r}; choose one of {known}, or give your own as package.module:Network"
         )
     return NETWORKS[name]()
 
@@ -181,20 +181,20 @@ def describe_network(
 
 
 def check_network(network: nn.Module, size: tuple[int, int]) -> None:
-    """Raise SpecError unless `network` answers N x 3 x H x W by N x 1 x H x W, naming what it answers instead.
+    """Raise SpecError, with the shape that it returns, unless `network` maps N x 3 x H x W to N x 1 x H x W.
 
-    It is tried on two frames of that H x W, in evaluation mode. The network itself is left as it is.
+    A copy is run on two frames of that H x W, in evaluation mode.
     """
     count_macs(network, size)
 
 
 def widths_of(network: nn.Module) -> tuple[int, ...]:
-    """Channels of a built-in network's blocks, outermost first; none are known of others."""
+    """Channels of a built-in network's blocks, outermost first; empty for other networks."""
     return network.widths if isinstance(network, DepthNetwork) else ()
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Trainable parameters."""
+    """Number of trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
@@ -207,38 +207,38 @@ def count_macs(network: nn.Module, size: tuple[int, int]) -> int:
     name, pictures, expected = type(network).__name__, _by((_FRAMES, 3, *size)), _by((_FRAMES, 1, *size))
     if not isinstance(answer, Tensor):
         raise SpecError(
-            f"{name} answers a {type(answer).__name__} and no tensor; let its forward return depth alone, {expected}"
+            f"{name} returns a {type(answer).__name__}, not a tensor; its forward must return only depth, {expected}"
         )
     if _by(answer.shape) != expected:
         raise SpecError(
-            f"{name} answers {_by(answer.shape)} for {pictures}, and must answer {expected} (N x 1 x H x W); "
-            "choose another size, or resize what its forward returns"
+            f"{name} returns {_by(answer.shape)} for {pictures}, but must return {expected} (N x 1 x H x W); "
+            "choose another size, or resize the output in its forward"
         )
     return flops // (2 * _FRAMES)
 
 
 _FRAMES: Final = 2
-"""Frames that a network is tried on: one would not show a batch that got lost."""
+"""Frames that a network is tested on; with one, a lost batch dimension would not show."""
 
 
 def _try(network: nn.Module, size: tuple[int, int], device: str = "meta") -> tuple[object, int]:
-    """What a copy of `network` answers for frames of that size, and what it cost in floating-point operations.
+    """The output of a copy of `network` for frames of that size, and its number of floating-point operations.
 
-    On the meta device nothing is computed and no memory is taken. A network that cannot run there, say because its path
-    depends on values, runs on the CPU: shape and cost are the same.
+    On the meta device nothing is computed and no memory is used. A network that cannot run there, for example because
+    its control flow depends on values, runs on the CPU, with the same shapes and operations.
     """
     try:
         twin = copy.deepcopy(network).to(device).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             return twin(torch.zeros(_FRAMES, 3, *size, device=device)), counter.get_total_flops()
     except SpecError:
-        raise  # of a built-in network, which names the sizes that it takes
+        raise  # from a built-in network, with the sizes that it supports
     except Exception as error:
         if device == "meta":
             return _try(network, size, "cpu")
         raise SpecError(
-            f"{type(network).__name__} does not take {_by((_FRAMES, 3, *size))} "
-            f"({type(error).__name__}: {str(error).strip()}); choose another size, or mend its forward"
+            f"{type(network).__name__} does not accept {_by((_FRAMES, 3, *size))} "
+            f"({type(error).__name__}: {str(error).strip()}); choose another size, or fix its forward"
         ) from error
 
 

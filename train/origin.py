@@ -1,4 +1,4 @@
-"""Which data a run was trained on, and where they are on this machine; needs no torch but for the built-in scenes."""
+"""The data that a run was trained on, and their place on this machine. Only the built-in scenes need torch."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _SAMPLES: Final = 8
 
 
 def fingerprint(data: RGBDDataset) -> str:
-    """What tells this data set from another of the same name, as 64 hexadecimal digits.
+    """A hash that distinguishes data sets of the same name, as 64 hexadecimal digits.
 
-    It is the SHA-256 of the number of samples and of what 8 evenly spaced ones hold as it is stored, so that it depends
-    neither on where the data lie nor on `depth_units`. It does not find a change in a single sample.
+    It is the SHA-256 of the number of samples and of the stored content of 8 evenly spaced ones, so it depends neither
+    on the path nor on `depth_units`. It does not detect changes in other samples.
     """
     digest = hashlib.sha256(str(len(data)).encode())
     for index in evenly_spaced(data, _SAMPLES):
         try:
             parts = _stored(data, index)
         except (DataError, OSError):
-            parts = ()  # `--skip-bad` trains on such a set, too
+            parts = ()  # with `--skip-bad` such a set can be trained on
         for part in parts:
             digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()
 
 
 def _stored(data: RGBDDataset, index: int) -> tuple[bytes, ...]:
-    """A sample as it is stored. Raises DataError, OSError."""
+    """The stored content of a sample. Raises DataError, OSError."""
     if isinstance(data, (NyuCsv, Pairs)):
         return tuple(path.read_bytes() for path in data.files(index))
     image, depth, _ = data[index]
@@ -44,14 +44,14 @@ def _stored(data: RGBDDataset, index: int) -> tuple[bytes, ...]:
 
 
 def depth_units_of(data: RGBDDataset) -> float | None:
-    """Units per metre that a `pairs` folder is or was read with; None for data that know their unit."""
+    """Units per metre of a `pairs` folder, or of the prepared copy of one; None for data with a fixed unit."""
     from ..data.prepared import Prepared
 
     return data.depth_units if isinstance(data, (Pairs, Prepared)) else None
 
 
 def place_of(source: str) -> str:
-    """A data set's place on this machine, from any working folder: `scenes`, or an absolute path."""
+    """The place of a data set, independent of the working folder: `scenes`, or an absolute path."""
     return source if source == "scenes" else str(Path(source).resolve())
 
 
@@ -60,25 +60,25 @@ def find_data(document: BundleDocument, remedy: str) -> str:
 
     Args:
         document: of the run.
-        remedy: ends the error's sentence, for instance "give --data".
+        remedy: end of the error message, for instance "give --data".
 
     Raises:
-        DataError: it is not known where they are (imported or published weights), they are not there, or another data
-            set is in their place.
+        DataError: their place is unknown (imported or published weights), they are missing, or another data set is in
+            their place.
     """
     training = document.training
     if training is None:
-        raise DataError(f"what this run was trained on is not known; {remedy}")
+        raise DataError(f"the training data of this run are unknown; {remedy}")
     if training.place is None:
-        raise DataError(f"this run does not say where its training data ({training.data}) are; {remedy}")
+        raise DataError(f"this run does not record where its training data ({training.data}) are; {remedy}")
     if training.place == "scenes":
         return training.place
     if not Path(training.place).exists():
-        raise DataError(f"what this run was trained on ({training.place}) is not here; {remedy}")
+        raise DataError(f"the training data of this run ({training.place}) are missing; {remedy}")
     try:
         same = fingerprint(open_dataset(training.place, "train")) == training.fingerprint
     except DataError:
         same = False
     if not same:
-        raise DataError(f"{training.place} no longer holds the data that this run was trained on; {remedy}")
+        raise DataError(f"{training.place} no longer contains the training data of this run; {remedy}")
     return training.place

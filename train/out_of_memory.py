@@ -1,4 +1,4 @@
-"""What to say when a batch does not fit into the device's memory."""
+"""The error message for a batch that does not fit into the device's memory."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ if TYPE_CHECKING:
 
 __all__ = ["is_out_of_memory", "out_of_memory"]
 
-_CPU_WORDS = "can't allocate memory"  # torch raises a bare RuntimeError where the CPU's allocator fails
+_CPU_WORDS = "can't allocate memory"  # torch raises a plain RuntimeError if the CPU's allocator fails
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch ended for want of memory, on any device."""
+    """Whether torch ran out of memory, on any device."""
     return isinstance(error, torch.OutOfMemoryError) or _CPU_WORDS in str(error)
 
 
 def out_of_memory(module: DepthModule, options: TrainOptions, device: torch.device, error: BaseException) -> str:
-    """The sentence for the user, with the largest part of the batch that a trial step at full size fits into memory.
+    """The message for the user, with the largest divisor of the batch whose trial step at full size fits into memory.
 
     Args:
         module: of the run that ended.
         options: of that run.
-        device: that it ran on; Lightning has moved the module off it.
-        error: what ended it; the tensors that its traceback holds are let go.
+        device: device of that run; Lightning has moved the module off it.
+        error: the error that ended it; the tensors in its traceback are released.
     """
     traceback.clear_frames(error.__traceback__)
     fits = _largest_that_fits(module.to(device), options)
     module.cpu()
     height, width = options.size
-    said = f"{device} has not enough memory for {options.batch} pictures a pass"
+    message = f"{device} has not enough memory for {options.batch} pictures per pass"
     if fits is None:
-        return f"{said}, and at {height}x{width} not even for one; lower --size"
+        return f"{message}, and at {height}x{width} not even for one; lower --size"
     accumulate = options.batch // fits * options.accumulate
-    return f"{said}; at {height}x{width} it has for {fits}: `--batch {fits} --accumulate {accumulate}` trains alike"
+    return f"{message}; at {height}x{width} {fits} fit: `--batch {fits} --accumulate {accumulate}` trains the same"
 
 
 def _largest_that_fits(module: DepthModule, options: TrainOptions) -> int | None:

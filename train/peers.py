@@ -1,6 +1,6 @@
-"""Torch without depthkit: the network in torch's own layout, eager or compiled, as most people run it.
+"""PyTorch without depthkit: the network in torch's default layout, eager or compiled, as most people run it.
 
-A camera's bytes arrive as N x H x W x 3, so `TorchSession` runs in channels-last without asking for it, and is faster.
+`TorchSession` is faster: as camera frames are N x H x W x 3, its tensors are channels-last.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["open_torch_peer"]
 
 
 def open_torch_peer(run: Path, size: tuple[int, int] | None = None, *, batch: int = 1, compiled: bool = False) -> Peer:
-    """Torch in FP32 on the CPU, with the threads that it takes by itself.
+    """PyTorch in FP32 on the CPU, with its default number of threads.
 
     Args:
         run: a run folder.
-        size, batch: as of `TorchSession`.
-        compiled: by `torch.compile` in its default mode.
+        size, batch: see `TorchSession`.
+        compiled: use `torch.compile` in its default mode.
 
     Raises:
         BundleError: the run cannot be read.

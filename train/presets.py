@@ -1,4 +1,4 @@
-"""Training presets: what `--preset` decides."""
+"""Training presets, for `--preset`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class Stage:
     """A part of a run's epochs.
 
     Attributes:
-        share: how much of the epochs.
-        scenes: on freshly rendered built-in scenes instead of the run's own data.
-        scale: of the run's height and width; a smaller picture costs less, and shows a convolution more of the room.
-        least_rows: a picture that has no more rows than this is not made smaller, and none is made smaller than this.
+        share: its fraction of the epochs.
+        scenes: train on freshly rendered built-in scenes instead of the run's own data.
+        scale: scale of the run's height and width; smaller pictures are faster, and a convolution covers more of the
+            room.
+        least_rows: smallest number of rows after scaling; pictures with no more rows are not scaled.
     """
 
     share: float
@@ -31,7 +32,7 @@ class Stage:
     least_rows: int = SIZE_MULTIPLE
 
     def size(self, full: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of this stage, in a run whose are `full`."""
+        """Height and width of this stage, given the run's (`full`)."""
         return smaller_size(full, self.scale, self.least_rows)
 
 
@@ -40,15 +41,15 @@ class Preset:
     """Optimiser, schedule, loss, augmentation, averaging and stages.
 
     Attributes:
-        optimizer: `adam` at a constant rate, or `adamw` (weight decay 0.01) under one cycle (Smith and Topin 2018: up
-            over 15 % of the steps, then down along a cosine).
+        optimizer: `adam` at a constant rate, or `adamw` (weight decay 0.01) with a one-cycle schedule (Smith and Topin
+            2018: up over 15 % of the steps, then down along a cosine).
         learning_rate: the constant rate, or the peak of the cycle.
         loss: weights of the loss's terms.
         augmentation: see `Augmentation`.
-        average_share: time constant of the weights' exponential moving average, as a share of all steps, so that a
-            short run averages over few; None: no averaging.
-        stages: in their order; the shares add up to 1.
-        aware: of INT8, see `train.aware`.
+        average_share: time constant of the weights' exponential moving average, as a fraction of all steps; None: no
+            averaging.
+        stages: in order; the shares add up to 1.
+        aware: quantisation-aware training, see `train.aware`.
     """
 
     optimizer: Literal["adam", "adamw"]
@@ -68,16 +69,16 @@ PRESETS: Final[dict[PresetName, Preset]] = {
         LossWeights(scale_invariant=0.1, gradient=0.1),
         "strong",
         0.02,
-        # Under 48 rows the built-in networks' coarsest level, 1/16, has nothing left to see.
+        # With fewer than 48 rows, the built-in networks' coarsest level (1/16) is too small.
         (Stage(0.5, scenes=True, scale=0.5, least_rows=48), Stage(0.1, scale=0.5, least_rows=48), Stage(0.4)),
     ),
-    # From the weights of another run, for `--quantize`: a twentieth of the rate, so that little is unlearnt.
+    # For `--quantize`, from the weights of another run: 1/20 of the rate, so that they change little.
     "int8": Preset("adamw", 1e-4, LossWeights(scale_invariant=0.1, gradient=0.1), "strong", 0.02, aware=True),
 }
 
 
 def stage_at(stages: tuple[Stage, ...], epoch: int, epochs: int) -> Stage:
-    """The stage of an epoch (from 0) of so many; where epochs are few, the early stages are left out.
+    """The stage of an epoch (from 0) out of `epochs`; with few epochs, early stages are skipped.
 
     >>> early, late = Stage(0.5, scale=0.5), Stage(0.5)
     >>> [stage_at((early, late), epoch, 3) is late for epoch in range(3)]

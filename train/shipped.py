@@ -1,4 +1,4 @@
-"""Weights that come with the package: finished runs in `weights/`, which may be read-only; needs no torch."""
+"""Built-in weights: finished runs in `weights/`, which may be read-only. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .document import MODEL
 __all__ = ["SHIPPED", "shipped_names", "shipped_run"]
 
 SHIPPED: Final = Path(__file__).resolve().parents[1] / "weights"
-"""Folder of the shipped runs."""
+"""Folder of the built-in runs."""
 
 
 def shipped_names() -> list[str]:
-    """Names of the weights that are shipped."""
+    """Names of the built-in weights."""
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{MODEL}"))
 
 
 def shipped_run(name: str) -> Path:
-    """The run folder of shipped weights. Raises UserError, with the names there are, for any other name."""
+    """The run folder of built-in weights. Raises UserError, with the known names, for an unknown name."""
     if name not in shipped_names():
-        raise UserError(f"no weights {name!r} come with depthkit; choose one of {', '.join(shipped_names())}")
+        raise UserError(f"there are no built-in weights {name!r}; choose one of {', '.join(shipped_names())}")
     return SHIPPED / name

@@ -1,4 +1,4 @@
-"""Torch as a Session: the reference that engines are held to, and a peer that they are timed against."""
+"""PyTorch as a Session: the reference for parity, and a baseline for speed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["TorchSession"]
 
 
 class TorchSession(SessionBase):
-    """Torch at any size that the network takes.
+    """PyTorch at any size that the network supports.
 
     Args:
-        bundle: a run folder, or a bundle that was read; left as it is.
-        size: height and width of frames; None: what the run was trained at.
-        batch: frames a run.
+        bundle: a run folder, or a bundle in memory, which is not changed.
+        size: height and width of frames; None: the size of training.
+        batch: frames per run.
         device: "cpu" or "cuda".
-        precision: what the network computes in: "fp32", "fp16" or "bf16".
-        compiled: by `torch.compile(mode="max-autotune")`, which takes minutes, and on CUDA replays a graph.
+        precision: of the network: "fp32", "fp16" or "bf16".
+        compiled: use `torch.compile(mode="max-autotune")`, which takes minutes, and replays a graph on CUDA.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TorchSession(SessionBase):
         """See `Session.bind`; on CUDA every run copies both ways."""
         super().bind(image=image, depth=depth)
         with warnings.catch_warnings():
-            # The picture may be read-only, and is only read.
+            # The picture may be read-only; it is never written.
             warnings.filterwarnings("ignore", message=".*not writable.*")
             self._tensors = torch.from_numpy(image), torch.from_numpy(depth)
 

@@ -1,4 +1,4 @@
-"""Where a run is trained: never in the place of a finished run, and by one process at a time; needs no torch."""
+"""The folder where a run is trained: never over a finished run, and by one process at a time. Needs no torch."""
 
 from __future__ import annotations
 
@@ -32,41 +32,41 @@ _LOCK: Final = ".lock"
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether `folder` holds a finished run."""
+    """Whether `folder` contains a finished run."""
     return (folder / MODEL).is_file()
 
 
 def workplace(folder: Path) -> Path:
-    """Where to train the run of `folder`: there, or where a finished run is, in a folder inside."""
+    """Where to train the run of `folder`: in it, or if it contains a finished run, in a folder inside."""
     return folder / UNFINISHED if is_finished(folder) else folder
 
 
 def checkpoint_in(folder: Path) -> Path | None:
-    """The checkpoint to resume from: of unfinished work, else of the finished run; None: there is none."""
+    """The checkpoint to resume from: of the unfinished run, else of the finished run; None if there is none."""
     paths = (workplace(folder) / CHECKPOINT, folder / CHECKPOINT)
     return next((path for path in paths if path.is_file()), None)
 
 
 def require_free(folder: Path, network: str, *, resume: bool, force: bool) -> None:
-    """Raise TrainingError where training would replace a finished run unasked, or the run of another network ever."""
+    """Raise TrainingError if training would replace a finished run without `force`, or a run of another network."""
     if not is_finished(folder):
         return
     try:
         there = read_document(folder).model.network
     except UserError:
-        there = network  # damaged: nothing says that it is another's
-    if there != network:  # networks of one's own may share a folder's name
+        there = network  # damaged, so the network is unknown
+    if there != network:  # two imported networks may have the same folder name
         raise TrainingError(f"{folder} is a run of {there}; choose another --out for {network}")
     if not force and not (resume and checkpoint_in(folder)):
         raise TrainingError(
-            f"{folder} holds a finished run; choose another --out, or give --force to replace it when the new run is "
-            "whole"
+            f"{folder} contains a finished run; choose another --out, or replace it with --force when the new run is "
+            "complete"
         )
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Make `folder`, and keep other trainings out of it. Raises TrainingError where one is running; OutputError."""
+    """Make `folder`, and lock it against other trainings. Raises TrainingError if one is running, OutputError."""
     path = make_folder(folder) / _LOCK
     lock = FileLock(path)
     try:
@@ -80,25 +80,25 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # While the lock is held: filelock never takes a lock on a file that lost its name.
+        # Deleted while the lock is held, which is safe: filelock never locks a deleted file.
         path.unlink(missing_ok=True)
         lock.release()
 
 
 def discard(folder: Path) -> None:
-    """Delete what an abandoned training left beside a finished run."""
+    """Delete the unfinished run inside a finished run."""
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 
 def replace_run(work: Path, folder: Path) -> None:
-    """Move a whole run from `work` into `folder`, over the run there. Raises OutputError.
+    """Move a complete run from `work` into `folder`, replacing the run there. Raises OutputError.
 
-    The checkpoint goes last: where a process is killed in between, it is still in `work`, and `--resume` goes on there.
+    The checkpoint is moved last: if the process is killed before that, `--resume` finds it in `work`.
     """
     try:
         for path in sorted(work.iterdir(), key=lambda path: path.name == CHECKPOINT):
             goal = folder / path.name
-            if goal.is_dir():  # a logger's
+            if goal.is_dir():  # output of a logger
                 shutil.rmtree(goal)
             path.replace(goal)
         work.rmdir()

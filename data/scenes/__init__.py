@@ -1,1 +1,1 @@
-"""The built-in rooms, rendered by torch: import this folder only where torch is needed anyway."""
+"""The built-in rooms, rendered by torch. Importing this package imports torch."""

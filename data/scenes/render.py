@@ -6,11 +6,11 @@ against boxes, balls and drums (upright cylinders). Depth is the analytic z-dept
 World axes: x and z span the floor, y points up, the origin is the middle of the floor. Vectors are three planes
 of B scenes by N rays, which keeps every elementwise operation contiguous.
 
-Why every depth lies within 0.5 .. 10 m, with no clamp:
-* The drawn sizes keep each room's diagonal below 10 m, and both the camera and all it sees are inside.
+Every depth lies within 0.5 .. 10 m without clamping:
+* Each room's diagonal is below 10 m, and the camera and everything that it sees are inside.
 * A visible point with z-depth below 0.5 m would lie in the frustum's tip, hence within 0.5 sqrt(1 + tan²) of the
-  camera, tan being that of half the diagonal field of view. `CLEARANCE` exceeds this for the widest field, and
-  the layout keeps walls, floor, ceiling and things at least that far away.
+  camera, with tan of half the diagonal field of view. `CLEARANCE` exceeds this for the widest field, and the layout
+  keeps walls, floor, ceiling and things at least that far away.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _slab(low: Tensor, high: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _box_span(low: Tensor, high: Tensor, inverse: Vector) -> tuple[Tensor, Tensor]:
-    """Where rays enter and leave boxes, given their ends (3, ...) and 1 / ray; on a miss they leave first."""
+    """Where rays enter and leave boxes, given their ends (3, ...) and 1 / ray; for a miss, enter > leave."""
     (in_x, out_x), (in_y, out_y), (in_z, out_z) = map(_slab, low, high, inverse)
     return torch.maximum(torch.maximum(in_x, in_y), in_z), torch.minimum(torch.minimum(out_x, out_y), out_z)
 
@@ -97,7 +97,7 @@ def _room_exit(scene: Scene, ray: Vector) -> tuple[Tensor, Tensor]:
 
 
 def _first_hit(scene: Scene, origin: Tensor, ray: Vector, t: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-    """Parameter and row (B, N) of the nearest primitive before t on rays from outside all; else those given."""
+    """Parameter and row (B, N) of the nearest primitive before t, else t and row; rays start outside of all."""
     t, row = t.clone(), row.clone()
     inverse_y = 1.0 / ray[1]
     low, high = _box_ends(scene.shapes, origin)
@@ -126,7 +126,7 @@ def _first_hit(scene: Scene, origin: Tensor, ray: Vector, t: Tensor, row: Tensor
 def _hit_parts(
     ends: tuple[Tensor, Tensor], inverse: Vector, inside: Tensor, hit: tuple[Tensor, Tensor], first: int
 ) -> None:
-    """Update hit (t and row) by the boxes of one piece of furniture, for the few rays `inside` its bounding box."""
+    """Update hit (t and row) with the boxes of one piece of furniture, for the few rays `inside` its bounding box."""
     index = inside.flatten().nonzero()[:, 0]
     owner = index // inside.shape[1]
     t, row = hit
@@ -147,19 +147,19 @@ def _round_span(shape: Shapes, origin: Tensor, ray: Vector, ball: bool) -> tuple
     c = x * x + z * z - shape.half_x * shape.half_x
     if ball:
         a, b, c = a + ray[1] * ray[1], b + y * ray[1], c + y * y
-    root = (b * b - a * c).clamp(min=0.0).sqrt()  # a miss enters and leaves at once
+    root = (b * b - a * c).clamp(min=0.0).sqrt()  # for a miss, enter == leave
     return (-b - root) / a, (root - b) / a
 
 
 def _keep_nearer(enter: Tensor, leave: Tensor, t: Tensor, row: Tensor, this: int) -> None:
-    """Update t and row where a primitive is entered before t."""
+    """Update t and row where a ray enters a primitive before t."""
     closer = (enter < torch.minimum(leave, t)) & (enter > 0.0)
     torch.where(closer, enter, t, out=t)
     row.masked_fill_(closer, this)
 
 
 def _surface(shape: Shapes, row: Tensor, point: Vector) -> tuple[Vector, Tensor, Tensor]:
-    """Outward unit normal and texture coordinates u, v in metres at points on the shapes found for them.
+    """Outward unit normal and texture coordinates u, v in metres at points on shapes.
 
     The texture is projected along the dominant axis (cube mapping) and starts in the shape's lower corner.
     """
@@ -182,7 +182,7 @@ def _surface(shape: Shapes, row: Tensor, point: Vector) -> tuple[Vector, Tensor,
 
 
 def _openness(scene: Scene, point: Vector, normal: Vector, row: Tensor) -> Tensor:
-    """Ambient occlusion by distance, 0 .. 1 (B, N): the room's corners darken, and so does what is near a thing."""
+    """Ambient occlusion by distance, 0 .. 1 (B, N): the room is darker in corners and near things."""
     shapes, things = scene.shapes, scene.things
     floor = slice(FLOOR, FLOOR + 1)
     gaps = [half[:, floor] - (p - c[:, floor]).abs() for p, c, half in zip(point, shapes[:3], shapes[3:6], strict=True)]
@@ -191,7 +191,7 @@ def _openness(scene: Scene, point: Vector, normal: Vector, row: Tensor) -> Tenso
         near = (1.0 - gap / 0.7).clamp(min=0.0)
         openness = openness * (1.0 - 0.45 * near * near * (1.0 - n.abs()))
     room = row >= FLOOR
-    for slot in (*range(ITEMS), *range(BALL_SLOT, SLOTS - 1)):  # not what hangs flat on a wall or the ceiling
+    for slot in (*range(ITEMS), *range(BALL_SLOT, SLOTS - 1)):  # without flat things on walls and the ceiling
         c = Shapes(*(column[:, slot, None] for column in things))
         x, z = to_local(c.cos, c.sin, point[0] - c.x, point[2] - c.z)
         gaps = [(x.abs() - c.half_x), ((point[1] - c.y).abs() - c.half_y), (z.abs() - c.half_z)]
@@ -204,7 +204,7 @@ def _openness(scene: Scene, point: Vector, normal: Vector, row: Tensor) -> Tenso
 def _lamp_light(scene: Scene, lamp: int, point: Vector, normal: Vector, view: Vector) -> tuple[Tensor, Tensor, Tensor]:
     """Light of one lamp at the points (B, N): Lambert's cosine, Blinn-Phong's cosine (1977), irradiance if facing it.
 
-    The shadow ray runs from the lamp to the point: one origin a scene is cheaper than one a ray.
+    The shadow ray runs from the lamp to the point, because one origin per scene is cheaper than one per ray.
     """
     origin = scene.lamps[:, lamp]
     ray = (point[0] - origin[:, :1], point[1] - origin[:, 1:2], point[2] - origin[:, 2:])
@@ -253,14 +253,14 @@ def render_scenes(
 
     Args:
         seeds: B non-negative integers of any size, see `scene_seed`.
-        size: height and width of the pictures in pixels. One seed is one scene with one diagonal field of view
-            at every size.
+        size: height and width of the pictures in pixels. A seed gives the same scene and diagonal field of view at
+            every size.
         device: where to cast the rays and to return the tensors.
 
     Returns:
         The pictures, uint8 (B, H, W, 3) RGB, and their depth, float32 (B, H, W): metres along the optical axis,
-        0.5 .. 10, exact at each pixel's centre. On one machine a seed's picture and depth are the same bits in
-        every batch; no global random generator is read or moved.
+        0.5 .. 10, exact at each pixel's centre. On one machine a seed's picture and depth are bit-identical in
+        every batch; global random generators are not used.
 
     Raises:
         UserError: no seeds, a seed below zero or a size below one pixel.
@@ -281,8 +281,8 @@ def render_scenes(
 def _one_thread() -> Iterator[None]:
     """Keep torch's operations on the calling thread.
 
-    A render is thousands of operations of some 50 microseconds. Torch's thread team meets at a barrier after each
-    of them, which costs many times the operation as soon as another process wants the cores.
+    A render is thousands of operations of about 50 microseconds. torch's threads wait at a barrier after each one,
+    which costs many times the operation when another process uses the cores.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -295,9 +295,8 @@ def _one_thread() -> Iterator[None]:
 def scene_seed(split: Literal["train", "val", "test"], index: int, base_seed: int = 0) -> int:
     """The seed of scene `index` (0 .. 2^40 - 1) of a split.
 
-    Splits are disjoint: the seed's remainder modulo 3 is the split's number, whatever the index and the base
-    seed. Within a split (index, base_seed) are the digits of the quotient in base 2^40, so no two pairs share a
-    seed either.
+    Splits are disjoint, because the seed modulo 3 is the split's number. Within a split, (index, base_seed) are the
+    digits of the quotient in base 2^40, so no two pairs share a seed.
 
     Raises:
         UserError: an unknown split, or an index or base seed out of range.

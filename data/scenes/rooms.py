@@ -2,9 +2,9 @@
 
 World axes: x and z span the floor, y points up, the origin is the middle of the floor.
 
-What `scenes` promises of its depths rests on this layout:
-* The drawn sizes keep each room's diagonal below 10 m, and both the camera and all it sees are inside.
-* Walls, floor, ceiling and things keep `CLEARANCE` from the camera.
+The depth range of `scenes` depends on this layout:
+* Each room's diagonal is below 10 m, and the camera and everything that it sees are inside.
+* Walls, floor, ceiling and things are at least `CLEARANCE` from the camera.
 """
 
 from __future__ import annotations
@@ -53,21 +53,21 @@ HALF_FIELD: Final = (0.42, 0.48)
 """Range of the tan of half the vertical field of view of a 4:3 picture: 45.6 .. 51.3 degrees."""
 
 CLEARANCE: Final = 0.65
-"""Metres that everything keeps from the camera; above 0.5 * sqrt(1 + (5 / 3 * 0.48)²) = 0.6403."""
+"""Smallest distance of anything from the camera in metres; above 0.5 * sqrt(1 + (5 / 3 * 0.48)²) = 0.6403."""
 
 PARTS: Final = 6
-"""Boxes that a piece of furniture may be made of."""
+"""Most boxes of a piece of furniture."""
 
 LAMPS: Final = 3
 """Lamps in a room."""
 
-_FLAT = 0.06  # thickness of what hangs on a wall or under the ceiling
+_FLAT = 0.06  # thickness of things on a wall or under the ceiling
 _CANDIDATES = 4
-_BURIED = -50.0  # height of what a scene does not have: under the floor, where no ray gets
+_BURIED = -50.0  # height of unused slots: below the floor, where no ray gets
 
 
 class Thing(NamedTuple):
-    """A kind of thing: ranges of its size in metres, where it stands, what it looks like, the boxes it is made of.
+    """A kind of thing: ranges of its size in metres, its place, its looks and its boxes.
 
     A part is (x0, x1, y0, y1, z0, z1, look) in units of the thing's width, height and depth: x in -0.5 .. 0.5,
     y in 0 .. 1, z in 0 .. 1 from its back to its front.
@@ -135,11 +135,11 @@ _DISCS = (Thing((0.3, 0.6), (_FLAT, _FLAT), (0.3, 0.6), 0, -_FLAT, (("lamp",) * 
 KINDS: Final = (*_FURNITURE, *_PLATES, *_BALLS, *_DRUMS, *_DISCS)
 """The catalogue."""
 
-# A scene's things are a fixed list of slots. Rows of shapes: the parts of the furniture, slot by slot, then one
+# A scene has a fixed list of slots for things. Rows of shapes: the parts of the furniture, slot by slot, then one
 # row for each other slot, then the room as floor, ceiling, walls and accent wall.
 _POOLS = [_FURNITURE] * 7 + [_PLATES] * 3 + [_BALLS] * 3 + [_DRUMS] * 3 + [_DISCS]
 SLOTS: Final = len(_POOLS)
-"""Things that a room may hold."""
+"""Most things in a room."""
 
 ITEMS: Final = _POOLS.count(_FURNITURE)
 """Slots of furniture; they come first."""
@@ -153,7 +153,7 @@ BALL_ROWS: Final = range(ITEMS * PARTS + 3, ITEMS * PARTS + 6)
 """Rows of shapes that are balls."""
 
 DRUM_ROWS: Final = range(BALL_ROWS.stop, BALL_ROWS.stop + 4)
-"""Rows of shapes that are drums, the disc of the lamp included."""
+"""Rows of shapes that are drums, including the disc of the lamp."""
 
 FLOOR: Final = DRUM_ROWS.stop
 """The room with the look of its floor, the first of the room's four rows."""
@@ -211,7 +211,7 @@ class Scene(NamedTuple):
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """The dot product of two vectors, each given as three planes; written out, see `textures`."""
+    """The dot product of two vectors, each given as three planes; `textures` explains why it is written out."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
@@ -249,10 +249,10 @@ def _draw_camera(draws: Draws, room: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _draw_things(draws: Draws, room: Tensor, eye: Tensor, forward: Tensor) -> tuple[Shapes, Tensor]:
-    """Bounding boxes of the things and their kinds (B, SLOTS); what finds no free place is buried.
+    """Bounding boxes of the things and their kinds (B, SLOTS); things without a free place are buried.
 
-    A thing takes the best of a few candidate places: clear of the camera, clear of the things before it, and
-    in front of the camera rather than behind it.
+    Each thing takes the best of a few candidate places: clear of the camera and of the things before it, preferably
+    in front of the camera.
     """
     first = torch.tensor([KINDS.index(pool[0]) for pool in _POOLS])
     kind = first + draws.uniform(0.0, torch.tensor([len(pool) for pool in _POOLS]), SLOTS).long()
@@ -288,7 +288,7 @@ def _draw_things(draws: Draws, room: Tensor, eye: Tensor, forward: Tensor) -> tu
 
 
 def _draw_places(draws: Draws, room: Tensor, half_x: Tensor, half_z: Tensor, at_wall: Tensor) -> Sequence[Tensor]:
-    """Candidate places x, z and yaws cos, sin, each (B, slots, candidates): back to a wall, or anywhere."""
+    """Candidate places x, z and yaws cos, sin, each (B, slots, candidates): with the back at a wall, or anywhere."""
     shape = half_x.shape[1:]
     quarter = draws.pick(4, *shape)
     cos, sin = _QUARTER[quarter].unbind(-1)
@@ -306,7 +306,7 @@ def _draw_places(draws: Draws, room: Tensor, half_x: Tensor, half_z: Tensor, at_
 
 
 def _build_shapes(things: Shapes, kind: Tensor, room: Tensor) -> Shapes:
-    """Take the furniture apart into boxes and add the room, once for each of its four looks."""
+    """Split the furniture into boxes and add the room, once for each of its four looks."""
     x, y, z, half_x, half_y, half_z, cos, sin = (column[:, :ITEMS, None] for column in things)
     x0, x1, y0, y1, z0, z1, _, exists = _PART_TABLE[kind[:, :ITEMS]].unbind(-1)
     part_x, part_z = to_world(cos, sin, (x0 + x1) * half_x, (z0 + z1 - 1.0) * half_z)
@@ -321,7 +321,7 @@ def _build_shapes(things: Shapes, kind: Tensor, room: Tensor) -> Shapes:
 
 
 def _draw_materials(draws: Draws, things: Shapes, kind: Tensor, room: Tensor) -> Materials:
-    """Two looks a thing and four for the room, spread over the rows of shapes."""
+    """Draw two looks per thing and four for the room, and assign them to the rows of shapes."""
     look = _LOOKS[kind].take_along_dim(draws.pick(_LOOKS.shape[-1], SLOTS, 2)[..., None], -1).flatten(1)
     room_look = _ROOM_LOOKS.expand(len(look), -1, -1)
     room_look = room_look.take_along_dim(draws.pick(_ROOM_LOOKS.shape[-1], 4)[..., None], -1)[..., 0]
@@ -337,7 +337,7 @@ def _draw_materials(draws: Draws, things: Shapes, kind: Tensor, room: Tensor) ->
 
 
 def draw_scenes(seeds: Sequence[int], device: torch.device) -> Scene:
-    """Lay out the rooms on the CPU in float64 and hand them over in float32."""
+    """Lay out the rooms on the CPU in float64; return them on `device` in float32."""
     draws = Draws(seeds)
     room = torch.stack([draws.uniform(*ends) for ends in zip(_ROOM_LEAST, ROOM_MOST, strict=True)], 1)
     eye, axes = _draw_camera(draws, room)

@@ -14,7 +14,7 @@ __all__ = ["Scenes"]
 
 
 class Scenes(RGBDDataset):
-    """The built-in procedural rooms: rendered when they are asked for, the same picture for the same index."""
+    """The built-in procedural rooms, rendered on access; an index always gives the same picture."""
 
     name = "scenes"
     LENGTHS: Final[dict[Split, int]] = {"train": 1024, "val": 64, "test": 128}
@@ -36,7 +36,7 @@ class Scenes(RGBDDataset):
         return sample.image, sample.depth
 
     def __getitems__(self, indices: Sequence[int]) -> list[RGBD]:
-        """A batch in one pass: torch's DataLoader calls this where a data set has it."""
+        """Render a batch in one pass. torch's DataLoader calls this method if a data set has it."""
         assert self.size is not None
         images, depths = render_scenes([scene_seed(self._split, index) for index in indices], self.size)
         return [RGBD(*sample) for sample in zip(images.numpy(), depths.numpy(), indices, strict=True)]

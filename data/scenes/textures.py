@@ -1,9 +1,9 @@
 """Random numbers, materials and procedural textures of the built-in rooms (see `scenes`).
 
-Everything here is built from operations that IEEE 754 rounds correctly (+ - * / sqrt floor, comparisons) and
-from integers. Such operations give one result wherever an element lies in a tensor, while exp, sin or pow may
-differ in the last bit between a vector lane and a loop's scalar tail. That is why a scene's picture does not
-depend on what else is in its batch; it is also why the code writes out sums over three axes.
+This module uses only integers and operations that IEEE 754 rounds correctly (+ - * / sqrt floor, comparisons).
+Their result does not depend on an element's position in a tensor, while exp, sin or pow may differ in the last bit
+between a vector lane and a loop's scalar tail. So a scene's picture does not depend on the rest of its batch. Sums
+over three axes are written out for the same reason.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
     "preset_rows",
 ]
 
-_BLOCK = 2048  # uniform numbers a scene may use
+_BLOCK = 2048  # most uniform numbers per scene
 _TILE = 256  # side of the noise tile in texels; a power of two, so that wrapping is a bit mask
 
 Range = tuple[float, float]
@@ -36,10 +36,10 @@ Table = TypeVar("Table", bound="tuple[Tensor, ...]")
 
 
 class Draws:
-    """Uniform random numbers for a batch of scenes, handed out in a fixed order.
+    """Uniform random numbers for a batch of scenes, drawn in a fixed order.
 
-    Each seed owns a counter-based generator (Philox: Salmon et al., "Parallel random numbers: as easy as
-    1, 2, 3", 2011), so a scene's numbers depend on its seed alone and no global generator is touched.
+    Each seed has its own counter-based generator (Philox: Salmon et al., "Parallel random numbers: as easy as
+    1, 2, 3", 2011), so a scene's numbers depend on its seed alone, and no global generator is used.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
@@ -58,12 +58,12 @@ class Draws:
         return self.uniform(0.0, count, *shape).long()
 
     def chance(self, probability: float | Tensor, *shape: int) -> Tensor:
-        """The next yes-or-no answers, bool (B, *shape)."""
+        """The next booleans (B, *shape), true with this probability."""
         return self.uniform(0.0, 1.0, *shape) < probability
 
 
 class Preset(NamedTuple):
-    """A family of textures: a grid of cells with joints, plus grain. Lengths are metres.
+    """A family of textures: a grid of cells with joints, plus grain. Lengths are in metres.
 
     The mix between the first and the second colour is the sum of cell parity (checker, stripes), a tint per
     cell (planks, books) and fractal noise (grain); joints always take the second colour.
@@ -72,18 +72,18 @@ class Preset(NamedTuple):
     red: float
     green: float
     blue: float
-    spread: float = 0.12  # how far each colour channel may stray
+    spread: float = 0.12  # range of variation of each colour channel
     gain: Range = (0.6, 0.85)  # second colour relative to the first
     period_u: Range = (9.0, 9.0)
     period_v: Range = (9.0, 9.0)
     fit: float = 0.0  # 1: periods are fractions of the primitive's width and height
-    shift: float = 0.0  # cells that each row moves on (a running bond is 0.5)
+    shift: float = 0.0  # offset of each row in cells (a running bond is 0.5)
     joint: float = 0.0
     parity_u: float = 0.0
     parity_v: float = 0.0
     tint: float = 0.0
     noise: float = 0.15
-    grain_u: float = 60.0  # noise texels a metre
+    grain_u: float = 60.0  # noise texels per metre
     grain_v: float = 60.0
     specular: Range = (0.0, 0.1)
     emission: float = 0.0
@@ -130,13 +130,13 @@ _PRESETS = {
 
 
 def preset_rows(options: Sequence[Sequence[str]]) -> Tensor:
-    """Presets by number: int64 (len(options), n). Each line must name the same number n of presets."""
+    """Numbers of presets, int64 (len(options), n), from n names per row."""
     names = list(_PRESETS)
     return torch.tensor([[names.index(name) for name in line] for line in options])
 
 
 class Materials(NamedTuple):
-    """Texture and reflectance, one value a row (B, M), or a pixel (B, N) once gathered. Lengths are metres."""
+    """Texture and reflectance, one value per row (B, M), or per pixel (B, N) once gathered. Lengths are in metres."""
 
     red: Tensor
     green: Tensor
@@ -154,14 +154,14 @@ class Materials(NamedTuple):
     noise: Tensor
     grain_u: Tensor
     grain_v: Tensor
-    salt: Tensor  # moves the noise and reseeds the tint, so that equal presets differ
+    salt: Tensor  # shifts the noise and seeds the tint, so that equal presets differ
     specular: Tensor
     gloss: Tensor
     emission: Tensor
 
 
 def draw_materials(draws: Draws, kind: Tensor, width: Tensor, height: Tensor) -> Materials:
-    """Draw the materials of rows whose presets are `kind` (int64) and whose sizes in metres are given, all (B, M)."""
+    """Draw the materials of rows, given their presets `kind` (int64) and their sizes in metres, all (B, M)."""
     rows = kind.shape[1]
     table = torch.from_numpy(np.stack([np.hstack(preset) for preset in _PRESETS.values()]))[kind]
     (red, green, blue, spread, gain0, gain1, u0, u1, v0, v1, fit, shift, joint, *cells, spec0, spec1, emission) = (
@@ -183,7 +183,7 @@ def draw_materials(draws: Draws, kind: Tensor, width: Tensor, height: Tensor) ->
 
 
 def gather_rows(table: Table, row: Tensor) -> Table:
-    """Look up a tuple of (B, M) columns at row numbers (B, N) int64: the same tuple with (B, N) columns."""
+    """Index a tuple of (B, M) columns by row numbers (B, N) int64: the same tuple with (B, N) columns."""
     columns = torch.stack(list(table))
     found = columns.gather(2, row.expand(len(table), *row.shape))
     return type(table)(*found)
@@ -192,8 +192,8 @@ def gather_rows(table: Table, row: Tensor) -> Table:
 def albedo(m: Materials, u: Tensor, v: Tensor, footprint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Diffuse reflectance (red, green, blue), each (B, N), at surface coordinates u, v in metres.
 
-    `footprint` is the width in metres that a pixel covers. Cells finer than that fade to their mean and joints
-    widen while they pale, which keeps distant textures from aliasing.
+    `footprint` is the width in metres that a pixel covers. Cells finer than that fade to their mean; joints widen and
+    fade. This prevents aliasing of distant textures.
     """
     row_number = (v / m.period_v).floor()
     across = u / m.period_u + row_number * m.shift
@@ -220,7 +220,7 @@ def albedo(m: Materials, u: Tensor, v: Tensor, footprint: Tensor) -> tuple[Tenso
 
 
 class Sensor(NamedTuple):
-    """What a camera's sensor does to a picture, each (B, 1) but for the balance."""
+    """Effects of a camera's sensor on a picture, each (B, 1) except the balance."""
 
     mean: Tensor  # mean radiance after exposure
     balance: Tensor  # (B, 3): white balance gains
@@ -247,7 +247,7 @@ def develop(radiance: Tensor, sensor: Sensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     image = _blur(radiance.reshape(3, -1, height, width), sensor.blur[..., None])
     level = (radiance[0] + radiance[1] + radiance[2]) / 3.0
-    total = (level.clamp(max=2.0) * 65536.0).long().sum(1, keepdim=True)  # integers sum alike in any order
+    total = (level.clamp(max=2.0) * 65536.0).long().sum(1, keepdim=True)  # integer sums do not depend on the order
     exposure = sensor.mean * (65536.0 * height * width) / total.clamp(min=1)
     down = (2.0 * torch.arange(height, device=image.device) + 1.0 - height)[:, None]
     across = 2.0 * torch.arange(width, device=image.device) + 1.0 - width
@@ -270,7 +270,7 @@ def _blur(image: Tensor, weight: Tensor) -> Tensor:
 
 
 def _sensor_noise(salt: Tensor, size: tuple[int, int]) -> Tensor:
-    """Noise (3, B, H, W) of unit variance, near normal: the sum of four uniform bytes (Irwin-Hall)."""
+    """Nearly normal noise (3, B, H, W) of unit variance: the sum of four uniform bytes (Irwin-Hall)."""
     pixel = torch.arange(3 * size[0] * size[1], device=salt.device).reshape(3, 1, *size)
     bits = _hash32((pixel + 4099 * salt.long()) & 0xFFFFFFFF)
     total = (bits & 255) + (bits >> 8 & 255) + (bits >> 16 & 255) + (bits >> 24)
@@ -278,10 +278,9 @@ def _sensor_noise(salt: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _hash32(x: Tensor) -> Tensor:
-    """Scramble integers (int64, 0 .. 2^32 - 1) to 32 well-mixed bits: xor-shift and multiply rounds.
+    """Hash integers (int64, 0 .. 2^32 - 1) to 32 bits by rounds of xor-shift and multiply.
 
-    After the finaliser of MurmurHash3 (Appleby 2011), with multipliers below 2^31 so that no product leaves
-    int64.
+    After the finaliser of MurmurHash3 (Appleby 2011), with multipliers below 2^31 so that no product overflows int64.
     """
     x = ((x ^ (x >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
     x = ((x ^ (x >> 15)) * 0x2C1B3C6D) & 0xFFFFFFFF

@@ -83,7 +83,7 @@ def test_a_missing_file_says_how_to_write_one(tmp_path: Path) -> None:
         (b"\xff\xfe", "Invalid JSON"),
         (b"[" * 5000, "recursion"),
         ([], "at least 1 item"),
-        ({}, "list"),
+        ({}, "valid array"),
         ([1], "0: Input should be an object"),
         ([{}], "startEnqMs: Field required"),
         ([query(), query() | {"computeMs": -1.0}], "1.computeMs: Input should be greater than or equal to 0"),
@@ -102,7 +102,7 @@ def test_what_is_no_such_file_is_refused_in_a_sentence(written: Any, content: ob
     path = written(content)
     with pytest.raises(DataError, match=re.escape(says)) as caught:
         read_trtexec(path)
-    assert str(caught.value).startswith(f"{path} is no list of times")
+    assert str(caught.value).startswith(f"{path} is not a complete file")
     assert "trtexec --exportTimes=times.json" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -48,7 +48,7 @@ def test_peers_are_rows_beside_the_engine(exports: Path, bench: RunBench) -> Non
 def test_peers_need_the_fp32_file(exports: Path, cli: Cli) -> None:
     engine = exports / f"{STEM}.fp16.ort.onnx"
     (exports / f"{STEM}.fp32.onnx").unlink()
-    for peer, words in (("onnxruntime", f"{STEM}.fp32.onnx is not there"), ("caffe", "'caffe': no such peer")):
+    for peer, words in (("onnxruntime", f"{STEM}.fp32.onnx is missing"), ("caffe", "'caffe': no such peer")):
         assert words in cli("bench", "--engine", engine, "--vs", peer, code=2).err
 
 
@@ -62,7 +62,7 @@ def test_dynamic_engine_is_benched_at_the_requested_batch(exports: Path, cli: Cl
     assert row.throughput is not None
     assert (row.throughput.streams, row.throughput.batch) == (2, 3)
     assert f"skipped {exports / ENGINE}" in err
-    assert "no engine takes 9 frames a run" in cli("bench", *engines, "--batch", "9", code=2).err
+    assert "no engine takes 9 frames per run" in cli("bench", *engines, "--batch", "9", code=2).err
 
 
 def test_damaged_engine_is_a_failed_row(exports: Path, tmp_path: Path, bench: RunBench) -> None:

@@ -245,4 +245,4 @@ def test_bench_fails_for_a_damaged_engine_that_it_finds(exports: Path, bench: Ru
 def test_export_options_are_refused_for_an_onnx_file(exports: Path, cli: Cli, options: list[str], words: str) -> None:
     message = cli("export", exports / f"{STEM}.fp32.onnx", *options, code=2).err
     assert words in message
-    assert "exported already" in message
+    assert "already exported" in message

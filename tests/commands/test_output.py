@@ -82,7 +82,7 @@ def test_full_disk_under_the_output_is_reported(exports: Path) -> None:
         command = [*DEPTHKIT, "export", onnx, "--backend", "null", "--rebuild"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=exports.parent, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "depthkit: what was printed is not whole: No space left on device\n"
+    assert done.stderr == "depthkit: the output is incomplete: No space left on device\n"
     assert (exports / "compact-32x48.fp32.null").is_file()
 
 

@@ -57,7 +57,7 @@ def test_missing_training_data_are_named(run: Path, cli: Cli) -> None:
 def test_too_few_frames_are_refused(run: Path, tmp_path: Path, cli: Cli) -> None:
     Image.fromarray(np.eye(48, dtype=np.uint8) * 255).convert("RGB").save(tmp_path / "one.png")
     message = cli("export", run, "--int8", "--calibrate", tmp_path, code=2).err
-    assert "at least 8 frames, and there are 1" in message
+    assert "at least 8 frames, but there are 1" in message
 
 
 def test_folder_without_pictures_is_refused(run: Path, tmp_path: Path, cli: Cli) -> None:

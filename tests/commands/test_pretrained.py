@@ -34,7 +34,7 @@ def depth_of(name: str) -> np.ndarray:
 
 def test_predict_needs_no_run(here: Path, cli: Cli) -> None:
     image = save_noise(here / "photo.png", 50, 70)
-    assert "by compact" in cli("predict", "photo.png").err
+    assert 'built-in weights "compact"' in cli("predict", "photo.png").err
     np.testing.assert_array_equal(depth_of("photo"), depthkit.pretrained().predict(image))
     names = {"photo_depth.png", "photo_depth16.png", "photo_depth.npy"}
     assert {path.name for path in (here / "depth").iterdir()} == names
@@ -76,12 +76,12 @@ def test_path_wins_over_the_name_of_built_in_weights(here: Path, run: Path, cli:
         (["runs/compact"], ["runs/compact", "INPUT"]),
         (["engine.ort.onnx"], ["engine.ort.onnx", "INPUT"]),
         (["compcat", "photo.png"], ["compcat", "compact"]),
-        (["photo.png", "compact"], ["no file or folder compact"]),
+        (["photo.png", "compact"], ["no such file or folder: compact"]),
         (["photo.png", "runs/compact"], ["runs/compact is a run"]),
         (["runs/cut", "photo.png"], ["runs/cut", "--resume"]),
-        (["nophoto.png"], ["no file or folder nophoto.png"]),
+        (["nophoto.png"], ["no such file or folder: nophoto.png"]),
         (["photo.png", "--engine", "compcat"], ["compcat", "compact"]),
-        (["empty"], ["empty holds no picture"]),
+        (["empty"], ["empty has no pictures"]),
         ([], ["INPUT"]),
     ],
 )

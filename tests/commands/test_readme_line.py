@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
 
 from depthkit.cli import run as depthkit
 
@@ -16,6 +19,7 @@ from ..support import save_noise
 
 README = Path(__file__).parents[2] / "README.md"
 SMALLER = {
+    "--weights w.safetensors": "--weights w.safetensors --size 32x48",
     "96x128": "32x48",
     "--epochs 3": "--epochs 1 --steps 2 --batch 2",
     "depthkit bench --data": "depthkit bench --seconds 0.02 --no-memory --no-roofline --data",
@@ -47,9 +51,24 @@ def make_nyu(root: Path) -> None:
         (root / "data" / f"nyu2_{split}.csv").write_text("\n".join(rows) + "\n")
 
 
+def make_network(root: Path) -> None:
+    """`mypackage.module:MyNet`, and its weights."""
+    source = """
+        from torch import nn
+
+        class MyNet(nn.Sequential):
+            def __init__(self):
+                super().__init__(nn.Conv2d(3, 1, 3, padding=1), nn.Sigmoid())
+    """
+    (root / "mypackage").mkdir()
+    (root / "mypackage" / "module.py").write_text(dedent(source))
+    save_file(nn.Sequential(nn.Conv2d(3, 1, 3, padding=1)).state_dict(), root / "w.safetensors")
+
+
 @pytest.mark.slow
 def test_main_line_of_the_readme_works(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_nyu(here / "path" / "to" / "nyu")
+    make_network(here)
     Image.new("RGB", (64, 48)).save(here / "photo.jpg")
     lines = main_line()
     assert len(lines) >= 12

@@ -100,7 +100,7 @@ def test_nyu_without_a_val_csv_holds_out_every_tenth_scene_or_the_last(
 
 def test_nyu_of_one_scene_says_why_nothing_can_be_held_out(tmp_path: Path) -> None:
     root = _nyu_folder(tmp_path, 1)
-    with pytest.raises(DataError, match=r"one scene.*name validation rows in .*nyu2_val\.csv"):
+    with pytest.raises(DataError, match=r"one scene.*list validation rows in .*nyu2_val\.csv"):
         open_dataset(root, "val")
     assert len(open_dataset(root, "train")) == 2
 
@@ -108,7 +108,7 @@ def test_nyu_of_one_scene_says_why_nothing_can_be_held_out(tmp_path: Path) -> No
 def test_nyu_whose_val_csv_takes_every_row_is_refused(tmp_path: Path) -> None:
     root = _nyu_folder(tmp_path, 1)
     (root / "data" / "nyu2_val.csv").write_bytes((root / "data" / "nyu2_train.csv").read_bytes())
-    with pytest.raises(DataError, match=r"every row of .*nyu2_train\.csv is in .*nyu2_val\.csv too"):
+    with pytest.raises(DataError, match=r"every row of .*nyu2_train\.csv is also in .*nyu2_val\.csv"):
         open_dataset(root, "train")
 
 

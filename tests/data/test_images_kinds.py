@@ -78,7 +78,7 @@ def test_values_without_a_known_white_are_refused_with_a_remedy(tmp_path: Path, 
         Image.fromarray((ramp * 900).astype(np.uint16)).save(path, tiffinfo={339: 2})
     else:
         Image.fromarray((ramp * 900).astype(np.int32) if kind == "int32" else ramp).save(path)
-    with pytest.raises(DataError, match=rf"{path.name} holds .*no white is defined; convert it to 8 bits"):
+    with pytest.raises(DataError, match=rf"{path.name} holds .*without a defined white level; convert it to 8 bits"):
         read_image(path)
 
 
@@ -108,7 +108,7 @@ def test_what_pillow_cannot_decode_itself_is_no_picture(tmp_path: Path, name: st
     (tmp_path / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     with pytest.warns(DataWarning, match=f"skipped 1 of 2 .*{name}"):
         assert find_images(tmp_path) == [tmp_path / "b.png"]
-    with pytest.raises(DataError, match="not an image that Pillow knows"):
+    with pytest.raises(DataError, match="not an image format that Pillow knows"):
         read_image(tmp_path / name)
 
 
@@ -119,7 +119,7 @@ def test_heic_without_its_plugin_says_what_to_install(tmp_path: Path) -> None:
     except ModuleNotFoundError:
         with pytest.raises(DataError, match=r"a\.HEIC .*pip install 'pillow-heif'"):
             read_image(tmp_path / "a.HEIC")
-        with pytest.raises(DataError, match=r"holds no picture but a\.HEIC \(\.heic needs pip install 'pillow-heif'\)"):
+        with pytest.raises(DataError, match=r"no pictures, only a\.HEIC \(\.heic needs pip install 'pillow-heif'\)"):
             find_images(tmp_path)
 
 
@@ -178,7 +178,7 @@ def test_a_turned_picture_needs_depth_that_shows_that_it_is_turned(
         image, stored = read_pair(picture, tmp_path / "d.png")
         assert image.shape[:2] == stored.shape == depth
     else:
-        with pytest.raises(DataError, match=rf"a\.{suffix} is turned by its EXIF orientation .*d\.png is not; save"):
+        with pytest.raises(DataError, match=rf"a\.{suffix} is rotated by its EXIF orientation .*d\.png is not; save"):
             read_pair(picture, tmp_path / "d.png")
 
 

@@ -321,7 +321,7 @@ def test_the_command_prepares_what_training_takes(
     assert "--skip-bad" in refusal
     assert depthkit([*command, "--skip-bad", "--workers", "2"]) == 0
     report = capsys.readouterr().out
-    for word in ("train: 2 samples", "val: 2 samples", "left out 2 cannot be read", *map(str, bad)):
+    for word in ("train: 2 samples", "val: 2 samples", "skipped 2 cannot be read", *map(str, bad)):
         assert word in report
     assert str(source / "images" / "train" / "2.png") in report
     train = ["train", "--network", "compact", "--data", str(out), "--size", "16x32", "--batch", "2", "--steps", "1"]

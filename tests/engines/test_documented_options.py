@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from depthkit.engines.build import BACKENDS, backend
+from depthkit.engines.build import backend
+from depthkit.names import BACKENDS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "engines.md"
 

@@ -87,7 +87,7 @@ def test_precision_is_read_from_the_compiled_model(pristine_exports: Path) -> No
     if "FP16" in capabilities():
         assert OPENVINO.found_precision(layers, "fp16") == "fp16"
     elif "BF16" in capabilities():
-        with pytest.raises(BackendError, match=r"fp16 was asked for.*bf16"):
+        with pytest.raises(BackendError, match=r"fp16 was requested.*bf16"):
             OPENVINO.found_precision(layers, "fp16")
     else:
         assert OPENVINO.found_precision(layers, "fp16") == "fp16→fp32"
@@ -101,7 +101,7 @@ def test_fp16_file_cannot_become_an_fp32_engine() -> None:
 @lacks_fp16
 def test_explicit_fp16_is_refused_on_a_cpu_without_it(pristine_exports: Path, tmp_path: Path) -> None:
     options = OPENVINO.parse_options({"inference_precision": "f16"})
-    with pytest.raises(BackendError, match=r"fp16 was asked for.*computes in .*FP32.*leave inference_precision out"):
+    with pytest.raises(BackendError, match=r"fp16 was requested.*computes in .*FP32.*omit inference_precision"):
         OPENVINO.build(pristine_exports / f"{STEM}.fp16.onnx", tmp_path / "engine", "fp16", options)
     assert list(tmp_path.iterdir()) == []
 
@@ -112,7 +112,7 @@ def test_bf16_is_refused_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch, st
     options = OPENVINO.parse_options({"inference_precision": hint})
     asked = OPENVINO.asked(stored, options)
     if asked == "bf16":
-        with pytest.raises(BackendError, match=r"bf16 was asked for.*FP32, INT8;.*leave inference_precision out"):
+        with pytest.raises(BackendError, match=r"bf16 was requested.*FP32, INT8;.*omit inference_precision"):
             settings(asked, options)
     else:
         assert settings(asked, options)["INFERENCE_PRECISION_HINT"] == "f32"

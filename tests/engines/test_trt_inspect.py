@@ -165,7 +165,7 @@ def test_empty_inspection_falls_back_to_the_network() -> None:
     ids=["TensorRT 10", "kernel", "TensorRT 11", "gemm"],
 )
 def test_wrong_type_in_the_engine_is_found(wrong: dict[str, Any]) -> None:
-    with pytest.raises(BackendError, match="fp16 was asked for"):
+    with pytest.raises(BackendError, match="fp16 was requested"):
         TENSORRT_RTX.found_precision(_read(FIRST, wrong).layers, "fp16")
 
 
@@ -265,5 +265,5 @@ def test_wrong_type_in_a_hand_made_network_is_found() -> None:
             network.add_convolution_nd(image, 4, (3, 3), np.zeros((4, 3, 3, 3), dtype)).name = name
         layers = network_layers(vendor, network)
     assert [(each.name, each.precision) for each in layers] == [("right", "fp16"), ("wrong", "fp16+fp32")]
-    with pytest.raises(BackendError, match=r"fp16 was asked for.*fp16\+fp32"):
+    with pytest.raises(BackendError, match=r"fp16 was requested.*fp16\+fp32"):
         TENSORRT_RTX.found_precision(layers, "fp16")

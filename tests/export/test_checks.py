@@ -179,7 +179,7 @@ def test_half_range_says_what_torch_does_not_compute(pristine_exports: Path, tmp
     spec = describe_network("a.b:Constant", network, SIZE)
     found = check_half(Subject(tmp_path / "unused", network, spec, "fp16", reference))
     assert not found.passed
-    assert "keep it in FP32" in found.detail
+    assert "export it in FP32" in found.detail
 
 
 def test_overflowing_network_is_the_same_in_full_precision(overflowing: Bundle, pristine_exports: Path) -> None:

@@ -139,7 +139,7 @@ class _ByValues(nn.Module):
 
 def test_network_that_torch_cannot_write_is_one_sentence() -> None:
     network = _ByValues()
-    with pytest.raises(BackendError, match=r"a\.b:ByValues.*path that depends on values") as caught:
+    with pytest.raises(BackendError, match=r"a\.b:ByValues.*control flow that depends on values") as caught:
         build_graph(network, describe_network("a.b:ByValues", network, SIZE), "fp32", Origin("0" * 64, "{}"))
     assert "\n" not in str(caught.value)
 

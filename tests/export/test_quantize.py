@@ -160,7 +160,7 @@ def test_keep_auto_refuses_where_too_little_would_be_left_in_int8(
 ) -> None:
     monkeypatch.setattr(quantize, "gate_faults", lambda *_: ["SSIM"])  # nothing holds
     monkeypatch.setattr(quantize, "rank_layers", lambda model, *_: _by_work(model))
-    with pytest.raises(GateError, match=r"95% of the work in INT8: with .*node_conv2d.* would be left.*--quantize RUN"):
+    with pytest.raises(GateError, match=r"95% of the work in INT8: with .*node_conv2d.* would remain.*--quantize RUN"):
         plan(graph, images, reference, keep="auto")
 
 
@@ -273,7 +273,7 @@ def test_the_shipped_weights_hold_the_gate_on_real_frames(trained: Bundle, nyu: 
     assert made.held_out is not None
     assert len(made.held_out.images) == 32
     assert "held-out frames" in [check.name for check in said]
-    assert "no layer is left in FP32" in said[0].detail
+    assert "no layer kept in FP32" in said[0].detail
 
 
 def test_a_shift_that_makes_it_worse_is_not_taken(
@@ -321,7 +321,7 @@ def test_calibration_frames_may_be_of_any_size(graph: onnx.ModelProto, rooms: Ca
 
 @pytest.mark.parametrize("count", [0, 7])
 def test_too_few_frames_to_calibrate_are_refused(graph: onnx.ModelProto, count: int) -> None:
-    with pytest.raises(DataError, match=f"at least 8 frames, and there are {count}"):
+    with pytest.raises(DataError, match=f"at least 8 frames, but there are {count}"):
         calibrate(graph, (np.eye(32, dtype=np.uint8)[..., None].repeat(3, 2),) * count, "minmax")
 
 

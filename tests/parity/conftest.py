@@ -10,10 +10,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from depthkit.engines.build import BACKENDS, backend
+from depthkit.engines.build import backend
 from depthkit.export.graph import Origin, build_graph
 from depthkit.export.onnx_file import make_reference
 from depthkit.export.recipe import ExportOptions, onnx_path
+from depthkit.names import BACKENDS
 from depthkit.precisions import Precision
 from depthkit.reference import reference_path, write_reference
 from depthkit.spec import Dim, ModelSpec

@@ -89,7 +89,7 @@ def test_other_files_in_a_folder_are_skipped_and_named(here: Path, capsys: Captu
     assert "depthkit: skipped 3 of 5 in p: ._a.png, folder.jpg, loop.png" in capsys.readouterr().err
     assert _names(here / "depth") == _results("a", "b")
     assert depthkit(["predict", "p/loop.png", *ENGINE]) == 2
-    assert "there is no file or folder p/loop.png" in capsys.readouterr().err
+    assert "no such file or folder: p/loop.png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("stem", "fits"), [("a" * 241, True), ("a" * 245, False), ("あ" * 80, True)])
@@ -99,7 +99,7 @@ def test_a_long_name_gives_all_results_or_none(here: Path, capsys: Captured, ste
     if fits:
         assert _names(here / "depth") == _results("b", stem)
     else:
-        assert "longer than 255 bytes; give the picture a shorter name" in capsys.readouterr().err
+        assert "exceed 255 bytes; shorten the picture's name" in capsys.readouterr().err
         assert not (here / "depth").exists()
 
 
@@ -195,7 +195,7 @@ def test_the_home_folder_is_found(here: Path) -> None:
 @pytest.mark.parametrize("arguments", [["predict"], ["evaluate", "x", "--data"], ["evaluate"], ["export"], ["tune"]])
 @pytest.mark.parametrize(
     ("value", "words"),
-    [("", "an empty word is no path"), ("  ", "an empty word"), ("https://a.b/c.jpg", "https://a.b/c.jpg is a URL")],
+    [("", "the path is empty"), ("  ", "the path is empty"), ("https://a.b/c.jpg", "https://a.b/c.jpg is a URL")],
 )
 def test_what_can_be_no_path_is_refused_before_anything_is_done(
     here: Path, capsys: Captured, arguments: list[str], value: str, words: str

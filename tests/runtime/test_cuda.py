@@ -103,7 +103,7 @@ def test_out_of_memory_names_the_free_memory() -> None:
     error = pytest.raises(CudaError, match="cudaErrorMemoryAllocation")
     with installed(total=64 << 20), error as caught, DeviceBuffer(24 << 20):
         DeviceBuffer(48 << 20)
-    assert "48.0 MiB were asked for, and 40.0 MiB of the GPU's 64.0 MiB are free" in str(caught.value)
+    assert "48.0 MiB requested, 40.0 MiB of the GPU's 64.0 MiB free" in str(caught.value)
 
 
 def test_missing_page_locked_memory_has_a_remedy(fake: FakeCudart) -> None:
@@ -307,7 +307,7 @@ def test_dlpack_is_asked_for_our_stream(fake: FakeCudart, array: DeviceArray, st
 
 def test_dlpack_on_the_host_is_refused(fake: FakeCudart, stream: Stream) -> None:
     pytest.importorskip("cuda.core")
-    with pytest.raises(FrameError, match="image lies in the host's memory; bind it as a NumPy array"):
+    with pytest.raises(FrameError, match="image is in host memory; bind it as a NumPy array"):
         device_view(Exporter(np.zeros(4), kind=1), stream, name="image")
 
 
@@ -320,7 +320,7 @@ def test_missing_cuda_core_has_a_remedy(
 
 
 def test_other_types_are_refused(fake: FakeCudart, stream: Stream) -> None:
-    with pytest.raises(FrameError, match=r"depth must be a NumPy array or one on the GPU, not builtins\.list"):
+    with pytest.raises(FrameError, match=r"depth must be a NumPy array or a GPU array, not builtins\.list"):
         device_view([1, 2], stream, name="depth")
 
 
@@ -336,14 +336,14 @@ def test_error_of_the_library_is_quoted(fake: FakeCudart, stream: Stream) -> Non
         def __cuda_array_interface__(self) -> dict[str, object]:
             raise RuntimeError("requires grad; use detach()")
 
-    with pytest.raises(FrameError, match=r"image does not let its memory be used: .*detach"):
+    with pytest.raises(FrameError, match=r"image does not share its memory: .*detach"):
         device_view(Tensor(), stream, name="image")
 
 
 def test_array_of_another_gpu_is_refused(fake: FakeCudart, array: DeviceArray, stream: Stream) -> None:
     (memory,) = (memory for memory in fake.memories if memory.address == array.pointer)
     memory.device = 1
-    with pytest.raises(FrameError, match="image lies on GPU 1 and the engine on GPU 0"):
+    with pytest.raises(FrameError, match="image is on GPU 1 and the engine on GPU 0"):
         device_view(array, stream, name="image")
 
 

@@ -99,8 +99,8 @@ def test_edited_engine_is_refused(copied: Path) -> None:
         ({"device": replace(HERE, isa=(*HERE.isa, "teleport"))}, f"teleport.*this is .*{HERE.architecture}"),
         ({"device": replace(HERE, architecture="z80")}, f"z80.*this is .*{HERE.architecture}"),
         ({"device": Fingerprint("gpu", "NVIDIA L4", "sm_89")}, rf"NVIDIA L4 \(sm_89\).*this is .*{HERE.architecture}"),
-        ({"backend_version": "0.0.1"}, rf"0\.0\.1, and {re.escape(CPU.availability().version or '')} is installed"),
-        ({"options": {"teleport": True}}, "was built by another depthkit.*teleport"),
+        ({"backend_version": "0.0.1"}, rf"0\.0\.1, but {re.escape(CPU.availability().version or '')} is installed"),
+        ({"options": {"teleport": True}}, "was built by another version of depthkit.*teleport"),
     ],
     ids=["less", "more", "architecture", "GPU", "version", "options"],
 )

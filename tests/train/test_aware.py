@@ -94,9 +94,9 @@ def test_a_run_goes_on_with_its_own_network_size_and_data(tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--network", "unet"], "--network means nothing beside --quantize"),
-        (["--preset", "best", "--init", "compact"], "--preset, --init means nothing beside --quantize"),
-        (["--quantize", "nowhere"], "there is no run"),
+        (["--network", "unet"], "--network has no effect with --quantize"),
+        (["--preset", "best", "--init", "compact"], "--preset, --init has no effect with --quantize"),
+        (["--quantize", "nowhere"], "no run, ONNX file or engine nowhere"),
     ],
 )
 def test_options_without_effect_are_refused(arguments: list[str], words: str, capsys: Captured) -> None:
@@ -106,4 +106,4 @@ def test_options_without_effect_are_refused(arguments: list[str], words: str, ca
 
 def test_the_run_itself_is_not_replaced(run: Path, capsys: Captured) -> None:
     assert depthkit(["train", "--quantize", str(run), "--out", str(run.parent)]) == 2
-    assert "another folder by --out" in capsys.readouterr().err
+    assert "another folder with --out" in capsys.readouterr().err

@@ -114,7 +114,7 @@ def test_skipping_every_sample_is_an_error(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_precision_that_the_machine_lacks_is_not_replaced(pairs: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="16-mixed cannot be had here"):
+    with pytest.raises(TrainingError, match="16-mixed is not available here"):
         fit(_options(pairs, tmp_path, precision="16-mixed"))
     assert not (tmp_path / "compact").exists()
 
@@ -177,7 +177,7 @@ class _Hungry(torch.nn.Module):
 def test_out_of_memory_says_which_batch_fits(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(networks.NETWORKS, "compact", _Hungry)
     with pytest.raises(
-        TrainingError, match=r"cpu has not enough memory for 8 .* at 32x48 it has for 2: `--batch 2 --accumulate 4`"
+        TrainingError, match=r"cpu has not enough memory for 8 .* at 32x48 2 fit: `--batch 2 --accumulate 4`"
     ):
         fit(_options(pairs, tmp_path, batch=8))
     with pytest.raises(TrainingError, match=r"`--batch 1 --accumulate 9`"):  # 4, 3 do not fit, and 2 is no part of 9

@@ -99,13 +99,13 @@ def test_depth_units_that_are_typed_count(trained: Path, tmp_path: Path) -> None
 def test_other_data_in_their_place_are_refused(trained: Path, places: tuple[Path, Path]) -> None:
     assert find_data(read_document(trained), REMEDY) == str(places[0] / "rooms")
     shutil.rmtree(places[0] / "rooms")
-    with pytest.raises(DataError, match=r"rooms\) is not here; give --data"):
+    with pytest.raises(DataError, match=r"rooms\) are missing; give --data"):
         find_data(read_document(trained), REMEDY)
     shutil.copytree(places[1] / "rooms", places[0] / "rooms")
-    with pytest.raises(DataError, match="no longer holds the data that this run was trained on; give --data"):
+    with pytest.raises(DataError, match="no longer contains the training data of this run; give --data"):
         find_data(read_document(trained), REMEDY)
     shutil.rmtree(places[0] / "rooms" / "depth")
-    with pytest.raises(DataError, match="no longer holds the data"):
+    with pytest.raises(DataError, match="no longer contains the training data"):
         find_data(read_document(trained), REMEDY)
 
 
@@ -126,7 +126,7 @@ def test_shipped_weights_take_no_folder_that_has_their_datas_name(
     monkeypatch.chdir(tmp_path)
     assert depthkit([str(run) if word == "RUN" else word for word in command]) == 2
     said = capsys.readouterr().err
-    assert f"does not say where its training data ({data}) are" in said
+    assert f"does not record where its training data ({data}) are" in said
     assert remedy in said
     assert not (tmp_path / "q").exists()
 
@@ -152,7 +152,7 @@ def test_runs_of_different_units_ask_for_one(trained: Path, rooms: str, capsys: 
     document["training"]["depth_units"] = 1000.0
     (other / "model.json").write_text(json.dumps(document))
     assert depthkit(["evaluate", str(trained), str(other), "--data", rooms]) == 2
-    assert "choose one by --depth-units" in capsys.readouterr().err
+    assert "choose one with --depth-units" in capsys.readouterr().err
     assert depthkit(["evaluate", str(trained), str(other), "--data", rooms, "--depth-units", "500"]) == 0
 
 

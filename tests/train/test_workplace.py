@@ -41,7 +41,7 @@ def old(finished: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("itself", [False, True], ids=["anew", "init"])
 def test_a_finished_run_is_not_replaced_unasked(old: Path, pairs: Path, *, itself: bool) -> None:
     before = _content(old)
-    with pytest.raises(TrainingError, match=r"compact holds a finished run; .*--out.*--force"):
+    with pytest.raises(TrainingError, match=r"compact contains a finished run; .*--out.*--force"):
         fit(_options(pairs, old.parent, seed=1, init=old if itself else None))
     assert _content(old) == before
     assert sorted(path.name for path in old.parent.iterdir()) == ["compact"]
@@ -107,7 +107,7 @@ def test_of_two_networks_none_is_trained_where_one_is_finished(old: Path, pairs:
     arguments = ["train", "--network", "unet", "--network", "compact", "--data", str(pairs), "--size", "32x48"]
     assert depthkit([*arguments, "--out", str(old.parent)]) == 2
     said = capsys.readouterr()
-    assert "holds a finished run" in said.err
+    assert "contains a finished run" in said.err
     assert not said.out
     assert sorted(path.name for path in old.parent.iterdir()) == ["compact"]
 

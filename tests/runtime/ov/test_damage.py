@@ -74,7 +74,7 @@ def test_engine_without_convolutions_is_refused(engine: Engine, tmp_path: Path) 
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, tmp_path / "mean.onnx")
     OPENVINO.build(tmp_path / "mean.onnx", tmp_path / "engine", "fp32", OPENVINO.parse_options({}))
-    with pytest.raises(EngineError, match=r"cannot open .*engine: fp32 was asked for, and 0%"):
+    with pytest.raises(EngineError, match=r"cannot open .*engine: fp32 was requested, but only 0%"):
         open_engine(tmp_path / "engine", engine[1], RunOptions())
 
 

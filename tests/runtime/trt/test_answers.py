@@ -173,14 +173,14 @@ def test_layout_writability_and_alignment_are_checked_on_the_gpu(open_session: O
 
 
 def test_image_and_depth_must_have_the_same_batch(open_session: Open) -> None:
-    with pytest.raises(FrameError, match="image holds 2 frames and depth 3"):
+    with pytest.raises(FrameError, match="image has 2 frames, but depth has 3"):
         open_session(Dim("batch", 1, 2, 4)).bind(image=image_of(0, 2), depth=blank(3))
 
 
 def test_bind_without_memory_binds_nothing(open_session: Open, fake: FakeCudart) -> None:
     session = open_session()
     fake.fail("cudaMalloc", "cudaErrorMemoryAllocation", nth=2)
-    with pytest.raises(CudaError, match="were asked for"):
+    with pytest.raises(CudaError, match="requested"):
         session.bind(image=image_of(0), depth=blank())
     with pytest.raises(EngineError, match="nothing is bound"):
         session.run()

@@ -141,7 +141,7 @@ def test_invalid_plan_is_refused(world: World, tmp_path: Path, content: bytes, w
     ],
 )
 def test_engine_with_other_tensors_is_refused(world: World, tmp_path: Path, tensors: dict[str, Any]) -> None:
-    with pytest.raises(EngineError, match="and its manifest says INPUT image UINT8") as caught:
+    with pytest.raises(EngineError, match="its manifest has INPUT image UINT8") as caught:
         opened(tmp_path / "engine.plan", changed(plan(spec()), tensors=tensors), spec())
     ((name, (mode, kind, shape)),) = tensors.items()
     assert f"{mode} {name} {kind} {tuple(shape)}" in str(caught.value)

@@ -112,7 +112,7 @@ def test_callers_stream_waits_for_enqueued_work(open_session: Open, on_gpu: OnGp
 def test_enqueue_refuses_ordinary_arrays(open_session: Open, mode: str) -> None:
     session = open_session(transfer=mode)
     session.bind(image=image_of(0), depth=blank())
-    with pytest.raises(EngineError, match=r"enqueue\(\) takes arrays on the GPU or of allocate\(\)"):
+    with pytest.raises(EngineError, match=r"enqueue\(\) needs arrays on the GPU or from allocate\(\)"):
         session.enqueue()
 
 
