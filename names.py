@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BACKENDS", "DEPTH_UNITS", "NETWORKS", "PEERS", "file_name", "is_import_path"]
+__all__ = ["BACKENDS", "DEPTH_RANGE", "DEPTH_UNITS", "NETWORKS", "PEERS", "file_name", "is_import_path"]
 
 NETWORKS: Final = ("compact", "unet")
 """Built-in networks, the keys of `train.networks.NETWORKS`."""
@@ -25,6 +25,9 @@ The last, "null", computes nothing.
 
 PEERS: Final = ("torch", "torch-compile", "onnxruntime", "openvino")
 """Values of `bench --vs`: `train.peers` opens torch's, `runtime.runner.open_peer` the others."""
+
+DEPTH_RANGE: Final = (0.1, 10.0)
+"""Default smallest and largest depth of a network, in metres; it answers a share of the largest."""
 
 DEPTH_UNITS: Final = 1000.0
 """Default units of stored depth per metre: millimetres."""

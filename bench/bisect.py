@@ -20,7 +20,7 @@ from ..errors import BackendError, EngineError
 from ..onnx_graph import copied, module_of, read_onnx
 from ..precisions import PRECISIONS, Precision
 from ..runtime.contract import Graph
-from ..runtime.runner import onnx_runner, open_graph
+from ..runtime.runner import onnx_runner, open_graph, require_graph_runner
 
 if TYPE_CHECKING:
     import onnx
@@ -311,6 +311,8 @@ def _widened(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _runner(backend: str, precision: Precision, options: Options) -> _Run:
     """Makes a function that computes graphs as that backend's engines do."""
+    require_graph_runner(backend)
+    onnx_runner()  # runs the reference
     try:
         import polygraphy.backend.onnx  # noqa: F401
     except ImportError as error:

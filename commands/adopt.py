@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..names import DEPTH_RANGE, DEPTH_UNITS, file_name
 from .options import (
     NetworkType,
     NumbersType,
@@ -29,7 +30,7 @@ from .options import (
 @click.option(
     "--depth-range",
     type=NumbersType("LOW,HIGH", 0, 1e4),
-    default="0.1,10",
+    default="{:g},{:g}".format(*DEPTH_RANGE),
     show_default=True,
     help="Metres; the network's output is a share of HIGH.",
 )
@@ -51,15 +52,14 @@ def adopt(
 ) -> None:
     """Make a run from a network that was trained elsewhere.
 
-    NETWORK is package.module:Network, which must be importable. The run is RUNS/Network, for export, bench and tune.
-    The same command updates it with other weights.
+    NETWORK is package.module:Network, which must be importable, or a built-in network. The run is RUNS/Network, for
+    export, bench and tune. The same command updates it with other weights.
 
     \b
     Example:
       depthkit adopt mypackage.module:MyNet --weights w.safetensors --size 96x128
     """
     from ..data.sources import open_dataset
-    from ..names import DEPTH_UNITS, file_name
     from ..spec import Preprocessing
     from ..train.bundle import import_weights
     from .console import out as console

@@ -28,7 +28,7 @@ class Candidate:
     """An engine to build, and how to run it.
 
     Attributes:
-        backend: one of `engines.build.BACKENDS`.
+        backend: one of `names.BACKENDS`.
         precision: of the ONNX file.
         size: height and width of its frames.
         batch: frames per run.

@@ -121,9 +121,8 @@ def require_engines(stored: Precision, options: EngineOptions) -> None:
 def _refusal(name: str, stored: Precision, options: EngineOptions) -> BackendError | None:
     """Why a backend cannot compute an ONNX file's precision; raised unless the backend comes from "all"; else None."""
     maker = backend(name)
-    vendor = maker.parse_options(options.vendor)
     try:
-        maker.asked(stored, vendor)
+        maker.asked(stored, maker.parse_options(options.vendor))
     except BackendError as error:
         if name in options.backends or "all" not in options.backends:
             raise

@@ -42,7 +42,7 @@ def require_exportable(target: Path, runs: Path, wanted: ExportOptions, precisio
     known = _known_run(target, runs)
     document = read_document(known)
     shipped = known.parent == SHIPPED and copied_run(target, runs) is None
-    if not (shipped and find_current(known, document, wanted)):  # a shipped FP32 file is only copied
+    if shipped and find_current(known, document, wanted) is None:  # a shipped FP32 file is only copied
         require_packages(*EXPORTING)
     if wanted.size is not None and document.model.network in NETWORKS:
         check_size(*wanted.size)

@@ -196,7 +196,7 @@ def roofline(axes: Axes, rows: Sequence[Row]) -> str:
         assert roof is not None
         points.append(Point(roof.intensity, roof.macs / ms / 1e6, "", model(row), row.precision))
         shares.append(f"{row.name}: {roof.floor_ms / ms:.0%} of roofline")
-        roofs[f"{roof.peaks.precision} by {roof.peaks.by}: {roof.peaks.gmacs:.4g} GMAC/s"] = roof.peaks
+        roofs[f"{roof.peaks.precision} by {roof.peaks.by}: {roof.peaks.gmacs:.0f} GMAC/s"] = roof.peaks
     _marks(axes, points, "")
     ridges = sorted(peaks.gmacs / peaks.gbytes for peaks in roofs.values())
     spots = [*ridges, *(point.x for point in points)]

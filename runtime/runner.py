@@ -14,7 +14,7 @@ from ..precisions import Precision
 from ..session import Peer
 from .contract import Graph, GraphRunner, OnnxRunner, Runner
 
-__all__ = ["GRAPH_RUNNERS", "onnx_runner", "open_graph", "open_peer", "runner"]
+__all__ = ["GRAPH_RUNNERS", "onnx_runner", "open_graph", "open_peer", "require_graph_runner", "runner"]
 
 READS_ONNX: Final = "onnxruntime"
 """The backend that runs ONNX files directly."""
@@ -37,13 +37,18 @@ def onnx_runner() -> OnnxRunner:
 
 def open_graph(name: str, graph: bytes, asked: Precision, options: Mapping[str, Any]) -> Graph:
     """Compile any graph by one of `GRAPH_RUNNERS`; see `GraphRunner.open_graph`. Raises BackendError."""
-    maker = backend(name)
+    require_graph_runner(name)
+    return cast("GraphRunner", runner(name)).open_graph(graph, asked, backend(name).parse_options(options))
+
+
+def require_graph_runner(name: str) -> None:
+    """Raise BackendError unless this machine can run graphs with a backend."""
+    backend(name)
     if name not in GRAPH_RUNNERS:
         raise BackendError(
             f"{name} cannot run parts of a graph; build the same ONNX file for {' or '.join(GRAPH_RUNNERS)}, which can"
         )
     require(name, to_run=True)
-    return cast("GraphRunner", runner(name)).open_graph(graph, asked, maker.parse_options(options))
 
 
 def open_peer(name: str, onnx: Path) -> Peer:

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import SpecError, UserError
-from ..names import is_import_path
+from ..names import DEPTH_RANGE, is_import_path
 from ..sizes import check_size
 from ..spec import ModelSpec, Preprocessing, camera_ready
 from .foreign import import_network
 
 __all__ = [
-    "DEPTH_RANGE",
     "NETWORKS",
     "DepthNetwork",
     "build_network",
@@ -34,9 +33,6 @@ __all__ = [
     "unet",
     "widths_of",
 ]
-
-DEPTH_RANGE: Final = (0.1, 10.0)
-"""Range of predicted depth in metres; the upper end is the paper's scale."""
 
 
 class DoubleConv(nn.Sequential):

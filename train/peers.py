@@ -12,7 +12,6 @@ import torch
 
 from ..session import Call, Peer
 from .bundle import read_bundle
-from .camera_ready import normalisation
 
 __all__ = ["open_torch_peer"]
 
@@ -31,12 +30,13 @@ def open_torch_peer(run: Path, size: tuple[int, int] | None = None, *, batch: in
     bundle = read_bundle(run)
     spec = bundle.spec_at(size).with_batch(batch)
     network = bundle.network.eval()
-    gain, offset = normalisation(spec.preprocessing)
+    # As most people write it, and not with depthkit's `normalisation`: a peer has no depthkit in it.
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (spec.preprocessing.mean, spec.preprocessing.std))
     low, high = spec.depth_range
 
     def answer(image: torch.Tensor) -> torch.Tensor:
-        pixels = image.permute(0, 3, 1, 2).contiguous().float()
-        depth: torch.Tensor = network(pixels * gain + offset)[:, 0]
+        pixels = image.permute(0, 3, 1, 2).contiguous().float() / 255
+        depth: torch.Tensor = network((pixels - mean) / std)[:, 0]
         return (depth * high).clamp(low, high)
 
     call = torch.compile(answer) if compiled else answer

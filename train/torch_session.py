@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..precisions import Precision
 from ..session import RunPhase, SessionBase
 from .bundle import Bundle, read_bundle
@@ -42,6 +43,8 @@ class TorchSession(SessionBase):
         precision: Precision = "fp32",
         compiled: bool = False,
     ) -> None:
+        if precision == "int8":
+            raise UserError("torch does not run INT8 networks here; choose fp32, fp16 or bf16, or export an engine")
         bundle = read_bundle(bundle) if isinstance(bundle, Path) else bundle
         self.spec = bundle.spec_at(size).with_batch(batch)
         self.precision = precision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,19 @@ def test_second_export_reuses_everything_without_torch(run: Path, store: Store, 
     assert not {"torch", "lightning", "polygraphy"} & loaded
     assert _stamps(run) == before
     assert len(store.entries()) == 1
+
+
+@pytest.mark.parametrize("target", ["compact", "runs/compact"])
+def test_what_is_current_needs_no_torch(
+    target: str, exports: Path, store: Store, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the run was trained here, or is a copy of built-in weights."""
+    monkeypatch.chdir(exports.parents[1])
+    export = ["export", target, "--backend", "null"]
+    cli(*export)
+    for package in ("torch", "onnxscript", "polygraphy"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert "kept" in cli(*export).out
 
 
 def test_rebuild_replaces_file_and_engine(exports: Path, store: Store, cli: Cli) -> None:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from depthkit.cli import COMMANDS
+from depthkit.cli import cli as cli_group
+from depthkit.commands.options import SectionedCommand
 
 from ..support import Cli, run_cli_alone
 
@@ -30,6 +33,17 @@ def test_every_command_is_in_the_readme_and_has_a_test(command: str) -> None:
     assert f"depthkit {command}" in (ROOT / "README.md").read_text(encoding="utf-8")
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert f'["{command}"' in tests or f'"{command}",' in tests
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_stands_under_one_heading(command: str) -> None:
+    found = cli_group.get_command(click.Context(cli_group), command)
+    if not isinstance(found, SectionedCommand):
+        pytest.skip("has no headings")
+    placed = [name for names in found.sections.values() for name in names]
+    options = [each for each in found.params if isinstance(each, click.Option)]
+    assert [sum(name in placed for name in each.opts) for each in options] == [1] * len(options)
+    assert len(placed) == len(options)
 
 
 def test_command_line_reference_is_up_to_date() -> None:

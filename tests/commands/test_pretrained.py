@@ -53,7 +53,7 @@ def test_built_in_weights_by_name(here: Path, arguments: list[str], cli: Cli) ->
 def test_named_engine_is_used(here: Path, run: Path, engine_first: bool, cli: Cli) -> None:
     image = save_noise(here / "photo.png", 50, 70)
     named = [run, "photo.png"] if engine_first else ["photo.png", "--engine", run]
-    assert "compact, weights" not in cli("predict", *named).err
+    assert "built-in weights" not in cli("predict", *named).err
     with open_target(run) as session:
         assert not np.array_equal(depth_of("photo"), depthkit.pretrained().predict(image))
         assert session.spec.size == (32, 48)

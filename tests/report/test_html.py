@@ -235,7 +235,7 @@ def test_bench_that_passes_says_so(benched: Benched, contenders: list[Contender]
     text = _Page((tmp_path / "b.html").read_text()).text
     assert "2 of 2 pass (largest error " in text
     assert "FAIL" not in text
-    assert "What fails" not in text
+    assert "Failures" not in text
 
 
 def test_summary_names_verdicts_fastest_and_doubts(rich_page: _Page, rich: BenchResult) -> None:

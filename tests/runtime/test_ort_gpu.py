@@ -92,6 +92,7 @@ def test_arrays_on_the_host_are_used_in_place(fake: FakeCudart, mode: Mode, cuda
         np.testing.assert_allclose(session(frames(9)), frames(9).mean(axis=-1), rtol=1e-6)
         assert len(set(vendor.seen)) == 1, "what a graph recorded is at the same addresses for every run"
         assert mode in session.provider
+        assert session.device == "gpu"
     assert not fake.live()
 
 

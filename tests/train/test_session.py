@@ -34,6 +34,7 @@ def test_keeps_the_contract(session: TorchSession, pristine_run: Path) -> None:
     assert session.precision == "fp32"
     assert "torch" in session.provider
     assert "cpu" in session.provider
+    assert session.device == "cpu"
 
 
 def test_answers_what_the_network_answers(session: TorchSession, pristine_run: Path) -> None:

@@ -122,6 +122,7 @@ def test_transfer_mode_depends_on_the_gpu(tmp_path: Path, integrated: bool, mode
         tensorrt_runtime.installed(fake, "tensorrt"),
         open_engine(path, manifest(path, spec()), RunOptions()) as session,
     ):
+        assert session.device == "gpu"
         assert session.provider == f"tensorrt {tensorrt_runtime.VERSION}, Stand-in, CUDA graph, {mode}"
         assert session.precision == "fp16"
 
