@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from io import BytesIO, StringIO
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -18,22 +17,13 @@ import pytest
 from PIL import Image
 
 from depthkit.bench.contender import Contender
-from depthkit.bench.results import Accuracy, BenchResult, Peaks, Phase, Roofline, Row
+from depthkit.bench.results import BenchResult, Peaks, Roofline
 from depthkit.errors import OutputError
-from depthkit.metrics import DepthScores, Scores
 from depthkit.report.html import write_report
-from depthkit.report.tables import TABLES, csv_text
+from depthkit.report.tables import TABLES
 from depthkit.session import LayerTime
 
-Benched = tuple[BenchResult, list[np.ndarray | None]]
-FULL: dict[Phase, tuple[float, ...]] = {
-    "preprocess": (1.0, 1.5),
-    "h2d": (0.25,),
-    "device": (7.0,),
-    "d2h": (0.125,),
-    "postprocess": (0.5,),
-    "enqueue": (0.75,),
-}
+from .conftest import FULL, Benched, timed
 
 
 class _Page(HTMLParser):
@@ -89,33 +79,6 @@ class _Page(HTMLParser):
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
-
-
-def timed(row: Row, middle: float, turns: int = 8) -> Row:
-    """The row as if its runs had taken so long, in turns enough for an interval."""
-    wall = tuple(middle * (1 + 0.01 * (n % 7 - 3)) for n in range(20 * turns))
-    return replace(row, wall_ms=wall, turns=(20,) * turns)
-
-
-def judged(row: Row, abs_rel: float) -> Row:
-    scores = Scores(abs_rel, 0.5, 0.06, 0.8, 0.95, 0.99)
-    return replace(row, accuracy=Accuracy("data/nyu", 10, 654, DepthScores(0.05, 0.7, scores, scores, 10)))
-
-
-@pytest.fixture
-def rich(benched: Benched) -> BenchResult:
-    """Of those rows one with everything, one that fails, one that could not be opened, and one that nobody knows."""
-    full, other, broken, unknown = benched[0].rows
-    roof = Roofline(10**9, 10**7, Peaks("fp32", 500.0, 20.0, "NumPy"))
-    layers = tuple(LayerTime(f"layer{n}", "Conv", 1.0 / (n + 1)) for n in range(12))
-    full = judged(replace(timed(full, 20.0), phases=FULL, roofline=roof, layers=layers, notes=("it was warm",)), 0.15)
-    other = judged(replace(timed(other, 10.0), phases={"device": (9.0,)}, faults=("SSIM 0.5 < 0.98",)), 0.2)
-    broken = replace(broken, wall_ms=(), turns=(), parity=None, phases={}, error="no such provider")
-    unknown = replace(
-        timed(unknown, 5.0), network="", kind="trtexec", size=None, parameters=None, macs=None, parity=None, faults=(),
-        phases={},
-    )  # fmt: skip
-    return replace(benched[0], rows=(full, other, broken, unknown), complete=False, notes=("the clock moved",))
 
 
 @pytest.fixture
@@ -313,37 +276,12 @@ def test_rows_without_a_run_still_get_a_report(rich: BenchResult, contenders: li
     assert not page.of("img")
 
 
-def test_csv_has_a_line_for_each_row_and_nothing_where_nothing_was_measured(rich: BenchResult) -> None:
-    lines = list(csv.DictReader(StringIO(csv_text(rich))))
-    assert [line["name"] for line in lines] == [row.name for row in rich.rows]
-    full, other, broken, unknown = lines
-    assert float(full["p50_ms"]) == rich.rows[0].p50_ms
-    assert rich.rows[0].p50_interval is not None
-    assert float(full["p50_low_ms"]) == rich.rows[0].p50_interval.low
-    assert float(full["preprocess_ms"]) == 1.25
-    assert (full["abs_rel"], full["passed"], full["notes"]) == ("0.15", "True", "it was warm")
-    assert (other["h2d_ms"], other["device_ms"], other["faults"]) == ("", "9.0", "SSIM 0.5 < 0.98")
-    measured = {"p50_ms", "p50_low_ms", "cv", "fps", "device_ms", "max_abs_mm", "abs_rel", "energy_j", "load_bytes"}
-    assert {broken[name] for name in measured} == {""}
-    assert (broken["error"], broken["passed"]) == ("no such provider", "False")
-    assert (unknown["height"], unknown["parameters"], unknown["network"]) == ("", "", "")
-
-
 def test_runs_beyond_the_axis_are_counted(rich: BenchResult, contenders: list[Contender], tmp_path: Path) -> None:
     row = timed(rich.rows[0], 3.0)
     row = replace(row, wall_ms=(*row.wall_ms[:-1], 300.0))
     write_report(tmp_path / "b.html", replace(rich, rows=(row,)), [contenders[0].reference], [None])
     drawn = [text for chart in _Page((tmp_path / "b.html").read_text()).charts for text in chart.itertext()]
     assert drawn.count("3.00 ms, 1 beyond") == 2, "for a desk and for a phone"
-
-
-def test_nothing_is_less_than_zero_by_rounding(benched: Benched) -> None:
-    row = benched[0].rows[0]
-    assert row.parity is not None
-    row = replace(row, parity=replace(row.parity, abs_rel_loss=-1e-9, delta1_loss=0.0))
-    cells = [column.cell(row) for table in TABLES for column in table.columns if table.wanted(benched[0])]
-    assert cells.count("+0.0000") == 2
-    assert not [cell for cell in cells if cell.startswith("-0")]
 
 
 def figures_below(chart: ET.Element) -> list[str]:
