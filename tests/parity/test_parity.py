@@ -32,10 +32,18 @@ def engine(onnx: Path, name: str) -> Iterator[tuple[Session, Reference]]:
         yield session, read_reference(reference_path(onnx))
 
 
-@pytest.mark.parametrize("batch", ["static", "dynamic"])
 @pytest.mark.parametrize(
-    ("network", "precision"),
-    [("compact", "fp32"), ("compact", "fp16"), ("unet", "fp32"), pytest.param("unet", "fp16", marks=pytest.mark.slow)],
+    ("network", "precision", "batch"),
+    [
+        ("compact", "fp32", "static"),
+        ("compact", "fp32", "dynamic"),
+        ("compact", "fp16", "static"),
+        ("compact", "fp16", "dynamic"),
+        ("unet", "fp32", "dynamic"),
+        pytest.param("unet", "fp32", "static", marks=pytest.mark.slow),
+        pytest.param("unet", "fp16", "static", marks=pytest.mark.slow),
+        pytest.param("unet", "fp16", "dynamic", marks=pytest.mark.slow),
+    ],
 )
 def test_engine_is_the_network_that_torch_trained(
     networks: Exports, name: str, network: str, precision: Precision, batch: str
@@ -46,7 +54,7 @@ def test_engine_is_the_network_that_torch_trained(
     assert parity.frames == 8
 
 
-@pytest.mark.parametrize("network", ["compact", "unet"])
+@pytest.mark.parametrize("network", ["compact", pytest.param("unet", marks=pytest.mark.slow)])
 def test_bfloat16_of_openvino_holds_its_gate(networks: Exports, network: str) -> None:
     require("openvino")
     onnx = networks.onnx(network, "fp32", "static")
