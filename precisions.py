@@ -14,7 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["LEAST_SHARE", "PRECISIONS", "WIDENED", "Precision", "PrecisionFacts", "Tolerance", "computed_in"]
+__all__ = [
+    "LEAST_SHARE",
+    "PRECISIONS",
+    "WIDENED",
+    "Precision",
+    "PrecisionFacts",
+    "Tolerance",
+    "computed_in",
+    "stored_in",
+]
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -118,4 +127,17 @@ def computed_in(found: str) -> Precision | None:
     >>> computed_in("int8"), computed_in("fp16→fp32"), computed_in("unknown")
     ('int8', 'fp32', None)
     """
-    return "fp32" if found == WIDENED else next((each for each in PRECISIONS if each == found), None)
+    return "fp32" if found == WIDENED else _known(found)
+
+
+def stored_in(found: str) -> Precision | None:
+    """The precision of an engine's weights, from what it reports; None if unknown.
+
+    >>> stored_in("int8"), stored_in("fp16→fp32"), stored_in("unknown")
+    ('int8', 'fp16', None)
+    """
+    return "fp16" if found == WIDENED else _known(found)
+
+
+def _known(name: str) -> Precision | None:
+    return next((each for each in PRECISIONS if each == name), None)

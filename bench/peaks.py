@@ -38,8 +38,8 @@ DEPTH: Final = 4
 _SECONDS: Final = 1.0
 _LEAST_RUNS: Final = 3
 _LEAST_COPY: Final = 256 << 20
-_CUPY: Final = frozenset({"float32", "float16"})
-"""The types for which CuPy multiplies matrices with the vendor's library."""
+_CUPY: Final[frozenset[Precision]] = frozenset({"fp32", "fp16"})
+"""The precisions in which CuPy multiplies matrices with the vendor's library."""
 
 
 @cache
@@ -126,11 +126,10 @@ def _peak_of_cpu(precision: Precision) -> tuple[float, str] | None:
 
 def _peak_of_gpu(precision: Precision) -> tuple[float, str] | None:
     """Multiply-accumulates per second of CuPy's matrix product; None: not installed, or not in this precision."""
-    dtype = PRECISIONS[precision].float_type
-    if find_spec("cupy") is None or dtype not in _CUPY or precision == "int8":
+    if find_spec("cupy") is None or precision not in _CUPY:
         return None
     cupy, side = import_module("cupy"), 8192
-    factors = [cupy.ones((side, side), dtype) for _ in range(2)]
+    factors = [cupy.ones((side, side), PRECISIONS[precision].float_type) for _ in range(2)]
     result = cupy.empty_like(factors[0])
     seconds = _best(lambda: (cupy.matmul(*factors, out=result), cupy.cuda.Device().synchronize()))
     return side**3 / seconds, f"cupy {cupy.__version__}, matrix product"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, Literal
 from ..errors import UserError
 from ..export.recipe import Calibration, Frames
 from ..names import DEPTH_UNITS
-from ..pipeline.pictures import divide_pictures, identify
 from ..train.origin import find_data
+from .pictures import divide_pictures, identify
 
 if TYPE_CHECKING:
     from ..precisions import Precision
@@ -45,19 +45,24 @@ class PrecisionOptions:
             raise UserError("--keep is for --int8; --keep auto also for --fp16")
         return precision
 
-    def require_source(self, document: BundleDocument | None) -> None:
-        """Raise UserError if the frames are missing; `document`: the run's, None if the run does not exist yet."""
-        if self.precision != "int8" and self.keep is None:
+    @property
+    def needs_frames(self) -> bool:
+        """Whether calibration frames choose anything."""
+        return self.precision == "int8" or self.keep is not None
+
+    def require_source(self, document: BundleDocument) -> None:
+        """Raise UserError if the frames are missing; `document`: the run's."""
+        if not self.needs_frames:
             return
         if self.calibrate is not None:
             if self.calibrate != "scenes" and not Path(self.calibrate).exists():
                 raise UserError(f"--calibrate {self.calibrate}: no such data set or folder of pictures")
-        elif document is not None:
+        else:
             find_data(document, REMEDY)
 
     def calibration(self, document: BundleDocument, size: tuple[int, int] | None) -> Calibration | None:
         """The calibration frames, which are read later; None if none are needed. Raises UserError, DataError."""
-        if self.precision != "int8" and self.keep is None:
+        if not self.needs_frames:
             return None
         size = size or document.model.size
         if self.calibrate is not None:

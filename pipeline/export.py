@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..reference import Reference
     from .tell import Tell
 
-__all__ = ["EngineOptions", "build_engines", "chosen_backends", "export_run", "require_engines"]
+__all__ = ["EngineOptions", "build_engines", "export_run", "require_engines"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def build_engines(onnx: Path, options: EngineOptions, tell: Tell, proof: Proof |
     proof = proof or Proof(tell=tell)
     built, failed = [], []
     stored = describe_onnx(onnx).precision
-    for name, remark in chosen_backends(options.backends):
+    for name, remark in _chosen_backends(options.backends):
         if reason := _refusal(name, stored, options):
             tell("skipped", f"{name}: {reason}")
             continue
@@ -113,7 +113,7 @@ def build_engines(onnx: Path, options: EngineOptions, tell: Tell, proof: Proof |
 
 def require_engines(stored: Precision, options: EngineOptions) -> None:
     """Raise BackendError for engines that cannot be built, before minutes are spent on the ONNX file."""
-    for name, _ in chosen_backends(options.backends):
+    for name, _ in _chosen_backends(options.backends):
         require(name)
         _refusal(name, stored, options)
 
@@ -130,7 +130,7 @@ def _refusal(name: str, stored: Precision, options: EngineOptions) -> BackendErr
     return None
 
 
-def chosen_backends(backends: Sequence[str]) -> list[tuple[str, str]]:
+def _chosen_backends(backends: Sequence[str]) -> list[tuple[str, str]]:
     """Resolve "auto" and "all"; returns names of backends, each with a remark on the choice.
 
     Raises:

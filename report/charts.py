@@ -22,7 +22,7 @@ import numpy as np
 from ..bench.results import PHASES, Row
 from ..bench.statistics import pareto_front
 from ..files import atomic_write
-from ..precisions import PRECISIONS, WIDENED
+from ..precisions import PRECISIONS, stored_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,8 +87,8 @@ class Point:
     @property
     def marker(self) -> str:
         """The marker's code in matplotlib."""
-        stored = "fp16" if self.precision == WIDENED else self.precision
-        return next((facts.marker for name, facts in PRECISIONS.items() if name == stored), "h")
+        stored = stored_in(self.precision)
+        return "h" if stored is None else PRECISIONS[stored].marker
 
 
 def milliseconds(value: float) -> str:

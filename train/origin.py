@@ -9,6 +9,7 @@ from typing import Final
 from ..data.dataset import RGBDDataset, evenly_spaced
 from ..data.nyu import NyuCsv
 from ..data.pairs import Pairs
+from ..data.prepared import Prepared
 from ..data.sources import open_dataset
 from ..errors import DataError
 from .document import BundleDocument
@@ -45,8 +46,6 @@ def _stored(data: RGBDDataset, index: int) -> tuple[bytes, ...]:
 
 def depth_units_of(data: RGBDDataset) -> float | None:
     """Units per metre of a `pairs` folder, or of the prepared copy of one; None for data with a fixed unit."""
-    from ..data.prepared import Prepared
-
     return data.depth_units if isinstance(data, (Pairs, Prepared)) else None
 
 

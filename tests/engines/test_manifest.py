@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,25 +18,15 @@ from depthkit.engines.build import rebuild_command
 from depthkit.engines.manifest import Layer, Manifest, manifest_path, read_manifest, write_manifest
 from depthkit.errors import EngineError, OutputError, SpecError
 
+from ..support import Place, at, places
+
 KEEPS_FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXTS = st.text(max_size=12)
 
 
-def _objects(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+def _objects(document: Any) -> list[Place]:
     """Where the JSON objects are; `options` belong to the vendor and have keys of their own."""
-    if isinstance(node, dict) and path != ("options",):
-        yield path
-        for key, child in node.items():
-            yield from _objects(child, (*path, key))
-    elif isinstance(node, list):
-        for index, child in enumerate(node):
-            yield from _objects(child, (*path, index))
-
-
-def _at(document: Any, path: tuple[str | int, ...]) -> Any:
-    for key in path:
-        document = document[key]
-    return document
+    return [path for path, node in places(document) if isinstance(node, dict) and path != ("options",)]
 
 
 CHANGES = st.fixed_dictionaries({
@@ -72,9 +61,9 @@ def test_manifest_stands_beside_its_engine(manifest: Manifest, tmp_path: Path) -
 @KEEPS_FIXTURES
 def test_dropped_key_is_named(manifest: Manifest, data: st.DataObject) -> None:
     document = json.loads(to_json(manifest))
-    path = data.draw(st.sampled_from(list(_objects(document))))
-    key = data.draw(st.sampled_from(sorted(_at(document, path))))
-    del _at(document, path)[key]
+    path = data.draw(st.sampled_from(_objects(document)))
+    key = data.draw(st.sampled_from(sorted(at(document, path))))
+    del at(document, path)[key]
     with pytest.raises(SpecError) as caught:
         from_json(Manifest, json.dumps(document), source="it")
     assert key.replace("_", " ") in str(caught.value).replace("_", " ")
@@ -84,7 +73,7 @@ def test_dropped_key_is_named(manifest: Manifest, data: st.DataObject) -> None:
 @KEEPS_FIXTURES
 def test_unknown_key_is_refused(manifest: Manifest, data: st.DataObject, key: str) -> None:
     document = json.loads(to_json(manifest))
-    node = _at(document, data.draw(st.sampled_from(list(_objects(document)))))
+    node = at(document, data.draw(st.sampled_from(_objects(document))))
     if key in node:
         return
     node[key] = data.draw(st.sampled_from([None, 1, "x", copy.deepcopy(node)]))
@@ -122,13 +111,9 @@ def test_manifest_of_another_schema_version_is_refused(manifest: Manifest, tmp_p
         read_manifest(engine)
 
 
-def _leaves(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+def _leaves(document: Any) -> list[Place]:
     """Where the values are that are neither object nor list."""
-    if isinstance(node, dict | list):
-        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _leaves(child, (*path, key))
-    else:
-        yield path
+    return [path for path, node in places(document) if not isinstance(node, dict | list)]
 
 
 @given(data=st.data())
@@ -136,8 +121,8 @@ def _leaves(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
 def test_edited_value_is_refused(manifest: Manifest, data: st.DataObject) -> None:
     """By the seal where the value fits the schema, else by the schema."""
     document = json.loads(to_json(manifest))
-    path = data.draw(st.sampled_from(list(_leaves(document))))
-    node, key = _at(document, path[:-1]), path[-1]
+    path = data.draw(st.sampled_from(_leaves(document)))
+    node, key = at(document, path[:-1]), path[-1]
     kinds = {str: st.text(), int: st.integers(0, 2**40), float: st.floats(0, 1e6), type(None): st.text()}
     node[key] = data.draw(kinds[type(node[key])].filter(lambda value: value != node[key]))
     with TemporaryDirectory() as folder:
