@@ -1,0 +1,138 @@
+"""The networks among which `nano` was chosen; each can be named as `nano_candidates:NAME` from this folder.
+
+All halve the resolution in the stem, work at 1/2 to 1/16 or 1/32 of it, and resize the depth of the last decoder block
+to the picture's size. They differ in widths, in the kind of block, and in where the decoder ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Kind = Literal["plain", "separable", "inverted"]
+
+
+def _conv(channels: int, out: int, *, size: int = 3, stride: int = 1, groups: int = 1, act: bool = True) -> nn.Module:
+    layers: list[nn.Module] = [
+        nn.Conv2d(channels, out, size, stride, size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(out),
+    ]
+    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if act else nn.Sequential(*layers)
+
+
+class Inverted(nn.Module):
+    """An inverted bottleneck (Sandler et al., "MobileNetV2", CVPR 2018): widen, convolve each channel, narrow."""
+
+    def __init__(self, channels: int, out: int, stride: int = 1, widen: int = 3) -> None:
+        super().__init__()
+        inner = widen * channels
+        self.layers = nn.Sequential(
+            _conv(channels, inner, size=1),
+            _conv(inner, inner, stride=stride, groups=inner),
+            _conv(inner, out, size=1, act=False),
+        )
+        self.shortcut = stride == 1 and channels == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return x + y if self.shortcut else y
+
+
+def _block(kind: Kind, channels: int, out: int, stride: int = 1) -> nn.Module:
+    if kind == "plain":
+        return _conv(channels, out, stride=stride)
+    if kind == "separable":  # Howard et al., "MobileNets", 2017
+        return nn.Sequential(_conv(channels, channels, stride=stride, groups=channels), _conv(channels, out, size=1))
+    return Inverted(channels, out, stride)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A candidate.
+
+    Attributes:
+        widths: channels at 1/2, 1/4, 1/8 … of the resolution.
+        encoder, decoder: kinds of block.
+        depth: blocks of each encoder level after the one that halves.
+        ends: the decoder's last resolution is 1/this.
+        context: whether the coarsest level also sees the mean of the whole picture.
+    """
+
+    widths: tuple[int, ...]
+    encoder: Kind = "plain"
+    decoder: Kind = "plain"
+    depth: int = 1
+    ends: int = 2
+    context: bool = False
+
+
+class Candidate(nn.Module):
+    """N x 3 x H x W to N x 1 x H x W."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        widths = plan.widths
+        self.stem = _conv(3, widths[0], stride=2)
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                _block(plan.encoder, a, b, 2), *(_block(plan.encoder, b, b) for _ in range(plan.depth))
+            )
+            for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.context = _conv(widths[-1], widths[-1], size=1) if plan.context else None
+        up = [w for level, w in enumerate(widths[:-1]) if 2 ** (level + 1) >= plan.ends][::-1]
+        self.blocks = nn.ModuleList(
+            _block(plan.decoder, below + skip, skip) for below, skip in zip((widths[-1], *up), up, strict=False)
+        )
+        self.head = nn.Conv2d(up[-1], 1, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        skips = [self.stem(image)]
+        for level in self.levels:
+            skips.append(level(skips[-1]))
+        x = skips.pop()
+        if self.context is not None:
+            x = x + self.context(x.mean(dim=(2, 3), keepdim=True))
+        for block in self.blocks:
+            skip = skips.pop()
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = x[..., : skip.shape[-2], : skip.shape[-1]]  # of an odd size, the finer one has a row or column less
+            x = block(torch.cat([skip, x], dim=1))
+        share = self.head(x)
+        scale = 2.0 ** (1 + len(skips))
+        return F.interpolate(share, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+PLANS: Final[dict[str, Plan]] = {
+    "plain_wide": Plan((16, 32, 64, 96, 128)),
+    "plain": Plan((12, 20, 36, 64, 96)),
+    "plain_quarter": Plan((16, 32, 64, 96, 128), ends=4),
+    "plain_four": Plan((16, 32, 64, 128)),
+    "plain_deep": Plan((12, 24, 48, 96, 160), depth=2, ends=4),
+    "plain_context": Plan((16, 32, 64, 96, 128), context=True),
+    "separable_wide": Plan((24, 48, 96, 160, 256), "separable", "separable"),
+    "separable": Plan((16, 32, 64, 128, 192), "separable", "separable"),
+    "inverted": Plan((16, 24, 40, 80, 128), "inverted", "separable", depth=2),
+    "mixed": Plan((16, 32, 64, 128, 224), "plain", "separable", ends=4),
+    "mixed_deep": Plan((16, 32, 64, 128, 192), "plain", "plain", depth=2, ends=4, context=True),
+}
+
+
+def _maker(name: str) -> Callable[[], Candidate]:
+    return lambda: Candidate(PLANS[name])
+
+
+def __getattr__(name: str) -> Callable[[], Candidate]:
+    if name not in PLANS:
+        raise AttributeError(name)
+    return _maker(name)
+
+
+def names(wanted: Sequence[str]) -> list[str]:
+    """The candidates that are meant: these, or all."""
+    return list(wanted or PLANS)
