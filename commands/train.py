@@ -35,7 +35,16 @@ _NAMES: Final = {"network": "networks"}  # options whose parameters have other n
 @click.command(
     cls=SectionedCommand,
     sections={
-        "What to train": ("--network", "--data", "--depth-units", "--skip-bad", "--size", "--init", "--quantize"),
+        "What to train": (
+            "--network",
+            "--data",
+            "--depth-units",
+            "--skip-bad",
+            "--size",
+            "--init",
+            "--teacher",
+            "--quantize",
+        ),
         "How long, and how": ("--preset", "--epochs", "--steps", "--batch", "--accumulate", "--lr", "--seed"),
         "The run": ("--out", "--resume", "--force", "--logger"),
         "Hardware": ("--devices", "--num-nodes", "--precision", "--compile", "--workers"),
@@ -68,6 +77,12 @@ _NAMES: Final = {"network": "networks"}  # options whose parameters have other n
     "at half size, then at full size; AdamW, one cycle, zoom, blur, noise, averaged weights.",
 )
 @click.option("--init", type=PathType(), help="Start from the weights of this run, or of `compact`.")
+@click.option(
+    "--teacher",
+    type=PathType(),
+    metavar="RUN|FILE",
+    help="Also follow the depth of this network: a run, `compact`, an ONNX file or an engine, of any size.",
+)
 @click.option(
     "--quantize",
     type=PathType(),
@@ -126,6 +141,7 @@ def train(
     lr: float | None,
     preset: str,
     init: Path | None,
+    teacher: Path | None,
     quantize: Path | None,
     out: Path,
     resume: bool,
@@ -161,7 +177,7 @@ def train(
     from ..packages import TRAINING, require_packages
 
     require_packages(*TRAINING)
-    from ..pipeline.targets import depth_units_of, locate
+    from ..pipeline.targets import depth_units_of, locate, open_teacher
     from ..train.fit import fit
     from ..train.fit_options import TrainOptions
     from ..train.networks import build_network
@@ -176,6 +192,7 @@ def train(
         chosen, preset = (network,), "int8"
     if init is not None and len(chosen) > 1:
         raise UserError("--init has the weights of one network; name it with --network")
+    guide = None if teacher is None else open_teacher(teacher)
     trainings = [
         TrainOptions(
             network=network,
@@ -188,6 +205,7 @@ def train(
             learning_rate=lr,
             preset=next(name for name in PRESETS if name == preset),
             init=None if init is None else locate(init),
+            teacher=guide,
             out=out,
             resume=resume,
             force=force,

@@ -16,8 +16,9 @@ from ..errors import UserError
 from ..export.recipe import ExportOptions, find_current
 from ..files import atomic_write, sha256
 from ..names import BACKENDS, DEPTH_UNITS
+from ..onnx_graph import describe_onnx
 from ..reference import reference_path
-from ..runtime.load import load
+from ..runtime.load import is_onnx_file, load
 from ..train.document import CHECKPOINT, MODEL, WEIGHTS, read_document
 from ..train.shipped import shipped_names, shipped_run
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..session import Session
+    from ..train.teacher import Teacher
     from .tell import Tell
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "is_run",
     "locate",
     "open_target",
+    "open_teacher",
     "open_torch",
     "resolve_run",
 ]
@@ -170,6 +173,21 @@ def open_target(target: Path) -> Session:
         return open_torch(path, None) if find_spec("torch") is not None else _open_fp32(path)
 
     return load(path)
+
+
+def open_teacher(target: Path) -> Teacher:
+    """Open a run, built-in weights, an ONNX file or an engine as a teacher.
+
+    Raises UserError, BundleError, EngineError, BackendError, SpecError.
+    """
+    from ..train.teacher import Teacher
+
+    path = locate(target)
+    if path.is_dir():
+        weights = read_document(path).weights_sha256
+    else:
+        weights = (describe_onnx(path) if is_onnx_file(path) else read_manifest(path)).weights_sha256
+    return Teacher(open_target(target), path, weights)
 
 
 def _open_fp32(folder: Path) -> Session:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from kornia.augmentation import (
@@ -17,11 +17,25 @@ from kornia.augmentation import (
 from kornia.constants import DataKey, Resample
 from torch import Tensor
 
-__all__ = ["Augmentation", "Strength"]
+__all__ = ["Augmentation", "Augmented", "Strength"]
 
 Strength = Literal["paper", "strong"]
 
 _NEAREST: Final = {DataKey.MASK: {"resample": Resample.NEAREST, "align_corners": None}}
+
+
+class Augmented(NamedTuple):
+    """An augmented batch.
+
+    Attributes:
+        image: N x 3 x H x W in 0..1.
+        depth: N x 1 x H x W metres, 0 where not measured.
+        clean: `image` before its colours, sharpness and noise changed, for a teacher.
+    """
+
+    image: Tensor
+    depth: Tensor
+    clean: Tensor
 
 
 class Augmentation:
@@ -55,6 +69,11 @@ class Augmentation:
             self._look = ImageSequential(ColorJitter(0.2, 0.2, 0.2, 0.02, p=0.8))
 
     def __call__(self, image: Tensor, depth: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """See `augment`: picture and depth only."""
+        image, depth, _ = self.augment(image, depth, seed)
+        return image, depth
+
+    def augment(self, image: Tensor, depth: Tensor, seed: int) -> Augmented:
         """Augment N x 3 x H x W in 0..1 and N x 1 x H x W metres; the same seed gives the same result.
 
         The global random state does not change.
@@ -65,5 +84,5 @@ class Augmentation:
             torch.manual_seed(seed)
             image, depth = self._geometry(image, depth)
             zoom: Tensor = self._affine._params["scale"][:, :1, None, None]
-            image = self._look(image).clamp(0, 1)
-        return image, depth / zoom.to(depth)
+            changed = self._look(image).clamp(0, 1)
+        return Augmented(changed, depth / zoom.to(depth), image)

@@ -33,6 +33,7 @@ class TrainingRecord:
         batch, accumulate, devices: pictures per pass, passes per step, processes.
         stages: data and size of each stage with its epochs: `("scenes 48x64", 20)`.
         init: hash of the initial weights; None: random.
+        teacher: hash of the teacher's weights; None: there was none.
         skipped: files that could not be read and were skipped.
     """
 
@@ -57,6 +58,7 @@ class TrainingRecord:
     accumulate: int = 1
     stages: tuple[tuple[str, int], ...] = ()
     init: str | None = None
+    teacher: str | None = None
     skipped: tuple[str, ...] = ()
 
 

@@ -75,6 +75,8 @@ def fit(options: TrainOptions) -> Path | None:
         spec = replace(spec, preprocessing=init.spec.preprocessing, depth_range=init.spec.depth_range)
     for stage in options.recipe.stages:
         check_network(network, stage.size(options.size))
+    if options.teacher is not None:
+        options.teacher.require_fit(spec, options.folder)
     identity = options.identity(len(train), None if init is None else init.weights_sha256)
     work = workplace(options.folder)
     trainer = _trainer(options, len(train), _Checkpoint(options, identity, work), work)
@@ -86,7 +88,7 @@ def fit(options: TrainOptions) -> Path | None:
         if trainer.is_global_zero and checkpoint is None:
             discard(options.folder)
         make_folder(work)
-        module = DepthModule(network, spec, options.recipe, options.rate, options.seed)
+        module = DepthModule(network, spec, options.recipe, options.rate, options.seed, options.teacher)
         feed = Feed(options, train, val, options.schedule(len(train))[0])
         with _quiet():
             _run(trainer, module, feed, checkpoint, options)
@@ -143,6 +145,7 @@ def _record(
         accumulate=options.accumulate,
         stages=tuple((stage, len(list(epochs))) for stage, epochs in groupby(e.stage for e in module.history)),
         init=None if init is None else init.weights_sha256,
+        teacher=None if options.teacher is None else options.teacher.weights_sha256,
         skipped=tuple(sorted(module.skipped)),
         versions={name: version(name) for name in ("torch", "lightning", "kornia", "numpy")},
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),

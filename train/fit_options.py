@@ -15,6 +15,7 @@ from ..names import DEPTH_UNITS, file_name
 from .history import EpochRecord
 from .origin import place_of
 from .presets import PRESETS, Preset, PresetName
+from .teacher import Teacher
 
 __all__ = ["LoggerName", "TrainOptions"]
 
@@ -36,6 +37,7 @@ class TrainOptions:
         learning_rate: None: the preset's.
         preset: a name, or a `Preset` of your own.
         init: a run folder with the initial weights; None: random weights.
+        teacher: a network whose depth is followed besides measured depth; it is opened by the caller.
         out: the run goes to `out/<network>`, see `file_name`.
         resume: continue from the run's `last.ckpt` if there is one.
         force: replace a finished run when the new one is complete.
@@ -58,6 +60,7 @@ class TrainOptions:
     learning_rate: float | None = None
     preset: PresetName | Preset = "paper"
     init: Path | None = None
+    teacher: Teacher | None = field(default=None, compare=False)
     out: Path = Path("runs")
     resume: bool = False
     force: bool = False
@@ -149,6 +152,7 @@ class TrainOptions:
             "preset": self.preset if isinstance(self.preset, str) else "custom",
             "recipe": str(self.recipe),
             "init": init,
+            **({} if self.teacher is None else {"teacher": self.teacher.weights_sha256}),
             "precision": self.used_precision,
             "learning_rate": self.rate,
             "pictures a step": self.pictures_a_step,

@@ -13,6 +13,7 @@ __all__ = [
     "DepthLoss",
     "LossWeights",
     "edge_weights",
+    "follow",
     "gradient_difference",
     "masked_mean",
     "scale_invariant",
@@ -72,6 +73,18 @@ class DepthLoss:
         edge = masked_mean(edge_weights(image) * distance, valid)
         dissimilarity = masked_mean(1.0 - ssim_map(prediction, target, valid), valid)
         return (w.alpha * l1 + w.beta * dissimilarity + w.gamma * edge) / (w.alpha + w.beta + w.gamma)
+
+
+def follow(prediction: Tensor, taught: Tensor) -> Tensor:
+    """Mean absolute difference of log depth to a teacher's, and of its gradients, over all pixels.
+
+    Args:
+        prediction, taught: N x 1 x H x W, depth as a fraction of the depth range.
+    """
+    with torch.autocast(prediction.device.type, enabled=False):
+        everywhere = torch.ones_like(taught, dtype=torch.bool)
+        residual = _log(prediction) - _log(taught)
+        return residual.abs().mean() + gradient_difference(residual, everywhere)
 
 
 def scale_invariant(residual: Tensor, valid: Tensor, share: float = 0.85) -> Tensor:

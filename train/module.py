@@ -24,8 +24,9 @@ from .augment import Augmentation
 from .camera_ready import normalisation
 from .history import EpochRecord
 from .loading import Feed
-from .losses import DepthLoss
+from .losses import DepthLoss, follow
 from .presets import Preset
+from .teacher import Teacher
 
 __all__ = ["DepthModule"]
 
@@ -41,9 +42,18 @@ class DepthModule(L.LightningModule):
         preset: optimiser, loss and augmentation.
         learning_rate: replaces the preset's.
         seed: of the augmentation.
+        teacher: whose depth is followed besides measured depth; None: there is none.
     """
 
-    def __init__(self, network: nn.Module, spec: ModelSpec, preset: Preset, learning_rate: float, seed: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: ModelSpec,
+        preset: Preset,
+        learning_rate: float,
+        seed: int,
+        teacher: Teacher | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.spec = spec
@@ -52,6 +62,7 @@ class DepthModule(L.LightningModule):
         self.history: list[EpochRecord] = []
         self.skipped: set[str] = set()
         self._seed = seed
+        self._teacher = teacher
         self._loss = DepthLoss(preset.loss)
         self._augment = Augmentation(preset.augmentation)
         self._watch = _FiniteLoss()
@@ -85,8 +96,12 @@ class DepthModule(L.LightningModule):
 
     def training_step(self, batch: RGBD | Tensor, batch_index: int) -> Tensor:
         """The loss of one batch. Raises TrainingError, naming the pictures, if it is not finite."""
-        image, depth = self._augment(*self._tensors("train", batch), self._batch_seed(batch_index))
-        loss = self._batch_loss(image, depth)[0]
+        augmented = self._augment.augment(*self._tensors("train", batch), self._batch_seed(batch_index))
+        image = augmented.image
+        loss, prediction = self._batch_loss(image, augmented.depth)
+        if self._teacher is not None:
+            taught = self._teacher(augmented.clean) / self.spec.depth_range[1]
+            loss = loss + self._teacher_weight() * follow(prediction.float(), taught)
         where = f"in epoch {self.current_epoch + 1}, batch {batch_index + 1}"
         self._watch.look(loss, where, lambda: self._sources("train", batch))
         self._train_losses.append(loss.detach())
@@ -182,6 +197,10 @@ class DepthModule(L.LightningModule):
         normal = (image * self.gain + self.offset).contiguous(memory_format=torch.channels_last)
         prediction = cast("Tensor", self.network(normal))
         return self._loss(prediction.float(), depth / self.spec.depth_range[1], valid, image), prediction
+
+    def _teacher_weight(self) -> float:
+        first, last = self.preset.teacher
+        return first + (last - first) * self.global_step / max(int(self.trainer.estimated_stepping_batches), 1)
 
     def _batch_seed(self, batch_index: int) -> int:
         """A seed for each batch, epoch and process, so that a resumed run draws the same as an uninterrupted one."""

@@ -50,6 +50,8 @@ class Preset:
             averaging.
         stages: in order; the shares add up to 1.
         aware: quantisation-aware training, see `train.aware`.
+        teacher: weights of `losses.follow` at the first and at the last step, linear between them, if there is a
+            teacher: early it guides, and late measured depth decides.
     """
 
     optimizer: Literal["adam", "adamw"]
@@ -59,6 +61,7 @@ class Preset:
     average_share: float | None
     stages: tuple[Stage, ...] = (Stage(1.0),)
     aware: bool = False
+    teacher: tuple[float, float] = (1.0, 0.1)
 
 
 PRESETS: Final[dict[PresetName, Preset]] = {

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 import click
-
 import nano_candidates
+
 from depthkit.commands.options import size_option
 from depthkit.train.fit import fit
 from depthkit.train.fit_options import TrainOptions

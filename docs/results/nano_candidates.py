@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import interpolate
 
 Kind = Literal["plain", "separable", "inverted"]
 
@@ -39,6 +40,7 @@ class Inverted(nn.Module):
         self.shortcut = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map the channels, and add the input if it has as many."""
         y: Tensor = self.layers(x)
         return x + y if self.shortcut else y
 
@@ -79,10 +81,8 @@ class Candidate(nn.Module):
         widths = plan.widths
         self.stem = _conv(3, widths[0], stride=2)
         self.levels = nn.ModuleList(
-            nn.Sequential(
-                _block(plan.encoder, a, b, 2), *(_block(plan.encoder, b, b) for _ in range(plan.depth))
-            )
-            for a, b in zip(widths, widths[1:], strict=False)
+            nn.Sequential(_block(plan.encoder, a, b, 2), *(_block(plan.encoder, b, b) for _ in range(plan.depth)))
+            for a, b in pairwise(widths)
         )
         self.context = _conv(widths[-1], widths[-1], size=1) if plan.context else None
         up = [w for level, w in enumerate(widths[:-1]) if 2 ** (level + 1) >= plan.ends][::-1]
@@ -92,6 +92,7 @@ class Candidate(nn.Module):
         self.head = nn.Conv2d(up[-1], 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Predict depth as a share of the depth range."""
         skips = [self.stem(image)]
         for level in self.levels:
             skips.append(level(skips[-1]))
@@ -100,12 +101,12 @@ class Candidate(nn.Module):
             x = x + self.context(x.mean(dim=(2, 3), keepdim=True))
         for block in self.blocks:
             skip = skips.pop()
-            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = x[..., : skip.shape[-2], : skip.shape[-1]]  # of an odd size, the finer one has a row or column less
             x = block(torch.cat([skip, x], dim=1))
         share = self.head(x)
         scale = 2.0 ** (1 + len(skips))
-        return F.interpolate(share, scale_factor=scale, mode="bilinear", align_corners=False)
+        return interpolate(share, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
 PLANS: Final[dict[str, Plan]] = {

@@ -1,0 +1,50 @@
+"""A teacher: a network whose depth a student follows, besides the measured depth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ..errors import UserError
+from ..session import Session
+from ..spec import ModelSpec
+
+__all__ = ["Teacher"]
+
+
+class Teacher:
+    """Depth of pictures, from a run, an ONNX file or an engine of any size.
+
+    Args:
+        session: opened for this process alone; it reads pictures of its own size.
+        target: its path, for messages.
+        weights_sha256: of its weights, so that a resumed run has the same teacher.
+    """
+
+    def __init__(self, session: Session, target: Path, weights_sha256: str) -> None:
+        self.target = target
+        self.weights_sha256 = weights_sha256
+        self._session = session
+
+    def require_fit(self, student: ModelSpec, folder: Path) -> None:
+        """Raise UserError if the student, to be trained in `folder`, is the teacher, or its depth has another range."""
+        if self.target.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise UserError(f"the teacher {self.target} is the run that is trained; choose another --out or teacher")
+        taught, learnt = self._session.spec.depth_range, student.depth_range
+        if taught != learnt:
+            raise UserError(
+                f"the teacher {self.target} predicts {taught[0]:g} to {taught[1]:g} m, and the student "
+                f"{learnt[0]:g} to {learnt[1]:g} m; choose a teacher of the same depth range"
+            )
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor) -> Tensor:
+        """Depth in metres, N x 1 x H x W, of N x 3 x H x W pictures in 0..1; resized bilinearly both ways."""
+        height, width = self._session.spec.size
+        own = interpolate(image, (height, width), mode="bilinear", antialias=True, align_corners=False)
+        pixels = (own * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        metres = torch.from_numpy(self._session(pixels.cpu().numpy()))[:, None].to(image.device)
+        return interpolate(metres, image.shape[-2:], mode="bilinear", align_corners=False)
