@@ -29,6 +29,8 @@ def to_json(document: object) -> str:
 def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Document:
     """Read a document of class `kind`. Keys with a default are required too; `source` names the document in errors.
 
+    A class that still reads older versions has a static method `upgrade(raw)`, which changes them in place.
+
     Raises:
         SpecError: it is not JSON, has another schema version, or has invalid keys or values (all are listed).
     """
@@ -36,6 +38,9 @@ def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Docu
         raw: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SpecError(f"{source} is not JSON ({error}); make it again") from error
+    if isinstance(raw, dict) and (upgrade := getattr(kind, "upgrade", None)) is not None:
+        upgrade(raw)
+        text = json.dumps(raw)
     known: int = kind.schema_version  # type: ignore[attr-defined]
     found = raw.get("schema_version") if isinstance(raw, dict) else None
     if type(found) is not int or found != known:

@@ -35,16 +35,8 @@ _NAMES: Final = {"network": "networks"}  # options whose parameters have other n
 @click.command(
     cls=SectionedCommand,
     sections={
-        "What to train": (
-            "--network",
-            "--data",
-            "--depth-units",
-            "--skip-bad",
-            "--size",
-            "--init",
-            "--teacher",
-            "--quantize",
-        ),
+        "What to train": ("--network", "--data", "--depth-units", "--skip-bad", "--size"),
+        "From what": ("--init", "--teacher", "--quantize"),
         "How long, and how": ("--preset", "--epochs", "--steps", "--batch", "--accumulate", "--lr", "--seed"),
         "The run": ("--out", "--resume", "--force", "--logger"),
         "Hardware": ("--devices", "--num-nodes", "--precision", "--compile", "--workers"),

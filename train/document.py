@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -69,7 +69,16 @@ class BundleDocument:
     model: ModelSpec
     training: TrainingRecord | None
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
+
+    @staticmethod
+    def upgrade(raw: dict[str, Any]) -> None:
+        """Version 2 had no teacher."""
+        training = raw.get("training")
+        if raw.get("schema_version") == 2 and (training is None or isinstance(training, dict)):
+            raw["schema_version"] = 3
+            if training is not None:
+                training["teacher"] = None
 
 
 def read_document(folder: Path) -> BundleDocument:

@@ -1,0 +1,99 @@
+"""A student that also follows a teacher's depth."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from depthkit.errors import TrainingError, UserError
+from depthkit.pipeline.targets import open_target, open_teacher
+from depthkit.reference import Reference
+from depthkit.spec import ModelSpec
+from depthkit.train.document import read_document
+from depthkit.train.losses import follow
+from depthkit.train.teacher import Teacher
+from depthkit.train.torch_session import TorchSession
+
+from ..support import STEM, Cli
+from .runs import cut_short, fitted, record_of, train_options
+
+
+@pytest.fixture(scope="module", params=["run", "ONNX file"])
+def teacher(request: pytest.FixtureRequest, pristine_exports: Path) -> Teacher:
+    """The network of the shared run at 32x48."""
+    return open_teacher(pristine_exports if request.param == "run" else pristine_exports / f"{STEM}.fp32.onnx")
+
+
+def test_it_answers_in_metres_at_the_students_size(teacher: Teacher, reference: Reference) -> None:
+    image = torch.from_numpy(reference.images).permute(0, 3, 1, 2) / 255
+    depth = teacher(image)
+    np.testing.assert_allclose(depth[:, 0], reference.depths, atol=2e-3)
+    larger = torch.nn.functional.interpolate(image, scale_factor=2.0, mode="nearest")
+    answer = teacher(larger)
+    assert answer.shape == (len(image), 1, 64, 96)
+    assert (answer - larger.new_tensor(reference.depths.mean())).abs().mean() < 3
+
+
+def test_following_is_zero_for_the_teachers_own_depth_and_pulls_towards_it() -> None:
+    taught = torch.rand(2, 1, 16, 24, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.2
+    assert follow(taught, taught) == 0
+    prediction = (taught * 1.5).requires_grad_()
+    follow(prediction, taught).backward()  # type: ignore[no-untyped-call]
+    assert prediction.grad is not None
+    assert prediction.grad.sum() > 0, "too far: a step against the gradient comes nearer"
+
+
+def test_a_run_with_a_teacher_says_so_and_differs(teacher: Teacher, pairs: Path, tmp_path: Path) -> None:
+    plain = fitted(train_options(pairs, tmp_path / "plain"))
+    taught = fitted(train_options(pairs, tmp_path / "taught", teacher=teacher))
+    assert (record_of(plain).teacher, record_of(taught).teacher) == (None, teacher.weights_sha256)
+    assert read_document(plain).weights_sha256 != read_document(taught).weights_sha256
+
+
+def test_a_resumed_run_must_have_the_same_teacher(teacher: Teacher, pairs: Path, tmp_path: Path) -> None:
+    options = train_options(pairs, tmp_path, epochs=2, teacher=teacher)
+    cut_short(options)
+    with pytest.raises(TrainingError, match="teacher"):
+        fitted(replace(options, teacher=None, resume=True))
+    fitted(replace(options, resume=True))
+
+
+def test_a_teacher_of_another_depth_range_is_refused(pristine_exports: Path, pairs: Path, tmp_path: Path) -> None:
+    session = TorchSession(pristine_exports)
+    session.spec = replace(session.spec, depth_range=(1.0, 80.0))
+    with pytest.raises(UserError, match="1 to 80 m.*0.1 to 10 m"):
+        fitted(train_options(pairs, tmp_path, teacher=Teacher(session, pristine_exports, "0" * 64)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["", f"{STEM}.fp32.onnx"])
+def test_a_run_is_not_its_own_teacher(pristine_exports: Path, pairs: Path, tmp_path: Path, part: str) -> None:
+    folder = Path(shutil.copytree(pristine_exports, tmp_path / "compact"))
+    before = sorted(folder.iterdir())
+    with pytest.raises(UserError, match="is the run that is trained"):
+        fitted(train_options(pairs, tmp_path, teacher=open_teacher(folder / part), force=True))
+    assert sorted(folder.iterdir()) == before
+
+
+def test_the_command_line_opens_it(pairs: Path, pristine_exports: Path, tmp_path: Path, cli: Cli) -> None:
+    quick = ["--network", "compact", "--data", pairs, "--size", "32x48", "--epochs", "1", "--out", tmp_path]
+    cli("train", *quick, "--teacher", pristine_exports)
+    assert record_of(tmp_path / "compact").teacher == read_document(pristine_exports).weights_sha256
+    assert "nowhere" in cli("train", *quick, "--force", "--teacher", "nowhere", code=2).message
+
+
+def test_runs_of_before_are_read(pristine_exports: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pristine_exports, tmp_path / "compact"))
+    document = json.loads((folder / "model.json").read_text())
+    document["schema_version"] = 2
+    del document["training"]["teacher"]
+    (folder / "model.json").write_text(json.dumps(document))
+    assert read_document(folder) == read_document(pristine_exports)
+    with open_target(folder) as session:
+        assert isinstance(session.spec, ModelSpec)
