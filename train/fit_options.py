@@ -152,7 +152,7 @@ class TrainOptions:
             "preset": self.preset if isinstance(self.preset, str) else "custom",
             "recipe": str(self.recipe),
             "init": init,
-            **({} if self.teacher is None else {"teacher": self.teacher.weights_sha256}),
+            "teacher": None if self.teacher is None else self.teacher.weights_sha256,
             "precision": self.used_precision,
             "learning_rate": self.rate,
             "pictures a step": self.pictures_a_step,

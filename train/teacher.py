@@ -31,7 +31,8 @@ class Teacher:
 
     def require_fit(self, student: ModelSpec, folder: Path) -> None:
         """Raise UserError if the student, to be trained in `folder`, is the teacher, or its depth has another range."""
-        if self.target.resolve() in (folder.resolve(), *folder.resolve().parents):
+        target = self.target.resolve()
+        if folder.resolve() in (target, *target.parents):
             raise UserError(f"the teacher {self.target} is the run that is trained; choose another --out or teacher")
         taught, learnt = self._session.spec.depth_range, student.depth_range
         if taught != learnt:

@@ -11,17 +11,24 @@ import numpy as np
 import pytest
 import torch
 
+from depthkit.cli import run as depthkit
 from depthkit.errors import TrainingError, UserError
 from depthkit.pipeline.targets import open_target, open_teacher
-from depthkit.reference import Reference
+from depthkit.reference import Reference, read_reference
 from depthkit.spec import ModelSpec
 from depthkit.train.document import read_document
 from depthkit.train.losses import follow
 from depthkit.train.teacher import Teacher
 from depthkit.train.torch_session import TorchSession
 
-from ..support import STEM, Cli
+from ..support import STEM
 from .runs import cut_short, fitted, record_of, train_options
+
+
+@pytest.fixture(scope="module")
+def reference(pristine_exports: Path) -> Reference:
+    """What the shared run answers in torch."""
+    return read_reference(pristine_exports / f"{STEM}.reference.npz")
 
 
 @pytest.fixture(scope="module", params=["run", "ONNX file"])
@@ -67,7 +74,7 @@ def test_a_resumed_run_must_have_the_same_teacher(teacher: Teacher, pairs: Path,
 def test_a_teacher_of_another_depth_range_is_refused(pristine_exports: Path, pairs: Path, tmp_path: Path) -> None:
     session = TorchSession(pristine_exports)
     session.spec = replace(session.spec, depth_range=(1.0, 80.0))
-    with pytest.raises(UserError, match="1 to 80 m.*0.1 to 10 m"):
+    with pytest.raises(UserError, match=r"1 to 80 m.*0\.1 to 10 m"):
         fitted(train_options(pairs, tmp_path, teacher=Teacher(session, pristine_exports, "0" * 64)))
     assert not list(tmp_path.iterdir())
 
@@ -81,11 +88,15 @@ def test_a_run_is_not_its_own_teacher(pristine_exports: Path, pairs: Path, tmp_p
     assert sorted(folder.iterdir()) == before
 
 
-def test_the_command_line_opens_it(pairs: Path, pristine_exports: Path, tmp_path: Path, cli: Cli) -> None:
-    quick = ["--network", "compact", "--data", pairs, "--size", "32x48", "--epochs", "1", "--out", tmp_path]
-    cli("train", *quick, "--teacher", pristine_exports)
+def test_the_command_line_opens_it(
+    pairs: Path, pristine_exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["train", "--network", "compact", "--data", str(pairs), "--size", "32x48", "--epochs", "1"]
+    quick += ["--out", str(tmp_path)]
+    assert depthkit([*quick, "--teacher", str(pristine_exports)]) == 0
     assert record_of(tmp_path / "compact").teacher == read_document(pristine_exports).weights_sha256
-    assert "nowhere" in cli("train", *quick, "--force", "--teacher", "nowhere", code=2).message
+    assert depthkit([*quick, "--force", "--teacher", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
 
 
 def test_runs_of_before_are_read(pristine_exports: Path, tmp_path: Path) -> None:
