@@ -36,7 +36,7 @@ _NAMES: Final = {"network": "networks"}  # options whose parameters have other n
     cls=SectionedCommand,
     sections={
         "What to train": ("--network", "--data", "--depth-units", "--skip-bad", "--size"),
-        "From what": ("--init", "--teacher", "--quantize"),
+        "From what": ("--init", "--teacher", "--unlabelled", "--quantize"),
         "How long, and how": ("--preset", "--epochs", "--steps", "--batch", "--accumulate", "--lr", "--seed"),
         "The run": ("--out", "--resume", "--force", "--logger"),
         "Hardware": ("--devices", "--num-nodes", "--precision", "--compile", "--workers"),
@@ -74,6 +74,11 @@ _NAMES: Final = {"network": "networks"}  # options whose parameters have other n
     type=PathType(),
     metavar="RUN|FILE",
     help="Also follow the depth of this network: a run, `compact`, an ONNX file or an engine, of any size.",
+)
+@click.option(
+    "--unlabelled",
+    type=PathType(file_okay=False),
+    help="With --teacher: also train on the pictures in this folder, which need no depth.",
 )
 @click.option(
     "--quantize",
@@ -134,6 +139,7 @@ def train(
     preset: str,
     init: Path | None,
     teacher: Path | None,
+    unlabelled: Path | None,
     quantize: Path | None,
     out: Path,
     resume: bool,
@@ -198,6 +204,7 @@ def train(
             preset=next(name for name in PRESETS if name == preset),
             init=None if init is None else locate(init),
             teacher=guide,
+            unlabelled=unlabelled,
             out=out,
             resume=resume,
             force=force,

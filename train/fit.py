@@ -31,6 +31,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..data.dataset import RGBDDataset, SkipBad, evenly_spaced
 from ..data.scenes.scene_dataset import Scenes
 from ..data.sources import open_dataset
+from ..data.unlabelled import Joined, Unlabelled
 from ..errors import OutputError, TrainingError
 from ..files import is_refused_write, make_folder
 from ..metrics import VALID_DEPTH, implausible_depth, valid_pixels
@@ -68,6 +69,8 @@ def fit(options: TrainOptions) -> Path | None:
     train, val = (_open(options, split) for split in _SPLITS)
     _check_amount(options, len(train), len(val))
     _check_measured(options, train, val)
+    if options.unlabelled is not None:
+        train = _with_unlabelled(options, train)
     torch.manual_seed(options.seed)
     network, init = _first_network(options)
     spec = describe_network(options.network, network, options.size)
@@ -232,6 +235,17 @@ class _MovingAverage(WeightAveraging):
 
     def _average(self, averaged: Any, current: Any, updates: Any) -> None:
         get_ema_multi_avg_fn(self._decay)(averaged, current, updates)  # type: ignore[no-untyped-call]
+
+
+def _with_unlabelled(options: TrainOptions, train: RGBDDataset) -> RGBDDataset:
+    """The training samples and the pictures without depth. Raises DataError, TrainingError."""
+    assert options.unlabelled is not None
+    if options.teacher is None:
+        raise TrainingError("pictures without depth teach nothing by themselves; give a teacher with --teacher")
+    if isinstance(train, Scenes):
+        raise TrainingError("--unlabelled goes with a data set; the built-in scenes all have depth")
+    joined = Joined(train, Unlabelled(options.unlabelled, size=options.size))
+    return SkipBad(joined) if options.skip_bad else joined
 
 
 def _check_amount(options: TrainOptions, train: int, val: int) -> None:

@@ -38,6 +38,7 @@ class TrainOptions:
         preset: a name, or a `Preset` of your own.
         init: a run folder with the initial weights; None: random weights.
         teacher: a network whose depth is followed besides measured depth; it is opened by the caller.
+        unlabelled: a folder of pictures without depth, for which only the teacher's depth is followed.
         out: the run goes to `out/<network>`, see `file_name`.
         resume: continue from the run's `last.ckpt` if there is one.
         force: replace a finished run when the new one is complete.
@@ -61,6 +62,7 @@ class TrainOptions:
     preset: PresetName | Preset = "paper"
     init: Path | None = None
     teacher: Teacher | None = field(default=None, compare=False)
+    unlabelled: Path | None = None
     out: Path = Path("runs")
     resume: bool = False
     force: bool = False

@@ -6,13 +6,14 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from depthkit.cli import run as depthkit
-from depthkit.errors import TrainingError, UserError
+from depthkit.errors import DataError, TrainingError, UserError
 from depthkit.pipeline.targets import open_target, open_teacher
 from depthkit.reference import Reference, read_reference
 from depthkit.spec import ModelSpec
@@ -21,7 +22,7 @@ from depthkit.train.losses import follow
 from depthkit.train.teacher import Teacher
 from depthkit.train.torch_session import TorchSession
 
-from ..support import STEM
+from ..support import STEM, save_noise
 from .runs import cut_short, fitted, record_of, train_options
 
 
@@ -86,6 +87,43 @@ def test_a_run_is_not_its_own_teacher(pristine_exports: Path, pairs: Path, tmp_p
     with pytest.raises(UserError, match="is the run that is trained"):
         fitted(train_options(pairs, tmp_path, teacher=open_teacher(folder / part), force=True))
     assert sorted(folder.iterdir()) == before
+
+
+def test_pictures_without_depth_are_trained_on(
+    pristine_exports: Path, pairs: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(4):
+        save_noise(folder / f"{seed}.png", 40 + seed, 60, seed)
+    teacher = open_teacher(pristine_exports)
+    options = train_options(pairs, tmp_path, teacher=teacher, unlabelled=folder)
+    labelled = record_of(fitted(replace(options, unlabelled=None, out=tmp_path / "labelled"))).samples
+    assert record_of(fitted(options)).samples == labelled + 4
+    (folder / "broken.png").write_bytes(b"no picture")
+    again = replace(options, out=tmp_path / "again")
+    with pytest.raises(DataError, match=r"broken\.png"):
+        fitted(again)
+    skipping = replace(again, skip_bad=True, force=True)
+    assert [Path(name).name for name in record_of(fitted(skipping)).skipped] == ["broken.png"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"teacher": None}, "give a teacher"),
+        ({"data": "scenes"}, "scenes"),
+        ({"unlabelled": Path("nowhere")}, "nowhere"),
+    ],
+)
+def test_pictures_without_depth_that_cannot_teach_are_refused(
+    pristine_exports: Path, pairs: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    options = train_options(
+        pairs, tmp_path / "out", teacher=open_teacher(pristine_exports), unlabelled=pairs / "images"
+    )
+    with pytest.raises((DataError, TrainingError), match=words):
+        fitted(replace(options, **changes))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_line_opens_it(
