@@ -24,11 +24,13 @@ __all__ = [
     "LEAST_SIDE",
     "METRICS",
     "VALID_DEPTH",
+    "Alignment",
     "DepthScores",
     "Metric",
     "PixelSums",
     "Scores",
     "aggregate",
+    "align",
     "implausible_depth",
     "number",
     "pixel_sums",
@@ -37,6 +39,8 @@ __all__ = [
     "score_frame",
     "valid_pixels",
 ]
+
+Alignment = Literal["none", "median", "affine"]
 
 DEPTH_SCALE: Final = 10.0
 """Depth in metres that the paper scales to 1 for MSE and SSIM."""
@@ -258,6 +262,35 @@ def scaled_ssim(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) ->
     return float(np.mean(similarity[inner], dtype=np.float64))
 
 
+def align(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray, how: Alignment) -> np.ndarray:
+    """A picture's predicted depth (H x W metres) with its scale, or scale and shift, taken from the truth.
+
+    What remains is the error of the shape. An aligned figure says nothing about metres, and must be labelled so.
+
+    Args:
+        how: "median": times the ratio of the medians over valid pixels (Eigen et al.'s later users, as Zhou et al.,
+            CVPR 2017). "affine": scale and shift of inverse depth by least squares (Ranftl et al., "Towards Robust
+            Monocular Depth Estimation", TPAMI 2022, the protocol of MiDaS); inverse depth is cut off at 1 / 10 m.
+
+    >>> truth = np.array([[1.0, 2.0], [4.0, 8.0]]); everywhere = np.ones((2, 2), bool)
+    >>> align(truth * 3, truth, everywhere, "median").tolist()
+    [[1.0, 2.0], [4.0, 8.0]]
+    >>> align(1 / (2 / truth + 0.5), truth, everywhere, "affine").round(6).tolist()
+    [[1.0, 2.0], [4.0, 8.0]]
+    """
+    if how == "none" or not valid.any() or not np.isfinite(prediction).all():
+        return prediction
+    low, high = VALID_DEPTH
+    if how == "median":
+        middle = float(np.median(prediction[valid]))
+        return prediction * (float(np.median(truth[valid])) / middle) if middle > 0 else prediction
+    inverse = 1 / np.maximum(prediction.astype(np.float64), low)
+    columns = np.stack([inverse[valid], np.ones(int(valid.sum()))], axis=1)
+    (scale, shift), *_ = np.linalg.lstsq(columns, 1 / truth[valid].astype(np.float64), rcond=None)
+    aligned: np.ndarray = 1 / np.maximum(scale * inverse + shift, 1 / high)
+    return aligned
+
+
 @dataclass(frozen=True)
 class FrameScore:
     """Scores of one picture."""
@@ -267,12 +300,15 @@ class FrameScore:
     ssim: float
 
 
-def score_frame(prediction: np.ndarray, truth: np.ndarray, crop: tuple[slice, slice] | None = None) -> FrameScore:
+def score_frame(
+    prediction: np.ndarray, truth: np.ndarray, crop: tuple[slice, slice] | None = None, how: Alignment = "none"
+) -> FrameScore:
     """Score one H x W prediction against the ground truth, both in metres and of one shape; 0 means not measured.
 
     MSE and SSIM are over the whole frame (the paper names no crop), the other metrics over `crop`.
     """
     whole, inside = valid_pixels(truth), valid_pixels(truth, crop)
+    prediction = align(prediction, truth, inside, how)
     if not np.isfinite(prediction).all():
         nan = float("nan")
         return FrameScore(PixelSums(int(inside.sum()), *[nan] * 6), nan, nan)

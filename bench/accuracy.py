@@ -7,7 +7,7 @@ from itertools import tee
 
 import numpy as np
 
-from ..metrics import DepthScores, aggregate, score_frame
+from ..metrics import Alignment, DepthScores, aggregate, score_frame
 from ..parity import loss_faults
 from ..precisions import Precision
 from ..runtime.frames import predict_frames
@@ -17,7 +17,10 @@ __all__ = ["accuracy_faults", "measure_accuracy"]
 
 
 def measure_accuracy(
-    session: Session, samples: Iterable[tuple[np.ndarray, np.ndarray]], crop: tuple[slice, slice] | None
+    session: Session,
+    samples: Iterable[tuple[np.ndarray, np.ndarray]],
+    crop: tuple[slice, slice] | None,
+    how: Alignment = "none",
 ) -> DepthScores:
     """Score a session on pictures with measured depth.
 
@@ -25,10 +28,11 @@ def measure_accuracy(
         session: pictures are resized to its size and the depth back, so a smaller engine is penalised for its blur.
         samples: pairs of H x W x 3 uint8 and H x W metres (0: not measured), read one by one.
         crop: rows and columns that count for AbsRel, RMSE, log10 and the thresholds; None: all.
+        how: whether each prediction is aligned to its truth first, see `metrics.align`.
     """
     images, truths = tee(samples)
     predictions = predict_frames(session, (image for image, _ in images))
-    return aggregate(score_frame(p, truth, crop) for p, (_, truth) in zip(predictions, truths, strict=True))
+    return aggregate(score_frame(p, truth, crop, how) for p, (_, truth) in zip(predictions, truths, strict=True))
 
 
 def accuracy_faults(scores: DepthScores, fp32: DepthScores, precision: Precision) -> list[str]:

@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .options import CountType, PathType, data_option, depth_units_option, expand, json_option
+
+if TYPE_CHECKING:
+    from ..metrics import Alignment
 
 
 @click.command()
 @click.argument("target", nargs=-1, required=True, type=PathType(), callback=expand)
 @data_option("Data set whose test split is used.", default="scenes")
 @click.option("--frames", type=CountType(1, 1_000_000), help="Number of frames, evenly spaced.  [default: all]")
+@click.option(
+    "--align",
+    type=click.Choice(["none", "median", "affine"]),
+    default="none",
+    show_default=True,
+    help="Scale each prediction to its truth first, by the medians, or by scale and shift of inverse depth. Such "
+    "figures judge the shape of depth, not metres.",
+)
 @depth_units_option
 @json_option
-def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_units: float | None, as_json: bool) -> None:
+def evaluate(
+    target: tuple[Path, ...],
+    data: str,
+    frames: int | None,
+    align: Alignment,
+    depth_units: float | None,
+    as_json: bool,
+) -> None:
     """Score runs, ONNX files or engines against measured depth.
 
     TARGET may also be the name of built-in weights: compact.
 
-    Depth is metric, so predictions are not aligned to measured depth; they are resized to its size. MSE and SSIM are
-    the paper's, on depth / 10 m over the whole frame; the other metrics are over valid pixels (on NYU inside the Eigen
-    crop). "pooled" is over all pixels of the set, "per image" the mean over pictures. NaN or infinite depth exits 3.
+    Depth is metric, so predictions are resized to measured depth, and not aligned to it, except by --align. MSE and
+    SSIM are the paper's, on depth / 10 m over the whole frame; the other metrics are over valid pixels (on NYU inside
+    the Eigen crop). "pooled" is over all pixels of the set, "per image" the mean over pictures. NaN or infinite depth
+    exits 3.
 
     \b
     Examples:
@@ -45,7 +65,8 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     samples = sample_set(data, frames, depth_units_of(target, depth_units))
     if warning := doubt(samples):
         err.print(warning, style="yellow", markup=False)
-    title = f"{data}, {samples.frames} of {samples.available} test frames"
+    aligned = "" if align == "none" else f", aligned to the truth ({align})"
+    title = f"{data}, {samples.frames} of {samples.available} test frames{aligned}"
     of_pictures = [metric for metric in METRICS if not metric.pooled]
     of_pixels = [metric for metric in METRICS if metric.pooled]
     headings = [[metric.heading for metric in group] for group in (of_pictures, of_pixels)]
@@ -54,7 +75,7 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     for path in target:
         with open_target(path) as session, progress_bar() as bar:
             pairs = (samples.samples[index] for index in bar.track(range(samples.frames), description=path.name))
-            scores = measure_accuracy(session, pairs, samples.crop)
+            scores = measure_accuracy(session, pairs, samples.crop, align)
         results[str(path)] = scores
         for first, name, part in ((True, "pooled", scores.pooled), (False, "per image", scores.per_image)):
             whole = [format(metric.of(scores), metric.form) if first else "" for metric in of_pictures]
@@ -63,7 +84,8 @@ def evaluate(target: tuple[Path, ...], data: str, frames: int | None, depth_unit
     if as_json:
         from ..documents import to_json
 
-        click.echo(json.dumps({path: json.loads(to_json(scores)) for path, scores in results.items()}, indent=2))
+        label = {} if align == "none" else {"aligned": align}
+        click.echo(json.dumps({path: json.loads(to_json(each)) | label for path, each in results.items()}, indent=2))
     else:
         out.print(shown)
     bad = [path for path, scores in results.items() if not (isfinite(scores.mse) and isfinite(scores.pooled.rmse))]

@@ -6,6 +6,7 @@ import csv
 import math
 from dataclasses import astuple, fields
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -22,11 +23,13 @@ from depthkit.metrics import (
     EIGEN_CROP,
     METRICS,
     VALID_DEPTH,
+    Alignment,
     DepthScores,
     FrameScore,
     PixelSums,
     Scores,
     aggregate,
+    align,
     pixel_sums,
     scaled_mse,
     scaled_ssim,
@@ -36,6 +39,8 @@ from depthkit.metrics import (
 
 Depth = NDArray[np.float32]
 SHAPE = (40, 56)
+
+ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
 
 
 def _pair(seed: int, shape: tuple[int, int] = SHAPE) -> tuple[Depth, Depth]:
@@ -219,6 +224,34 @@ def test_crop_rules_eigens_metrics_and_not_the_papers() -> None:
 def test_picture_smaller_than_the_window_has_no_ssim(shape: tuple[int, int]) -> None:
     truth = np.full(shape, 2.0, np.float32)
     assert math.isnan(scaled_ssim(truth, truth, np.ones(shape, bool)))
+
+
+@given(scale=st.floats(0.2, 5), seed=st.integers(0, 99))
+def test_alignment_takes_the_scale_away_and_nothing_else(scale: float, seed: int) -> None:
+    prediction, truth = _pair(seed)
+    truth = _holes(seed, truth)
+    valid = valid_pixels(truth)
+    for how in ALIGNMENTS[1:]:
+        once, scaled = (align(each, truth, valid, how) for each in (prediction, prediction * scale))
+        np.testing.assert_allclose(scaled, once, rtol=1e-4)
+    assert align(prediction, truth, valid, "none") is prediction
+
+
+def test_affine_alignment_is_the_best_of_inverse_depth() -> None:
+    prediction, truth = _pair(3)
+    valid = valid_pixels(truth)
+    best = np.square(1 / align(prediction, truth, valid, "affine") - 1 / truth).mean()
+    for scale, shift in ((1.0, 0.0), (1.1, 0.0), (0.9, 0.02), (0.8, 0.05)):
+        assert best <= np.square(scale / prediction + shift - 1 / truth).mean() + 1e-9
+
+
+@pytest.mark.parametrize("how", ALIGNMENTS)
+def test_what_cannot_be_aligned_stays_as_it_is(how: Alignment) -> None:
+    truth, nowhere = np.full((16, 16), 2.0), np.zeros((16, 16), bool)
+    broken = np.full((16, 16), np.nan)
+    assert align(truth * 2, truth, nowhere, how).tolist() == (truth * 2).tolist()
+    assert np.isnan(align(broken, truth, ~nowhere, how)).all()
+    assert (align(np.zeros((16, 16)), truth, ~nowhere, how) >= 0).all(), "no division by zero"
 
 
 def test_constants_are_the_papers() -> None:
