@@ -31,7 +31,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..data.dataset import RGBDDataset, SkipBad, evenly_spaced
 from ..data.scenes.scene_dataset import Scenes
 from ..data.sources import open_dataset
-from ..data.unlabelled import Joined, Unlabelled
 from ..errors import OutputError, TrainingError
 from ..files import is_refused_write, make_folder
 from ..metrics import VALID_DEPTH, implausible_depth, valid_pixels
@@ -42,7 +41,7 @@ from .document import CHECKPOINT, TrainingRecord
 from .figures import plot_curve, plot_samples
 from .fit_options import LoggerName, TrainOptions
 from .history import write_history
-from .loading import Feed
+from .loading import Feed, with_unlabelled
 from .module import DepthModule
 from .networks import build_network, check_network, describe_network
 from .origin import depth_units_of, fingerprint, place_of
@@ -70,7 +69,7 @@ def fit(options: TrainOptions) -> Path | None:
     _check_amount(options, len(train), len(val))
     _check_measured(options, train, val)
     if options.unlabelled is not None:
-        train = _with_unlabelled(options, train)
+        train = with_unlabelled(options, train)
     torch.manual_seed(options.seed)
     network, init = _first_network(options)
     spec = describe_network(options.network, network, options.size)
@@ -235,17 +234,6 @@ class _MovingAverage(WeightAveraging):
 
     def _average(self, averaged: Any, current: Any, updates: Any) -> None:
         get_ema_multi_avg_fn(self._decay)(averaged, current, updates)  # type: ignore[no-untyped-call]
-
-
-def _with_unlabelled(options: TrainOptions, train: RGBDDataset) -> RGBDDataset:
-    """The training samples and the pictures without depth. Raises DataError, TrainingError."""
-    assert options.unlabelled is not None
-    if options.teacher is None:
-        raise TrainingError("pictures without depth teach nothing by themselves; give a teacher with --teacher")
-    if isinstance(train, Scenes):
-        raise TrainingError("--unlabelled goes with a data set; the built-in scenes all have depth")
-    joined = Joined(train, Unlabelled(options.unlabelled, size=options.size))
-    return SkipBad(joined) if options.skip_bad else joined
 
 
 def _check_amount(options: TrainOptions, train: int, val: int) -> None:

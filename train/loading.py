@@ -13,16 +13,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
 from ..cores import usable_cores
-from ..data.dataset import RGBD, RGBDDataset
+from ..data.dataset import RGBD, RGBDDataset, SkipBad
 from ..data.scenes.render import render_scenes, scene_seed
 from ..data.scenes.scene_dataset import Scenes
+from ..data.unlabelled import Joined, Unlabelled
+from ..errors import TrainingError
 from .fit_options import TrainOptions
 from .presets import Stage, stage_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Feed", "workers"]
+__all__ = ["Feed", "with_unlabelled", "workers"]
 
 _Split = Literal["train", "val"]
 _MOST_WORKERS = 16
@@ -169,3 +171,14 @@ def workers(options: TrainOptions, *, on_gpu: bool) -> int:
     if options.workers is not None:
         return options.workers
     return min(usable_cores() // options.devices_a_node, _MOST_WORKERS) if on_gpu else 0
+
+
+def with_unlabelled(options: TrainOptions, train: RGBDDataset) -> RGBDDataset:
+    """The training samples and the pictures without depth. Raises DataError, TrainingError."""
+    assert options.unlabelled is not None
+    if options.teacher is None:
+        raise TrainingError("pictures without depth teach nothing by themselves; give a teacher with --teacher")
+    if isinstance(train, Scenes):
+        raise TrainingError("--unlabelled goes with a data set; the built-in scenes all have depth")
+    joined = Joined(train, Unlabelled(options.unlabelled, size=options.size))
+    return SkipBad(joined) if options.skip_bad else joined
