@@ -1,6 +1,6 @@
 """The networks among which `nano` was chosen; each can be named as `nano_candidates:NAME` from this folder.
 
-All halve the resolution in the stem, work at 1/2 to 1/16 or 1/32 of it, and resize the depth of the last decoder block
+All halve the resolution in the stem, work at 1/2 to 1/16, 1/32 or 1/64 of it, and resize the depth of the last decoder block
 to the picture's size. They differ in widths, in the kind of block, and in where the decoder ends.
 """
 
@@ -121,6 +121,8 @@ PLANS: Final[dict[str, Plan]] = {
     "inverted": Plan((16, 24, 40, 80, 128), "inverted", "separable", depth=2),
     "mixed": Plan((16, 32, 64, 128, 224), "plain", "separable", ends=4),
     "mixed_deep": Plan((16, 32, 64, 128, 192), "plain", "plain", depth=2, ends=4, context=True),
+    "pyramid": Plan((12, 32, 64, 96, 128, 128), depth=2, ends=4),
+    "pyramid_eight": Plan((12, 32, 64, 96, 128, 128), depth=2, ends=8),
 }
 
 
