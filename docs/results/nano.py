@@ -2,8 +2,10 @@
 
     cd docs/results
     python nano.py train --data path/to/nyu --out runs/nano
-    python nano.py time --out runs/nano --json nano.json
-    python nano.py render nano.json > nano.md
+    python nano.py time --data path/to/nyu --out runs/nano > nano.json
+    python nano.py table nano.json
+
+The table is that of nano.md.
 
 A candidate that is trained already is kept, so the first command can be stopped and started again. The test split has
 no say in a choice.
@@ -11,19 +13,39 @@ no say in a choice.
 
 from __future__ import annotations
 
+import csv
+import json
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from statistics import median
+from typing import Any, Final
 
 import click
 import nano_candidates
+import numpy as np
 
-from depthkit.commands.options import size_option
+from depthkit.bench.timing import Steady, time_steady
+from depthkit.cores import usable_cores
+from depthkit.data.images import resize_image
+from depthkit.engines.fingerprint import cpu_fingerprint
+from depthkit.errors import GateError
+from depthkit.export.recipe import ExportOptions
+from depthkit.pipeline.calibration import read_calibration
+from depthkit.pipeline.export import EngineOptions, export_run
+from depthkit.pipeline.pictures import read_pictures
+from depthkit.runtime.load import load
+from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
 from depthkit.train.fit_options import TrainOptions
 from depthkit.train.presets import PRESETS, Stage
+from depthkit.train.shipped import shipped_run
 
+SIZE: Final = (240, 320)
+BACKENDS: Final = ("openvino", "onnxruntime")
 SHORT: Final = replace(PRESETS["best"], stages=(Stage(0.5, scale=0.5), Stage(0.5)))
 """Without built-in scenes, whose rendering takes longer than a step of these networks."""
 
@@ -36,17 +58,86 @@ def main() -> None:
 @main.command()
 @click.option("--data", required=True, help="Data set whose training split is used.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/nano"), show_default=True)
-@size_option("Training size.", default="240x320")
 @click.option("--epochs", default=12, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.argument("names", nargs=-1)
-def train(data: str, out: Path, size: tuple[int, int], epochs: int, seed: int, names: tuple[str, ...]) -> None:
+def train(data: str, out: Path, epochs: int, seed: int, names: tuple[str, ...]) -> None:
     """Train the candidates NAMES (all of them, if none is named)."""
     for name in nano_candidates.names(names):
         if not (out / name / "model.json").is_file():
             click.echo(name)
             network = f"nano_candidates:{name}"
-            fit(TrainOptions(network, data, size, epochs=epochs, preset=SHORT, seed=seed, resume=True, out=out))
+            fit(TrainOptions(network, data, SIZE, epochs=epochs, preset=SHORT, seed=seed, resume=True, out=out))
+
+
+@main.command()
+@click.option("--data", required=True, help="Data set whose training split calibrates INT8.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/nano"), show_default=True)
+@click.option("--seconds", default=3.0, show_default=True, help="Of timing, for each engine.")
+@click.argument("names", nargs=-1)
+def time(data: str, out: Path, seconds: float, names: tuple[str, ...]) -> None:
+    """Build the engines of NAMES and of compact, time all of them in turns, and print JSON."""
+    rows, sessions = [], []
+    for name in ("compact", *nano_candidates.names(names)):
+        if name == "compact" and not (out / name).exists():
+            shutil.copytree(shipped_run(name), out / name)
+        row = _describe(name, out / name)
+        for precision, options in _exports(data):
+            row[precision] = {}
+            for backend in BACKENDS:
+                try:
+                    (engine,) = export_run(out / name, options, EngineOptions((backend,)), _tell)
+                except GateError as error:
+                    row[precision][backend] = str(error)
+                else:
+                    sessions.append((row[precision], backend, load(engine)))
+        rows.append(row)
+    frames = np.stack([resize_image(image, SIZE) for image in read_pictures(data, "val", 8).images])
+    times = time_steady([s for _, _, s in sessions], [frames] * len(sessions), Steady(duration_s=seconds))
+    for (found, backend, session), samples in zip(sessions, times, strict=True):
+        found[backend] = round(median(samples), 3)
+        session.close()
+    click.echo(json.dumps({"cpu": cpu_fingerprint().name, "threads": usable_cores(), "rows": rows}, indent=1))
+
+
+def _exports(data: str) -> Iterator[tuple[str, ExportOptions]]:
+    yield "fp32", ExportOptions(size=SIZE)
+    yield "int8", ExportOptions(precision="int8", size=SIZE, calibration=read_calibration(data, SIZE))
+
+
+def _tell(step: str, detail: str) -> None:
+    click.echo(f"{step}: {detail}", err=True)
+
+
+def _describe(name: str, run: Path) -> dict[str, Any]:
+    """Work and accuracy; compact, which was trained for longer and at another size, has no accuracy here."""
+    spec = read_bundle(run).spec_at(SIZE)
+    row: dict[str, Any] = {"name": name, "parameters": spec.parameters, "macs": spec.macs}
+    with suppress(FileNotFoundError), (run / "metrics.csv").open(encoding="utf-8") as stream:
+        last = list(csv.DictReader(stream))[-1]
+        row |= {"delta1": float(last["val_delta1"]), "abs_rel": float(last["val_abs_rel"])}
+    return row
+
+
+@main.command()
+@click.argument("result", type=click.Path(path_type=Path))
+def table(result: Path) -> None:
+    """Print the candidates as a table in Markdown."""
+    click.echo(render(json.loads(result.read_text(encoding="utf-8"))["rows"]))
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """The table, the most accurate candidate first."""
+    lines = ["| network | parameters | GMAC | δ1 | AbsRel | FP32 ms | INT8 ms |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for row in sorted(rows, key=lambda row: -row.get("delta1", 0)):
+        accuracy = f"{row['delta1']:.3f} | {row['abs_rel']:.3f}" if "delta1" in row else "|"
+        times = " | ".join(" / ".join(_time(row[p][b]) for b in BACKENDS) for p in ("fp32", "int8"))
+        lines.append(f"| {row['name']} | {row['parameters']:,} | {row['macs'] / 1e9:.2f} | {accuracy} | {times} |")
+    return "\n".join(lines)
+
+
+def _time(found: float | str) -> str:
+    return "gate" if isinstance(found, str) else f"{found:.2f}"
 
 
 if __name__ == "__main__":

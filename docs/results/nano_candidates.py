@@ -1,7 +1,7 @@
 """The networks among which `nano` was chosen; each can be named as `nano_candidates:NAME` from this folder.
 
-All halve the resolution in the stem, work at 1/2 to 1/16, 1/32 or 1/64 of it, and resize the depth of the last decoder block
-to the picture's size. They differ in widths, in the kind of block, and in where the decoder ends.
+All halve the resolution in the stem and work at 1/2 to 1/16, 1/32 or 1/64 of it. They differ in widths, in the kind of
+block, in where the decoder ends, and in how its depth becomes as large as the picture.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, relu
 
-Kind = Literal["plain", "separable", "inverted"]
+Kind = Literal["plain", "branched", "separable", "inverted"]
 
 
 def _conv(channels: int, out: int, *, size: int = 3, stride: int = 1, groups: int = 1, act: bool = True) -> nn.Module:
@@ -45,9 +45,29 @@ class Inverted(nn.Module):
         return x + y if self.shortcut else y
 
 
+class Branched(nn.Module):
+    """Branches of 3x3, 1x1 and nothing, which fold into one convolution (Ding et al., "RepVGG", CVPR 2021).
+
+    Folding is left to the winner: it changes no answer, and the time of the plain block is that of the folded one.
+    """
+
+    def __init__(self, channels: int, out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.wide = _conv(channels, out, stride=stride, act=False)
+        self.narrow = _conv(channels, out, size=1, stride=stride, act=False)
+        self.same = nn.BatchNorm2d(out) if stride == 1 and channels == out else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum of the branches, rectified."""
+        y: Tensor = self.wide(x) + self.narrow(x)
+        return relu(y if self.same is None else y + self.same(x))
+
+
 def _block(kind: Kind, channels: int, out: int, stride: int = 1) -> nn.Module:
     if kind == "plain":
         return _conv(channels, out, stride=stride)
+    if kind == "branched":
+        return Branched(channels, out, stride)
     if kind == "separable":  # Howard et al., "MobileNets", 2017
         return nn.Sequential(_conv(channels, channels, stride=stride, groups=channels), _conv(channels, out, size=1))
     return Inverted(channels, out, stride)
@@ -63,6 +83,9 @@ class Plan:
         depth: blocks of each encoder level after the one that halves.
         ends: the decoder's last resolution is 1/this.
         context: whether the coarsest level also sees the mean of the whole picture.
+        shuffled: the head answers every pixel of the picture, as channels of the decoder's last resolution (Shi et al.,
+            "Real-time single image and video super-resolution using … sub-pixel …", CVPR 2016), instead of one value
+            that is enlarged bilinearly.
     """
 
     widths: tuple[int, ...]
@@ -71,6 +94,7 @@ class Plan:
     depth: int = 1
     ends: int = 2
     context: bool = False
+    shuffled: bool = False
 
 
 class Candidate(nn.Module):
@@ -89,7 +113,8 @@ class Candidate(nn.Module):
         self.blocks = nn.ModuleList(
             _block(plan.decoder, below + skip, skip) for below, skip in zip((widths[-1], *up), up, strict=False)
         )
-        self.head = nn.Conv2d(up[-1], 1, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(plan.ends) if plan.shuffled else None
+        self.head = nn.Conv2d(up[-1], plan.ends**2 if plan.shuffled else 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Predict depth as a share of the depth range."""
@@ -104,7 +129,10 @@ class Candidate(nn.Module):
             x = interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = x[..., : skip.shape[-2], : skip.shape[-1]]  # of an odd size, the finer one has a row or column less
             x = block(torch.cat([skip, x], dim=1))
-        share = self.head(x)
+        share: Tensor = self.head(x)
+        if self.shuffle is not None:
+            shuffled: Tensor = self.shuffle(share)
+            return shuffled
         scale = 2.0 ** (1 + len(skips))
         return interpolate(share, scale_factor=scale, mode="bilinear", align_corners=False)
 
@@ -122,7 +150,9 @@ PLANS: Final[dict[str, Plan]] = {
     "mixed": Plan((16, 32, 64, 128, 224), "plain", "separable", ends=4),
     "mixed_deep": Plan((16, 32, 64, 128, 192), "plain", "plain", depth=2, ends=4, context=True),
     "pyramid": Plan((12, 32, 64, 96, 128, 128), depth=2, ends=4),
-    "pyramid_eight": Plan((12, 32, 64, 96, 128, 128), depth=2, ends=8),
+    "pyramid_shuffled": Plan((12, 32, 64, 96, 128, 128), depth=2, ends=4, shuffled=True),
+    "deep_branched": Plan((12, 24, 48, 96, 160), "branched", depth=2, ends=4),
+    "deep_shuffled": Plan((12, 24, 48, 96, 160), depth=2, ends=4, shuffled=True),
 }
 
 
