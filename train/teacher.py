@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+from typing_extensions import Self
 
 from ..errors import UserError
 from ..session import Session
@@ -28,6 +29,10 @@ class Teacher:
         self.target = target
         self.weights_sha256 = weights_sha256
         self._session = session
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """The same teacher: averaging of weights copies a module with its teacher, and a session cannot be copied."""
+        return self
 
     def require_fit(self, student: ModelSpec, folder: Path) -> None:
         """Raise UserError if the student, to be trained in `folder`, is the teacher, or its depth has another range."""

@@ -19,6 +19,7 @@ from depthkit.reference import Reference, read_reference
 from depthkit.spec import ModelSpec
 from depthkit.train.document import read_document
 from depthkit.train.losses import follow
+from depthkit.train.presets import PRESETS, Stage
 from depthkit.train.teacher import Teacher
 from depthkit.train.torch_session import TorchSession
 
@@ -58,8 +59,9 @@ def test_following_is_zero_for_the_teachers_own_depth_and_pulls_towards_it() -> 
 
 
 def test_a_run_with_a_teacher_says_so_and_differs(teacher: Teacher, pairs: Path, tmp_path: Path) -> None:
-    plain = fitted(train_options(pairs, tmp_path / "plain"))
-    taught = fitted(train_options(pairs, tmp_path / "taught", teacher=teacher))
+    averaged = replace(PRESETS["best"], stages=(Stage(1.0),))  # averaging copies the module with its teacher
+    plain = fitted(train_options(pairs, tmp_path / "plain", preset=averaged))
+    taught = fitted(train_options(pairs, tmp_path / "taught", preset=averaged, teacher=teacher))
     assert (record_of(plain).teacher, record_of(taught).teacher) == (None, teacher.weights_sha256)
     assert read_document(plain).weights_sha256 != read_document(taught).weights_sha256
 
