@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from .errors import SchemaVersionError, SpecError
 
-__all__ = ["STRICT", "from_json", "to_json"]
+__all__ = ["STRICT", "from_json", "is_version", "to_json"]
 
 STRICT: Final = ConfigDict(extra="forbid", strict=True)
 """Configuration of pydantic dataclasses: unknown keys are errors, and types are not converted."""
@@ -29,7 +29,8 @@ def to_json(document: object) -> str:
 def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Document:
     """Read a document of class `kind`. Keys with a default are required too; `source` names the document in errors.
 
-    A class that still reads older versions has a static method `upgrade(raw)`, which changes them in place.
+    A class that still reads older versions has a static method `upgrade(raw)`, which changes them in place, and calls
+    the `upgrade` of the documents in it.
 
     Raises:
         SpecError: it is not JSON, has another schema version, or has invalid keys or values (all are listed).
@@ -60,6 +61,12 @@ def from_json(kind: type[_Document], text: str | bytes, *, source: str) -> _Docu
     if missing:
         raise SpecError(f"{source} does not fit its schema: it lacks {missing}")
     return document
+
+
+def is_version(raw: Any, version: int) -> bool:
+    """Whether `raw` is a JSON object of this schema version. For `upgrade`; JSON's `true` and `1.0` are no versions."""
+    found = raw.get("schema_version") if isinstance(raw, dict) else None
+    return type(found) is int and found == version
 
 
 def _missing(whole: Any, found: Any, path: str = "") -> Iterator[str]:

@@ -7,18 +7,22 @@ contain it as the same JSON (see `documents`).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from math import atan, degrees
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from .documents import STRICT
+from .documents import STRICT, is_version
 from .errors import FrameError, SpecError
 
-__all__ = ["Dim", "ModelSpec", "Preprocessing", "TensorSpec", "camera_ready"]
+__all__ = ["Dim", "Focal", "ModelSpec", "Preprocessing", "TensorSpec", "camera_ready"]
 
 _Positive = Annotated[int, Field(gt=0)]
+
+Focal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A camera's focal length in pixels per pixel of picture width (fx / width), which resizing does not change."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -101,6 +105,11 @@ class ModelSpec:
         depth_range: smallest and largest depth in metres that the model can predict.
         parameters: trainable parameters of the network, batch norm included.
         macs: multiply-accumulate operations for one frame of this input's height and width.
+        focal: focal length of the training camera, fx / width (NYU Depth v2: 518.86 / 640 = 0.8107); None: unknown.
+            A picture does not show its camera's focal length f: with the same picture, a camera of twice the focal
+            length stands twice as far away. The network predicts true depth * focal / f, hence
+            true depth = predicted depth * f / focal (Yin et al., "Metric3D", 2023). This holds for pictures of
+            the training pictures' shape; others are squeezed into it.
         schema_version: version of this document's layout.
     """
 
@@ -112,7 +121,14 @@ class ModelSpec:
     depth_range: tuple[float, float]
     parameters: int
     macs: int
-    schema_version: Literal[1] = 1
+    focal: Focal | None
+    schema_version: Literal[2] = 2
+
+    @staticmethod
+    def upgrade(raw: Any) -> None:
+        """Version 1 had no focal length."""
+        if is_version(raw, 1) and "focal" not in raw:
+            raw.update(schema_version=2, focal=None)
 
     def __post_init__(self) -> None:
         if len(self.input.shape) != 4 or (self.input, self.output) != camera_ready(*self.size, self.batch):
@@ -141,6 +157,19 @@ class ModelSpec:
         height, width = self.size
         image, depth = camera_ready(height, width, batch)
         return replace(self, input=image, output=depth)
+
+    def describe_camera(self) -> str:
+        """What the focal length means for pictures of another camera, in two sentences."""
+        if self.focal is None:
+            return (
+                "The focal length of its training camera is unknown. "
+                "Pictures of another camera may come out too near or too far, all by one factor."
+            )
+        focal, field = f"{self.focal:.3f}", degrees(2 * atan(0.5 / self.focal))
+        return (
+            f"Its training camera had a focal length of {focal} pixels per pixel of width ({field:.0f}° wide). "
+            f"A picture of another camera: multiply depth by its focal length / {focal}."
+        )
 
 
 def camera_ready(height: int, width: int, batch: int | Dim = 1) -> tuple[TensorSpec, TensorSpec]:

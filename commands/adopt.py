@@ -10,6 +10,7 @@ from ..names import DEPTH_RANGE, DEPTH_UNITS, file_name
 from .options import (
     NetworkType,
     NumbersType,
+    NumberType,
     PathType,
     data_option,
     depth_units_option,
@@ -36,6 +37,11 @@ from .options import (
 )
 @click.option("--mean", type=NumbersType("R,G,B", -1e3, 1e3), help="Mean of pixels from 0 to 1.  [default: ImageNet's]")
 @click.option("--std", type=NumbersType("R,G,B", 1e-6, 1e3), help="Standard deviation of these.  [default: ImageNet's]")
+@click.option(
+    "--focal",
+    type=NumberType(0, 1_000_000, above=True),
+    help="Focal length of the training camera in pixels / width of the picture.  [default: unknown]",
+)
 @data_option("Source of the reference frames.", default="scenes")
 @depth_units_option
 @runs_option
@@ -46,6 +52,7 @@ def adopt(
     depth_range: tuple[float, float],
     mean: tuple[float, float, float] | None,
     std: tuple[float, float, float] | None,
+    focal: float | None,
     data: str,
     depth_units: float | None,
     runs: Path,
@@ -75,6 +82,7 @@ def adopt(
         open_dataset(data, "val", depth_units=depth_units or DEPTH_UNITS),
         preprocessing=Preprocessing("RGB", mean or usual.mean, std or usual.std),
         depth_range=depth_range,
+        focal=focal,
     )
     tell("wrote", f"{folder}: {network} with {weights}")
     console.print(f"next: depthkit export {folder}", markup=False)

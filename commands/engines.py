@@ -170,6 +170,7 @@ def _device(manifest: Manifest) -> str:
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     return [
         ("model", f"{_model(manifest)}, {manifest.model.parameters / 1e6:.2f} M parameters"),
+        ("camera", manifest.model.describe_camera()),
         ("backend", f"{manifest.backend} {manifest.backend_version}"),
         ("built for", manifest.device.describe()),
         ("precision", f"{manifest.precision_found} ({manifest.precision_asked} was asked for)"),

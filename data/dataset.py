@@ -39,11 +39,14 @@ class RGBDDataset(ABC):
     Attributes:
         name: the layout's name, see `sources`.
         crop: rows and columns of a native frame that are evaluated; None: all.
+        focal: focal length of its camera in pixels per pixel of width, see `ModelSpec.focal`; None: unknown. It does
+            not depend on `size`, because pictures are resized whole.
         size: height and width that samples are resized to; None: not resized.
     """
 
     name: str
     crop: Crop | None = None
+    focal: float | None = None
 
     def __init__(self, size: tuple[int, int] | None = None) -> None:
         self.size = size
@@ -88,7 +91,7 @@ class SkipBad(RGBDDataset):
         if data.size is None:
             raise ValueError("open the data set with a size: an unreadable sample has none of its own")
         super().__init__(data.size)
-        self.name, self.crop, self._data = data.name, data.crop, data
+        self.name, self.crop, self.focal, self._data = data.name, data.crop, data.focal, data
 
     def __len__(self) -> int:
         return len(self._data)

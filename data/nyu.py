@@ -19,6 +19,7 @@ from .pairs import FilePairs
 __all__ = ["NyuCsv", "NyuMat", "official_test_frames"]
 
 _Pair = tuple[Path, Path]
+_FOCAL: Final = 518.857901 / 640  # fx_rgb of camera_params.m in the authors' toolbox, for 640 pixels
 _DELIMITERS: Final = ",;\t"  # spreadsheets write ";" in locales with a decimal comma
 
 
@@ -31,6 +32,7 @@ class NyuCsv(FilePairs):
 
     name = "nyu"
     crop = EIGEN_CROP
+    focal = _FOCAL
     _takes_8_bits = True
 
     def __init__(self, root: Path, split: Split, *, size: tuple[int, int] | None = None) -> None:
@@ -49,6 +51,7 @@ class NyuMat(RGBDDataset):
 
     name = "nyu-mat"
     crop = EIGEN_CROP
+    focal = _FOCAL
     _FRAMES = 1449
 
     def __init__(self, path: Path, split: Split, *, size: tuple[int, int] | None = None) -> None:

@@ -71,7 +71,7 @@ def prepare(
             train, val = (_write_split(out, split, data[split], pool, advance) for split in _SPLITS)
         _check(str(source), train, val, skip_bad=skip_bad)
         origin = str(source) if str(source) == "scenes" else str(Path(source).resolve())
-        document = PreparedDocument(origin, depth_units, size, train, val)
+        document = PreparedDocument(origin, depth_units, size, train, val, data["train"].focal)
         write_text(out / PREPARED, to_json(document))
     return document
 

@@ -17,8 +17,9 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ..documents import STRICT, from_json
+from ..documents import STRICT, from_json, is_version
 from ..errors import DataError
+from ..spec import Focal
 from .dataset import RGBDDataset, Split, evenly_spaced
 
 __all__ = [
@@ -70,6 +71,7 @@ class PreparedDocument:
         source: the data set that was prepared: `scenes`, or an absolute path.
         depth_units: units per metre that a `pairs` folder was read with.
         size: height and width of every sample.
+        focal: see `RGBDDataset.focal`.
     """
 
     source: str
@@ -77,7 +79,14 @@ class PreparedDocument:
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
     train: PreparedSplit
     val: PreparedSplit
-    schema_version: Literal[1] = 1
+    focal: Focal | None = None
+    schema_version: Literal[2] = 2
+
+    @staticmethod
+    def upgrade(raw: dict[str, Any]) -> None:
+        """Version 1 had no focal length."""
+        if is_version(raw, 1) and "focal" not in raw:
+            raw.update(schema_version=2, focal=None)
 
 
 class Prepared(RGBDDataset):
@@ -105,7 +114,7 @@ class Prepared(RGBDDataset):
                 "use it at its size, or prepare the source at a larger one"
             )
         self._folder, self._split, self._part, self._stored = folder, split, parts[split], document.size
-        self.depth_units = document.depth_units
+        self.depth_units, self.focal = document.depth_units, document.focal
         self._arrays: tuple[np.ndarray, np.ndarray] | None = None
         self._open()
 

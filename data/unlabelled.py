@@ -41,11 +41,14 @@ class Unlabelled(RGBDDataset):
 
 
 class Joined(RGBDDataset):
-    """The samples of one data set, then those of another; both may have pictures of any size."""
+    """The samples of one data set, then those of another; both may have pictures of any size.
+
+    Name, crop and focal length are the first one's.
+    """
 
     def __init__(self, first: RGBDDataset, second: RGBDDataset) -> None:
         super().__init__(first.size)
-        self.name, self.crop = first.name, first.crop
+        self.name, self.crop, self.focal = first.name, first.crop, first.focal
         self._first, self._second = first, second
 
     def __len__(self) -> int:

@@ -5,14 +5,15 @@ It is a file beside the engine, so that the engine stays an unmodified vendor fi
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ..documents import STRICT, from_json, to_json
+from ..documents import STRICT, from_json, is_version, to_json
 from ..errors import EngineError
 from ..files import sha256, sha256_text, write_text
 from ..precisions import Precision
@@ -89,7 +90,14 @@ class Manifest:
     created: str
     arithmetic: Arithmetic | None = None
     seal: str = ""
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
+
+    @staticmethod
+    def upgrade(raw: dict[str, Any]) -> None:
+        """Version 4 had a ModelSpec of version 1, see `ModelSpec.upgrade`."""
+        ModelSpec.upgrade(raw.get("model"))
+        if is_version(raw, 4):
+            raw["schema_version"] = 5
 
     @property
     def share(self) -> float | None:
@@ -123,7 +131,7 @@ def write_manifest(engine: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(engine: Path) -> Manifest:
-    """Read the manifest of `engine`.
+    """Read the manifest of `engine`; one of an older schema version is sealed anew.
 
     Raises:
         EngineError: the engine or its manifest is missing, or the manifest is unreadable or edited.
@@ -139,9 +147,14 @@ def read_manifest(engine: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise EngineError(f"{path} cannot be read ({error}); run `depthkit export` again") from error
     manifest = from_json(Manifest, text, source=str(path))
-    if manifest != manifest.sealed():
+    if manifest != manifest.sealed() and not _is_sealed_as_written(json.loads(text)):
         raise EngineError(f"{path} was edited; restore it, or run `depthkit export` again")
-    return manifest
+    return manifest.sealed()
+
+
+def _is_sealed_as_written(raw: dict[str, Any]) -> bool:
+    """Whether the seal is that of the file itself, which may have an older schema version."""
+    return bool(raw["seal"] == sha256_text(to_json({**raw, "seal": ""})))
 
 
 def verify_file(engine: Path, manifest: Manifest, rebuild: str) -> None:

@@ -120,7 +120,7 @@ class Recorded(NullSession):
         batch: int | Dim = 1,
         answer: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
-        spec = ModelSpec(name, (8,), *camera_ready(16, 32, batch), Preprocessing(), (0.0, 10.0), 123, 456)
+        spec = ModelSpec(name, (8,), *camera_ready(16, 32, batch), Preprocessing(), (0.0, 10.0), 123, 456, None)
         super().__init__(spec, 2.5)
         self.log, self.name, self.answer = log, name, answer
         self.seen: list[np.ndarray] = []
@@ -134,7 +134,14 @@ class Recorded(NullSession):
 
 def model_spec(height: int, width: int, batch: int | Dim = 1) -> ModelSpec:
     """A spec of a network that need not exist."""
-    return ModelSpec("compact", (8,), *camera_ready(height, width, batch), Preprocessing(), (0.0, 10.0), 100, 1000)
+    return ModelSpec(
+        "compact", (8,), *camera_ready(height, width, batch), Preprocessing(), (0.0, 10.0), 100, 1000, 0.75
+    )
+
+
+def before_focal(text: str) -> dict[str, Any]:
+    """A ModelSpec's JSON as it was before it had a focal length."""
+    return {key: value for key, value in json.loads(text).items() if key != "focal"} | {"schema_version": 1}
 
 
 def run_code(code: str, *arguments: object, **environment: str) -> str:

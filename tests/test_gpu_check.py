@@ -176,7 +176,7 @@ def test_torch_and_all_backends_are_left_out_where_there_is_no_gpu(report: Repor
 
 # Arrays on the GPU.
 
-SPEC = ModelSpec("a", (1,), *camera_ready(16, 32, 2), Preprocessing(), (0.0, 10.0), parameters=1, macs=1)
+SPEC = ModelSpec("a", (1,), *camera_ready(16, 32, 2), Preprocessing(), (0.0, 10.0), parameters=1, macs=1, focal=None)
 
 
 class Halving(SessionBase):

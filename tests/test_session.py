@@ -25,7 +25,7 @@ DEPTH = 2.5
 
 def _session(batch: int | Dim = 1, size: tuple[int, int] = (16, 32)) -> NullSession:
     return NullSession(
-        ModelSpec("compact", (8,), *camera_ready(*size, batch), Preprocessing(), (0.0, 10.0), 1, 1), DEPTH
+        ModelSpec("compact", (8,), *camera_ready(*size, batch), Preprocessing(), (0.0, 10.0), 1, 1, None), DEPTH
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -18,12 +19,13 @@ from depthkit.errors import FrameError, SpecError
 from depthkit.sizes import check_size
 from depthkit.spec import Dim, ModelSpec, Preprocessing, TensorSpec, camera_ready
 
-from .support import Place, at, places
+from .support import Place, at, before_focal, places
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
 TRIPLES = st.tuples(FLOATS, FLOATS, FLOATS)
 DIMS = st.lists(st.integers(1, 64), min_size=3, max_size=3).map(lambda sizes: Dim("batch", *sorted(sizes)))
 SIZES = st.integers(1, 1000)
+FOCALS = st.floats(0, exclude_min=True, allow_infinity=False)
 
 
 @st.composite
@@ -38,6 +40,7 @@ def specs(draw: st.DrawFn) -> ModelSpec:
         depth_range=draw(st.tuples(FLOATS, FLOATS)),
         parameters=draw(st.integers(0, 10**9)),
         macs=draw(st.integers(0, 10**13)),
+        focal=draw(st.none() | FOCALS),
     )
 
 
@@ -49,6 +52,7 @@ EXAMPLE = ModelSpec(
     (0.5, 10.0),
     100,
     1000,
+    0.75,
 )
 DOCUMENT: dict[str, Any] = json.loads(to_json(EXAMPLE))
 
@@ -95,7 +99,8 @@ def test_unknown_key_is_named(path: Place) -> None:
 
 @pytest.mark.parametrize("path", [path for path, _ in PLACES if path], ids=_named)
 def test_value_of_another_type_is_named(path: Place) -> None:
-    others: list[Any] = [None, True, "1", {}, [], {"x": 1}]
+    nothing: list[Any] = [] if path == ("focal",) else [None]
+    others = [*nothing, True, "1", {}, [], {"x": 1}]
     place = "schema version" if path == ("schema_version",) else str(path[0])
     for value in others:
         document = copy.deepcopy(DOCUMENT)
@@ -111,10 +116,36 @@ def test_every_fault_is_named_at_once() -> None:
     assert all(word in message for word in ("sky", "network", "macs", "widths"))
 
 
-@given(version=st.integers().filter(lambda n: n != 1))
+@given(version=st.integers().filter(lambda n: n != 2))
 def test_other_schema_version_is_one_sentence_with_both(version: int) -> None:
     message = _refusal({**DOCUMENT, "schema_version": version})
-    assert re.search(rf"it\.json.*version {version}\b.*version 1\b", message)
+    assert re.search(rf"it\.json.*version {version}\b.*version 2\b", message)
+
+
+@given(spec=specs())
+def test_spec_of_version_1_has_an_unknown_camera(spec: ModelSpec) -> None:
+    assert from_json(ModelSpec, json.dumps(before_focal(to_json(spec))), source="it") == replace(spec, focal=None)
+
+
+def test_focal_length_in_a_document_of_version_1_is_not_dropped() -> None:
+    assert "version 1" in _refusal({**DOCUMENT, "schema_version": 1})
+
+
+@pytest.mark.parametrize("focal", [0, -0.5, float("nan"), float("inf"), "0.8", True])
+def test_focal_length_that_is_none_is_refused(focal: Any) -> None:
+    assert "focal" in _refusal({**DOCUMENT, "focal": focal})
+    with pytest.raises(ValueError, match="focal"):
+        replace(EXAMPLE, focal=focal)
+
+
+@given(focal=st.floats(0.1, 20))
+def test_camera_is_described_by_focal_length_and_field_of_view(focal: float) -> None:
+    said = replace(EXAMPLE, focal=focal).describe_camera()
+    length, degrees = re.findall(r"length of ([\d.]+) .*\((\d+)° wide\)", said)[0]
+    assert float(length) == pytest.approx(focal, abs=5e-4)
+    assert 2 * focal * math.tan(math.radians(int(degrees)) / 2) == pytest.approx(1, rel=0.3 if focal > 2 else 0.03)
+    assert said.endswith(f"multiply depth by its focal length / {length}.")
+    assert "unknown" in replace(EXAMPLE, focal=None).describe_camera()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", '"spec"', "{}", "\0", "[" * 100_000])

@@ -34,6 +34,7 @@ __all__ = ["Bundle", "Frames", "import_weights", "load_weights", "read_bundle", 
 
 _KEPT: Final = 8  # frames in a bundle
 _SHOWN: Final = 10  # names that an error lists; it only counts the rest
+_LONGEST_FOCAL: Final = 20.0  # a field of view of 3 degrees
 
 
 class Frames:
@@ -109,6 +110,7 @@ def import_weights(
     *,
     preprocessing: Preprocessing,
     depth_range: tuple[float, float],
+    focal: float | None = None,
 ) -> None:
     """Make `folder` the run of a network that was trained elsewhere, or update such a run.
 
@@ -120,17 +122,23 @@ def import_weights(
         data: source of the bundle's frames, at the camera's size.
         preprocessing: the preprocessing of its training.
         depth_range: metres; the network predicts fractions of the upper end.
+        focal: focal length of its training camera, see `ModelSpec.focal`; None: unknown.
 
     Raises:
         BundleError: the weights do not fit, or the folder has a run that was trained here or of another network.
-        SpecError: the network does not support the size or does not return N x 1 x H x W; or an invalid depth range or
-            preprocessing.
+        SpecError: the network does not support the size or does not return N x 1 x H x W; or an invalid depth range,
+            preprocessing or focal length.
         UserError, DataError, OutputError: see `build_network`, `Frames.from_dataset`, `write_bundle`.
     """
     if not 0 <= depth_range[0] < depth_range[1]:
         raise SpecError(f"invalid depth range {depth_range[0]:g},{depth_range[1]:g}; needs 0 <= LOW < HIGH, in metres")
     if min(preprocessing.std) <= 0:
         raise SpecError(f"std {preprocessing.std} must be above 0, because pixels are divided by it")
+    if focal is not None and not 0 < focal <= _LONGEST_FOCAL:
+        raise SpecError(
+            f"focal length {focal:g} is not above 0 and up to {_LONGEST_FOCAL:g}; if it is in pixels, divide it by the "
+            "width of the picture, for instance 518.9 / 640 = 0.811"
+        )
     if any((folder / file).is_file() for file in (MODEL, CHECKPOINT)):
         found = read_document(folder)
         if found.training is not None or found.model.network != name:
@@ -141,7 +149,7 @@ def import_weights(
             )
     network = build_network(name).eval()
     load_weights(network, weights)
-    spec = describe_network(name, network, size, preprocessing=preprocessing, depth_range=depth_range)
+    spec = describe_network(name, network, size, preprocessing=preprocessing, depth_range=depth_range, focal=focal)
     write_bundle(folder, network, spec, None, Frames.from_dataset(data))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ..documents import STRICT, from_json
+from ..documents import STRICT, from_json, is_version
 from ..errors import BundleError
 from ..files import sha256
 from ..spec import ModelSpec
@@ -73,9 +73,10 @@ class BundleDocument:
 
     @staticmethod
     def upgrade(raw: dict[str, Any]) -> None:
-        """Version 2 had no teacher."""
+        """Version 2 had no teacher; see also `ModelSpec.upgrade`."""
+        ModelSpec.upgrade(raw.get("model"))
         training = raw.get("training")
-        if raw.get("schema_version") == 2 and (training is None or isinstance(training, dict)):
+        if is_version(raw, 2) and (training is None or isinstance(training, dict)):
             raw["schema_version"] = 3
             if training is not None:
                 training["teacher"] = None

@@ -72,7 +72,8 @@ def fit(options: TrainOptions) -> Path | None:
         train = with_unlabelled(options, train)
     torch.manual_seed(options.seed)
     network, init = _first_network(options)
-    spec = describe_network(options.network, network, options.size)
+    # The data decide the scale that the network learns, also with `init`: of another camera, or of an unknown one.
+    spec = describe_network(options.network, network, options.size, focal=train.focal)
     if init is not None:
         spec = replace(spec, preprocessing=init.spec.preprocessing, depth_range=init.spec.depth_range)
     for stage in options.recipe.stages:

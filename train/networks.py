@@ -160,6 +160,7 @@ def describe_network(
     *,
     preprocessing: Preprocessing | None = None,
     depth_range: tuple[float, float] = DEPTH_RANGE,
+    focal: float | None = None,
 ) -> ModelSpec:
     """The ModelSpec of a network at a size, batch 1. Raises SpecError as `check_network` does."""
     macs = count_macs(network, size)
@@ -173,6 +174,7 @@ def describe_network(
         depth_range=depth_range,
         parameters=count_parameters(network),
         macs=macs,
+        focal=focal,
     )
 
 

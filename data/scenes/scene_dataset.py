@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import hypot
 from typing import Final, get_args
 
 import numpy as np
 
 from ..dataset import RGBD, RGBDDataset, Split
 from .render import render_scenes, scene_seed
+from .rooms import HALF_FIELD
 
 __all__ = ["Scenes"]
 
 
 class Scenes(RGBDDataset):
-    """The built-in procedural rooms, rendered on access; an index always gives the same picture."""
+    """The built-in procedural rooms, rendered on access; an index always gives the same picture.
+
+    Each room has a camera of its own, so `focal` is that of the middle field of view. At 4:3 it is 0.833, and the
+    cameras' are 0.781 to 0.893.
+    """
 
     name = "scenes"
     LENGTHS: Final[dict[Split, int]] = {"train": 1024, "val": 64, "test": 128}
 
     def __init__(self, split: Split, *, size: tuple[int, int] | None = None, count: int | None = None) -> None:
-        super().__init__(size or (240, 320))
+        height, width = size or (240, 320)
+        super().__init__((height, width))
+        # The field of view is fixed along the diagonal, which is 5/3 of the height of a 4:3 picture.
+        self.focal = hypot(height, width) / width / (5 / 3 * sum(HALF_FIELD))
         self._split: Split = split
         self._count = count or self.LENGTHS[split]
 

@@ -83,6 +83,7 @@ def test_inspect_shows_manifest_and_layers_of_a_file(kept: Store, exports: Path,
         *(manifest.engine_sha256, manifest.onnx_sha256, manifest.weights_sha256),
     ):
         assert word in text, word
+    assert manifest.model.describe_camera() in " ".join(text.split())
     assert f"{len(manifest.layers)} layers, read from the built engine" in text
     assert all(layer.operator in text for layer in manifest.layers)
     assert kept.entries()

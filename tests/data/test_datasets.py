@@ -61,6 +61,7 @@ def test_nyu_reads_8_bit_depth_at_the_middle_of_its_bin(tmp_path: Path) -> None:
     train = open_dataset(_nyu_folder(tmp_path), "train")
     assert train.name == "nyu"
     assert train.crop == EIGEN_CROP
+    assert train.focal == pytest.approx(518.86 / 640, rel=1e-4)
     for sample in (train[index] for index in range(len(train))):
         frame = int(sample.image[0, 0, 0])
         expected = (frame * 6 + 0.5) / 255 * 10 if frame else 0.0  # 0 is not measured

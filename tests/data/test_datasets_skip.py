@@ -10,7 +10,9 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from depthkit.data.dataset import RGBDDataset, SkipBad
+from depthkit.data.scenes.scene_dataset import Scenes
 from depthkit.data.sources import open_dataset
+from depthkit.data.unlabelled import Joined
 from depthkit.errors import DataError
 
 from ..support import save_array
@@ -68,6 +70,13 @@ def test_skipped_samples_are_counted_and_named_after_batching(files: RGBDDataset
     positions = [int(position) for batch in batches for position in batch.position]
     assert [~position for position in positions if position < 0] == list(BAD)
     assert [data.source(~position)[-5:] for position in positions if position < 0] == [f"{n}.jpg" for n in BAD]
+
+
+def test_a_wrapped_set_has_the_camera_of_the_set(files: RGBDDataset) -> None:
+    assert SkipBad(files).focal is None
+    files.focal = 0.9
+    assert SkipBad(files).focal == 0.9
+    assert SkipBad(Joined(files, Scenes("val", size=files.size))).focal == 0.9
 
 
 def test_skipping_needs_a_size(files: RGBDDataset) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from depthkit.cli import run as depthkit
 from depthkit.data.dataset import Split
+from depthkit.data.pairs import Pairs
 from depthkit.data.prepare import prepare
 from depthkit.data.sources import open_dataset
 from depthkit.errors import DataError, OutputError, SchemaVersionError, SpecError
@@ -300,7 +301,22 @@ def test_a_document_with_unknown_missing_or_mistyped_keys_is_refused(pristine: P
             open_dataset(name, "train")
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b'{"schema_version": 2}'])
+def test_a_copy_has_the_camera_of_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for focal in (0.81, None):
+        monkeypatch.setattr(Pairs, "focal", focal)
+        source = _write_pairs(tmp_path / f"source {focal}", {"train": 1, "val": 1})
+        prepare(source, tmp_path / f"out {focal}", size=SIZE)
+        assert open_dataset(tmp_path / f"out {focal}", "train").focal == focal
+
+
+def test_a_copy_of_before_has_an_unknown_camera(prepared: Path) -> None:
+    document = json.loads((prepared / "prepared.json").read_text())
+    del document["focal"]
+    (prepared / "prepared.json").write_text(json.dumps({**document, "schema_version": 1}))
+    assert open_dataset(prepared, "val").focal is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b'{"schema_version": 3}'])
 def test_a_document_of_another_kind_or_version_is_refused(prepared: Path, content: bytes) -> None:
     (prepared / "prepared.json").write_bytes(content)
     with pytest.raises(SpecError, match=r"prepared\.json") as caught:

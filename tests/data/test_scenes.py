@@ -13,6 +13,7 @@ from torch import Tensor
 
 from depthkit.data.scenes import rooms
 from depthkit.data.scenes.render import render_scenes, scene_seed
+from depthkit.data.scenes.scene_dataset import Scenes
 from depthkit.errors import UserError
 
 SIZE = (24, 32)
@@ -101,6 +102,16 @@ def test_every_shape_of_picture_keeps_the_range(size: tuple[int, int]) -> None:
     assert images.shape == (32, *size, 3)
     assert depth.min() >= 0.5
     assert depth.max() <= 10
+
+
+@pytest.mark.parametrize("size", [(96, 128), (240, 320), (64, 64), (90, 160)])
+def test_focal_length_is_that_of_the_middle_field(size: tuple[int, int]) -> None:
+    scene = rooms.draw_scenes(range(256), torch.device("cpu"))
+    diagonal = 0.5 * (size[0] ** 2 + size[1] ** 2) ** 0.5 / scene.field  # focal length in pixels, as in `_points`
+    drawn, focal = diagonal / size[1], Scenes("val", size=size).focal
+    assert focal is not None
+    assert drawn.mean().item() == pytest.approx(focal, rel=0.01)
+    assert 0.93 * focal < drawn.min() < drawn.max() < 1.08 * focal
 
 
 @pytest.mark.parametrize("size", [(24, 32), (29, 37), (96, 128)])

@@ -17,8 +17,9 @@ from depthkit.documents import from_json, to_json
 from depthkit.engines.build import rebuild_command
 from depthkit.engines.manifest import Layer, Manifest, manifest_path, read_manifest, write_manifest
 from depthkit.errors import EngineError, OutputError, SpecError
+from depthkit.files import sha256_text
 
-from ..support import Place, at, places
+from ..support import Place, at, before_focal, places
 
 KEEPS_FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXTS = st.text(max_size=12)
@@ -107,8 +108,31 @@ def test_manifest_of_another_schema_version_is_refused(manifest: Manifest, tmp_p
     engine = tmp_path / "a.ort.onnx"
     engine.touch()
     manifest_path(engine).write_text(json.dumps({**json.loads(to_json(manifest)), "schema_version": 1}))
-    with pytest.raises(SpecError, match=r"version 1\b.*version 4\b"):
+    with pytest.raises(SpecError, match=r"version 1\b.*version 5\b"):
         read_manifest(engine)
+
+
+def _before_focal(manifest: Manifest) -> dict[str, Any]:
+    """A manifest of version 4, with the seal of its time."""
+    document = json.loads(to_json(manifest))
+    document.update(model=before_focal(to_json(manifest.model)), schema_version=4, seal="")
+    return {**document, "seal": sha256_text(to_json(document))}
+
+
+@given(changes=CHANGES)
+@KEEPS_FIXTURES
+def test_manifest_of_version_4_is_read_and_its_seal_still_holds(manifest: Manifest, changes: dict[str, Any]) -> None:
+    written = replace(manifest, **changes)
+    old = _before_focal(written)
+    with TemporaryDirectory() as folder:
+        engine = Path(folder) / "a.ort.onnx"
+        engine.touch()
+        manifest_path(engine).write_text(json.dumps(old))
+        found = read_manifest(engine)
+        assert found == replace(written, model=replace(written.model, focal=None)).sealed()
+        manifest_path(engine).write_text(json.dumps({**old, "created": "yesterday"}))
+        with pytest.raises(EngineError, match="edited"):
+            read_manifest(engine)
 
 
 def _leaves(document: Any) -> list[Place]:

@@ -18,10 +18,12 @@ from depthkit import __version__
 from depthkit.documents import to_json
 from depthkit.export.recipe import ExportOptions, find_current, onnx_path, recipe
 from depthkit.files import sha256
-from depthkit.onnx_graph import METADATA
+from depthkit.onnx_graph import METADATA, describe_onnx
 from depthkit.reference import read_reference, write_reference
 from depthkit.spec import Dim, Preprocessing
 from depthkit.train.document import BundleDocument, read_document
+
+from ..support import before_focal
 
 STEM = "compact-32x48"
 FULL = ExportOptions()
@@ -97,8 +99,9 @@ def test_optimum_of_a_dynamic_batch_counts(pristine_exports: Path) -> None:
         lambda d: replace(d, model=replace(d.model, preprocessing=Preprocessing(std=(1.0, 1.0, 1.0)))),
         lambda d: replace(d, model=replace(d.model, depth_range=(0.0, 20.0))),
         lambda d: replace(d, model=replace(d.model, parameters=1)),
+        lambda d: replace(d, model=replace(d.model, focal=1.5)),
     ],
-    ids=["weights", "network", "widths", "preprocessing", "range", "parameters"],
+    ids=["weights", "network", "widths", "preprocessing", "range", "parameters", "focal"],
 )
 def test_changed_run_is_exported_again(
     pristine_exports: Path, change: Callable[[BundleDocument], BundleDocument]
@@ -218,6 +221,15 @@ def test_range_that_was_edited_in_the_metadata_is_exported_again(exports: Path) 
     wider = to_json(replace(model, depth_range=(0.0, 20.0)))
     _edit(_metadata(METADATA.spec, wider))(exports / f"{STEM}.fp32.onnx")
     assert _find(exports) is None
+
+
+def test_file_of_before_the_focal_length_is_read_and_current_only_if_it_is_unknown(exports: Path) -> None:
+    path, document = exports / f"{STEM}.fp32.onnx", read_document(exports)
+    _edit(_metadata(METADATA.spec, json.dumps(before_focal(to_json(document.model)))))(path)
+    assert describe_onnx(path).model == replace(document.model, focal=None)
+    for focal, current in ((None, path), (0.8, None)):
+        changed = replace(document, model=replace(document.model, focal=focal))
+        assert find_current(exports, changed, FULL) == current
 
 
 def test_find_current_changes_nothing(exports: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from depthkit.data.prepare import prepare
 from depthkit.data.scenes.render import render_scenes
 from depthkit.data.sources import open_dataset
 from depthkit.errors import TrainingError
@@ -137,6 +139,22 @@ def test_a_start_keeps_range_and_preprocessing(pairs: Path, tmp_path: Path) -> N
     import_weights(here, "compact", weights, (32, 48), val, preprocessing=normal, depth_range=(0.5, 20.0))
     spec = read_bundle(fitted(_options(pairs, tmp_path / "second", init=here))).spec
     assert (spec.preprocessing, spec.depth_range) == (normal, (0.5, 20.0))
+
+
+def test_the_data_decide_the_camera_also_with_a_start(data: Path, tmp_path: Path) -> None:
+    first = fitted(_options(Path("scenes"), tmp_path / "first", steps=1))
+    assert read_bundle(first).spec.focal == open_dataset("scenes", "train", size=(32, 48)).focal is not None
+    second = fitted(_options(data, tmp_path / "second", init=first, steps=1))
+    assert read_bundle(second).spec.focal is None, "nothing says which camera took the pairs"
+
+
+def test_the_camera_of_prepared_data_is_that_of_the_run(data: Path, tmp_path: Path) -> None:
+    prepared = tmp_path / "prepared"
+    prepare(data, prepared, size=(32, 48))
+    document = json.loads((prepared / "prepared.json").read_text())
+    (prepared / "prepared.json").write_text(json.dumps({**document, "focal": 0.9}))
+    skipping = _options(prepared, tmp_path / "runs", steps=1, skip_bad=True)
+    assert read_bundle(fitted(skipping)).spec.focal == 0.9
 
 
 def test_workers_load_the_same_samples_also_after_a_cut(pairs: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from depthkit.cli import run as depthkit
 from depthkit.data.scenes.scene_dataset import Scenes
 from depthkit.errors import BundleError, SpecError, UserError
 from depthkit.files import sha256, sha256_text
+from depthkit.onnx_graph import describe_onnx
 from depthkit.reference import read_reference
 from depthkit.spec import Preprocessing
 from depthkit.train.bundle import import_weights, load_weights, read_bundle
@@ -234,6 +235,8 @@ def test_invalid_range_or_std_is_refused(tmp_path: Path, write: Write, scale: di
         (["adopt", "{}:Net", "--weights", "w.safetensors", "--std", "1,1"], ["R,G,B", "1,1"]),
         (["adopt", "{}:Net", "--weights", "w.safetensors", "--depth-range", "0,nan"], ["LOW,HIGH", "0,nan"]),
         (["adopt", "{}:Net", "--weights", "w.safetensors", "--depth-range", "10,1"], ["10,1", "LOW < HIGH"]),
+        (["adopt", "{}:Net", "--weights", "w.safetensors", "--focal", "518.9"], ["518.9", "pixels", "width"]),
+        (["adopt", "{}:Net", "--weights", "w.safetensors", "--focal", "0"], ["--focal"]),
     ],
 )
 def test_command_line_refuses_what_it_cannot_adopt(
@@ -261,6 +264,10 @@ def test_command_line_imports_a_run_and_keeps_it_for_its_network(write: Write, c
     assert "wrote" in capsys.readouterr().out
     assert depthkit(adopt) == depthkit(export) == 0
     assert "kept" in capsys.readouterr().out
+    assert read_document(Path("runs/Net")).model.focal is None
+    assert depthkit([*adopt, "--focal", "0.9"]) == depthkit(export) == 0
+    assert "wrote" in capsys.readouterr().out, "the ONNX file has another focal length"
+    assert describe_onnx(Path("runs/Net/Net-30x42.fp32.onnx")).model.focal == 0.9
     assert depthkit(["export", other]) == 2
     assert f"a run of {network}" in " ".join(capsys.readouterr().err.split())
 
