@@ -1,28 +1,29 @@
 """The networks among which `nano` was chosen; each can be named as `nano_candidates:NAME` from this folder.
 
-All halve the resolution in the stem and work at 1/2 to 1/16, 1/32 or 1/64 of it. They differ in widths, in the kind of
-block, in where the decoder ends, and in how its depth becomes as large as the picture.
+All halve the resolution in the stem and work at 1/2 to 1/32 or 1/64 of it. They differ in widths, in the kind of block,
+in where the decoder ends, and in how its depth becomes as large as the picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, relu
+from torch.nn.functional import interpolate, pixel_shuffle, relu
 
 Kind = Literal["plain", "branched", "separable", "inverted"]
 
 
-def _conv(channels: int, out: int, *, size: int = 3, stride: int = 1, groups: int = 1, act: bool = True) -> nn.Module:
-    layers: list[nn.Module] = [
-        nn.Conv2d(channels, out, size, stride, size // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(out),
-    ]
+def _conv(
+    channels: int, out: int, *, size: int = 3, stride: int = 1, groups: int = 1, norm: bool = True, act: bool = True
+) -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(channels, out, size, stride, size // 2, groups=groups, bias=not norm)]
+    if norm:
+        layers.append(nn.BatchNorm2d(out))
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if act else nn.Sequential(*layers)
 
 
@@ -63,13 +64,16 @@ class Branched(nn.Module):
         return relu(y if self.same is None else y + self.same(x))
 
 
-def _block(kind: Kind, channels: int, out: int, stride: int = 1) -> nn.Module:
+def _block(kind: Kind, channels: int, out: int, stride: int = 1, *, norm: bool = True) -> nn.Module:
     if kind == "plain":
-        return _conv(channels, out, stride=stride)
+        return _conv(channels, out, stride=stride, norm=norm)
     if kind == "branched":
         return Branched(channels, out, stride)
     if kind == "separable":  # Howard et al., "MobileNets", 2017
-        return nn.Sequential(_conv(channels, channels, stride=stride, groups=channels), _conv(channels, out, size=1))
+        return nn.Sequential(
+            _conv(channels, channels, stride=stride, groups=channels, norm=norm),
+            _conv(channels, out, size=1, norm=norm),
+        )
     return Inverted(channels, out, stride)
 
 
@@ -78,23 +82,25 @@ class Plan:
     """A candidate.
 
     Attributes:
-        widths: channels at 1/2, 1/4, 1/8 … of the resolution.
+        widths: channels of the stem and of each level, which halves the resolution.
+        up: channels of the decoder's blocks, coarsest first; where they end, the head reads them.
+        stem: stride of the first convolution: 2, of 3x3, or 4, of 7x7.
         encoder, decoder: kinds of block.
-        depth: blocks of each encoder level after the one that halves.
-        ends: the decoder's last resolution is 1/this.
-        context: whether the coarsest level also sees the mean of the whole picture.
+        twice: whether each level of the decoder has two blocks.
+        norm: whether the decoder has batch norm.
         shuffled: the head answers every pixel of the picture, as channels of the decoder's last resolution (Shi et al.,
             "Real-time single image and video super-resolution using … sub-pixel …", CVPR 2016), instead of one value
             that is enlarged bilinearly.
     """
 
     widths: tuple[int, ...]
+    up: tuple[int, ...]
+    stem: Literal[2, 4] = 2
     encoder: Kind = "plain"
     decoder: Kind = "plain"
-    depth: int = 1
-    ends: int = 2
-    context: bool = False
-    shuffled: bool = False
+    twice: bool = False
+    norm: bool = False
+    shuffled: bool = True
 
 
 class Candidate(nn.Module):
@@ -103,18 +109,21 @@ class Candidate(nn.Module):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         widths = plan.widths
-        self.stem = _conv(3, widths[0], stride=2)
+        self.stem = _conv(3, widths[0], size=2 * plan.stem - 1, stride=plan.stem)
         self.levels = nn.ModuleList(
-            nn.Sequential(_block(plan.encoder, a, b, 2), *(_block(plan.encoder, b, b) for _ in range(plan.depth)))
-            for a, b in pairwise(widths)
+            nn.Sequential(_block(plan.encoder, a, b, 2), _block(plan.encoder, b, b)) for a, b in pairwise(widths)
         )
-        self.context = _conv(widths[-1], widths[-1], size=1) if plan.context else None
-        up = [w for level, w in enumerate(widths[:-1]) if 2 ** (level + 1) >= plan.ends][::-1]
+        inputs = [a + b for a, b in zip((widths[-1], *plan.up), widths[-2::-1], strict=False)]
         self.blocks = nn.ModuleList(
-            _block(plan.decoder, below + skip, skip) for below, skip in zip((widths[-1], *up), up, strict=False)
+            nn.Sequential(
+                _block(plan.decoder, a, b, norm=plan.norm),
+                *(_block(plan.decoder, b, b, norm=plan.norm) for _ in range(plan.twice)),
+            )
+            for a, b in zip(inputs, plan.up, strict=False)
         )
-        self.shuffle = nn.PixelShuffle(plan.ends) if plan.shuffled else None
-        self.head = nn.Conv2d(up[-1], plan.ends**2 if plan.shuffled else 1, 3, padding=1)
+        self.scale = plan.stem * 2 ** (len(widths) - 1 - len(plan.up))
+        self.head = nn.Conv2d(plan.up[-1], self.scale**2 if plan.shuffled else 1, 3, padding=1)
+        self.shuffled = plan.shuffled
 
     def forward(self, image: Tensor) -> Tensor:
         """Predict depth as a share of the depth range."""
@@ -122,37 +131,31 @@ class Candidate(nn.Module):
         for level in self.levels:
             skips.append(level(skips[-1]))
         x = skips.pop()
-        if self.context is not None:
-            x = x + self.context(x.mean(dim=(2, 3), keepdim=True))
         for block in self.blocks:
             skip = skips.pop()
-            x = interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-            x = x[..., : skip.shape[-2], : skip.shape[-1]]  # of an odd size, the finer one has a row or column less
+            x = interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
             x = block(torch.cat([skip, x], dim=1))
         share: Tensor = self.head(x)
-        if self.shuffle is not None:
-            shuffled: Tensor = self.shuffle(share)
-            return shuffled
-        scale = 2.0 ** (1 + len(skips))
-        return interpolate(share, scale_factor=scale, mode="bilinear", align_corners=False)
+        if self.shuffled:
+            return pixel_shuffle(share, self.scale)
+        return interpolate(share, scale_factor=float(self.scale), mode="bilinear", align_corners=False)
 
 
+_QUARTER: Final = Plan((16, 24, 96, 128, 101, 101), (128, 64, 32, 16), twice=True)
 PLANS: Final[dict[str, Plan]] = {
-    "plain_wide": Plan((16, 32, 64, 96, 128)),
-    "plain": Plan((12, 20, 36, 64, 96)),
-    "plain_quarter": Plan((16, 32, 64, 96, 128), ends=4),
-    "plain_four": Plan((16, 32, 64, 128)),
-    "plain_deep": Plan((12, 24, 48, 96, 160), depth=2, ends=4),
-    "plain_context": Plan((16, 32, 64, 96, 128), context=True),
-    "separable_wide": Plan((24, 48, 96, 160, 256), "separable", "separable"),
-    "separable": Plan((16, 32, 64, 128, 192), "separable", "separable"),
-    "inverted": Plan((16, 24, 40, 80, 128), "inverted", "separable", depth=2),
-    "mixed": Plan((16, 32, 64, 128, 224), "plain", "separable", ends=4),
-    "mixed_deep": Plan((16, 32, 64, 128, 192), "plain", "plain", depth=2, ends=4, context=True),
-    "pyramid": Plan((12, 32, 64, 96, 128, 128), depth=2, ends=4),
-    "pyramid_shuffled": Plan((12, 32, 64, 96, 128, 128), depth=2, ends=4, shuffled=True),
-    "deep_branched": Plan((12, 24, 48, 96, 160), "branched", depth=2, ends=4),
-    "deep_shuffled": Plan((12, 24, 48, 96, 160), depth=2, ends=4, shuffled=True),
+    # compact's widths from a quarter of the resolution on
+    "quarter": _QUARTER,
+    "quarter_normalised": replace(_QUARTER, norm=True),
+    "quarter_bilinear": replace(_QUARTER, shuffled=False),
+    "quarter_branched": replace(_QUARTER, encoder="branched"),
+    "quarter_stem": Plan((24, 96, 128, 101, 101), (128, 64, 32, 16), stem=4, twice=True),
+    "half": replace(_QUARTER, up=(128, 64, 32, 16, 12)),
+    "five": Plan((16, 32, 96, 128, 128), (64, 32, 24), twice=True),
+    "wide": Plan((16, 32, 64, 96, 128, 128), (96, 64, 48, 32)),
+    "slim": Plan((12, 24, 48, 96, 128, 128), (96, 48, 24, 16)),
+    "mixed": Plan((16, 32, 96, 160, 224, 224), (128, 64, 48, 32), decoder="separable", twice=True),
+    "separable": Plan((24, 48, 96, 160, 256, 256), (160, 96, 48, 24), "separable", "separable", twice=True),
+    "inverted": Plan((16, 32, 64, 96, 160, 160), (96, 64, 48, 32), "inverted", "separable", twice=True),
 }
 
 
