@@ -154,8 +154,10 @@ PLANS: Final[dict[str, Plan]] = {
     "wide": Plan((16, 32, 64, 96, 128, 128), (96, 64, 48, 32)),
     "slim": Plan((12, 24, 48, 96, 128, 128), (96, 48, 24, 16)),
     "mixed": Plan((16, 32, 96, 160, 224, 224), (128, 64, 48, 32), decoder="separable", twice=True),
-    "separable": Plan((24, 48, 96, 160, 256, 256), (160, 96, 48, 24), "separable", "separable", twice=True),
-    "inverted": Plan((16, 32, 64, 96, 160, 160), (96, 64, 48, 32), "inverted", "separable", twice=True),
+    "separable": Plan(
+        (24, 48, 96, 160, 256, 256), (160, 96, 48, 24), encoder="separable", decoder="separable", twice=True
+    ),
+    "inverted": Plan((16, 32, 64, 96, 160, 160), (96, 64, 48, 32), encoder="inverted", decoder="separable", twice=True),
 }
 
 
