@@ -6,7 +6,7 @@ from typing import Final
 
 __all__ = ["BACKENDS", "DEPTH_RANGE", "DEPTH_UNITS", "NETWORKS", "PEERS", "file_name", "is_import_path"]
 
-NETWORKS: Final = ("compact", "unet")
+NETWORKS: Final = ("nano", "compact", "unet")
 """Built-in networks, the keys of `train.networks.NETWORKS`."""
 
 BACKENDS: Final = {

@@ -1,4 +1,4 @@
-"""The built-in networks, `compact` and its baseline U-Net; and the checks of any network before its use.
+"""The built-in networks: `nano`, `compact` and its baseline U-Net; and the checks of any network before its use.
 
 A network maps a normalised N x 3 x H x W float tensor to N x 1 x H x W: depth as a fraction of the depth range's upper
 end (depth / 10 m by default), not clamped. The built-in ones need H and W that are divisible by 16.
@@ -30,18 +30,19 @@ __all__ = [
     "count_macs",
     "count_parameters",
     "describe_network",
+    "nano",
     "unet",
     "widths_of",
 ]
 
 
 class DoubleConv(nn.Sequential):
-    """Two 3x3 convolutions, each followed by batch norm and ReLU; with batch norm they have no bias."""
+    """Two 3x3 convolutions of the same stride, each followed by batch norm, which replaces its bias, and ReLU."""
 
-    def __init__(self, channels: int, middle: int, out: int, *, batch_norm: bool = True) -> None:
+    def __init__(self, channels: int, middle: int, out: int, *, stride: int = 1, batch_norm: bool = True) -> None:
         layers: list[nn.Module] = []
         for source, target in ((channels, middle), (middle, out)):
-            layers.append(nn.Conv2d(source, target, 3, padding=1, bias=not batch_norm))
+            layers.append(nn.Conv2d(source, target, 3, stride, padding=1, bias=not batch_norm))
             if batch_norm:
                 layers.append(nn.BatchNorm2d(target))
             layers.append(nn.ReLU(inplace=True))
@@ -52,10 +53,11 @@ class DepthNetwork(nn.Module):
     """An encoder that halves the resolution four times and a decoder that restores it, with skip connections.
 
     Args:
-        stem: full-resolution layers; their output is the outermost skip if `pool_first`.
+        stem: layers before the encoder, which may reduce the resolution; their output is the outermost skip if
+            `pool_first`.
         encoder: four blocks.
         decoder: four blocks; each reads its upsampled input and the skip of that size, concatenated.
-        head: maps the last block's output to one channel.
+        head: maps the last block's output to one channel of the picture's resolution.
         pool_first: pool before each encoder block (U-Net) instead of after it (compact).
         align_corners: of the bilinear upsampling.
         widths: channels, for the ModelSpec.
@@ -77,7 +79,7 @@ class DepthNetwork(nn.Module):
         self.encoder = nn.ModuleList(encoder)
         self.decoder = nn.ModuleList(decoder)
         self.head = head
-        self.pool = nn.MaxPool2d(2)
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
         self.upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners)
         self.pool_first = pool_first
         self.widths = widths
@@ -95,7 +97,10 @@ class DepthNetwork(nn.Module):
                 skips.append(block(features))
                 features = self.pool(skips[-1])
         for block in self.decoder:
-            features = block(torch.cat([skips.pop(), self.upsample(features)], dim=1))
+            skip, larger = skips.pop(), self.upsample(features)
+            if larger.shape[-2:] != skip.shape[-2:]:  # a row or column more, where an odd number was halved
+                larger = larger[..., : skip.shape[-2], : skip.shape[-1]]
+            features = block(torch.cat([skip, larger], dim=1))
         return cast("Tensor", self.head(features))
 
 
@@ -113,28 +118,39 @@ def unet() -> DepthNetwork:
     )
 
 
+_DOWN: Final = (24, 96, 128, 101)
+_UP: Final = (128, 64, 32, 16)
+
+
 def compact() -> DepthNetwork:
     """The proposed network: 1,218,350 parameters, 31.7 GMAC at 480x640.
 
     After Zhang, "Realtime Single Image Depth Estimation". The paper gives 101 channels at 1/16 and 1.22 M parameters,
     but no widths; these match both. Each skip is the block's output before pooling.
     """
-    down, up = (24, 96, 128, 101), (128, 64, 32, 16)
-    encoder = [DoubleConv(a, b, b) for a, b in zip((24, *down), down, strict=False)]
-    inputs = [a + b for a, b in zip((down[-1], *up), reversed(down), strict=False)]
-    decoder = [DoubleConv(a, b, b, batch_norm=False) for a, b in zip(inputs, up, strict=True)]
-    return DepthNetwork(
-        DoubleConv(3, 24, 24),
-        encoder,
-        decoder,
-        nn.Conv2d(16, 1, 3, padding=1),
-        pool_first=False,
-        align_corners=False,
-        widths=(24, *down, *up),
-    )
+    return _like_compact(DoubleConv(3, 24, 24), nn.Conv2d(_UP[-1], 1, 3, padding=1), (24, *_DOWN, *_UP))
 
 
-NETWORKS: Final[dict[str, Callable[[], DepthNetwork]]] = {"compact": compact, "unet": unet}
+def nano() -> DepthNetwork:
+    """A network for frames of 240x320 on a CPU: 1,218,565 parameters, 0.51 GMAC for such a frame.
+
+    It is compact from a quarter of the resolution on. Before it, two convolutions of stride 2 reduce the picture; after
+    it, every position answers a square of 4x4 pixels (sub-pixel convolution, Shi et al., "Real-Time Single Image and
+    Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network", CVPR 2016). docs/results/nano.md
+    compares it with others.
+    """
+    head = nn.Sequential(nn.Conv2d(_UP[-1], 16, 3, padding=1), nn.PixelShuffle(4))
+    return _like_compact(DoubleConv(3, 16, 24, stride=2), head, (16, 24, *_DOWN, *_UP))
+
+
+def _like_compact(stem: nn.Module, head: nn.Module, widths: tuple[int, ...]) -> DepthNetwork:
+    encoder = [DoubleConv(a, b, b) for a, b in zip((24, *_DOWN), _DOWN, strict=False)]
+    inputs = [a + b for a, b in zip((_DOWN[-1], *_UP), reversed(_DOWN), strict=False)]
+    decoder = [DoubleConv(a, b, b, batch_norm=False) for a, b in zip(inputs, _UP, strict=True)]
+    return DepthNetwork(stem, encoder, decoder, head, pool_first=False, align_corners=False, widths=widths)
+
+
+NETWORKS: Final[dict[str, Callable[[], DepthNetwork]]] = {"nano": nano, "compact": compact, "unet": unet}
 
 
 def build_network(name: str) -> nn.Module:

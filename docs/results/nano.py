@@ -34,6 +34,7 @@ from depthkit.data.images import resize_image
 from depthkit.engines.fingerprint import cpu_fingerprint
 from depthkit.errors import GateError
 from depthkit.export.recipe import ExportOptions
+from depthkit.names import NETWORKS
 from depthkit.pipeline.calibration import read_calibration
 from depthkit.pipeline.export import EngineOptions, export_run
 from depthkit.pipeline.pictures import read_pictures
@@ -66,7 +67,7 @@ def train(data: str, out: Path, epochs: int, seed: int, names: tuple[str, ...]) 
     for name in nano_candidates.names(names):
         if not (out / name / "model.json").is_file():
             click.echo(name)
-            network = f"nano_candidates:{name}"
+            network = name if name in NETWORKS else f"nano_candidates:{name}"
             fit(TrainOptions(network, data, SIZE, epochs=epochs, preset=SHORT, seed=seed, resume=True, out=out))
 
 
