@@ -24,6 +24,7 @@ from depthkit.reference import Reference
 from depthkit.spec import Dim, ModelSpec
 from depthkit.train.bundle import read_bundle
 from depthkit.train.camera_ready import CameraReady
+from depthkit.train.document import read_document
 from depthkit.train.networks import NETWORKS, build_network, compact, describe_network
 
 SIZE = (32, 48)
@@ -164,7 +165,9 @@ def test_operator_set_is_one_that_every_runtime_reads(pristine_exports: Path, pr
 @FLOATS
 def test_metadata_come_back_as_the_models_spec(pristine_exports: Path, precision: str) -> None:
     entries = {entry.key: entry.value for entry in _model(pristine_exports, precision).metadata_props}
-    assert from_json(ModelSpec, entries[METADATA.spec], source="it") == describe_network("compact", compact(), SIZE)
+    found = from_json(ModelSpec, entries[METADATA.spec], source="it")
+    assert found == read_document(pristine_exports).model
+    assert found == describe_network("compact", compact(), SIZE, focal=found.focal)
     assert entries[METADATA.precision] == precision
     assert entries[METADATA.weights_sha256] == sha256(pristine_exports / "model.safetensors")
 

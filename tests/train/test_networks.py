@@ -1,8 +1,9 @@
-"""The two networks: their exact size and cost, and every size of picture that they take or refuse."""
+"""The built-in networks: their exact size and cost, and every size of picture that they take or refuse."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -21,12 +22,13 @@ from depthkit.train.networks import (
     count_macs,
     count_parameters,
     describe_network,
+    nano,
     unet,
     widths_of,
 )
 
 
-@pytest.fixture(scope="module", params=["compact", "unet"])
+@pytest.fixture(scope="module", params=NETWORKS)
 def network(request: pytest.FixtureRequest) -> DepthNetwork:
     return NETWORKS[request.param]().eval()
 
@@ -34,6 +36,7 @@ def network(request: pytest.FixtureRequest) -> DepthNetwork:
 @pytest.mark.parametrize(
     ("name", "parameters", "gmac", "widths"),
     [
+        ("nano", 1_218_565, 2.01, (16, 24, 24, 96, 128, 101, 128, 64, 32, 16)),
         ("compact", 1_218_350, 31.73, (24, 24, 96, 128, 101, 128, 64, 32, 16)),
         ("unet", 17_262_977, 187.41, (64, 128, 256, 512, 512)),
     ],
@@ -63,11 +66,11 @@ def test_macs_agree_with_a_count_by_hand(network: DepthNetwork) -> None:
 
     hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
     with torch.no_grad():
-        network(torch.zeros(1, 3, 32, 48))
+        network(torch.zeros(1, 3, 64, 128))
     for hook in hooks:
         hook.remove()
-    assert count_macs(network, (32, 48)) == counted
-    assert count_macs(network, (480, 640)) == counted * 200
+    assert count_macs(network, (64, 128)) == counted
+    assert count_macs(network, (640, 1280)) == counted * 100
 
 
 def test_counting_leaves_the_network_alone(network: DepthNetwork) -> None:
@@ -109,13 +112,16 @@ def test_widths_are_those_of_the_blocks(network: DepthNetwork) -> None:
     def width(block: nn.Module) -> int:
         return [m.out_channels for m in block.modules() if isinstance(m, nn.Conv2d)][-1]
 
-    blocks = [network.stem, *network.encoder, *network.decoder]
-    assert tuple(map(width, blocks))[: len(network.widths)] == network.widths
+    first = next(m for m in network.stem.modules() if isinstance(m, nn.Conv2d)).out_channels
+    stem = (first,) if first == width(network.stem) else (first, width(network.stem))
+    blocks = map(width, [*network.encoder, *network.decoder])
+    assert (*stem, *blocks)[: len(network.widths)] == network.widths
 
 
-def test_compact_is_built_as_designed() -> None:
+@pytest.mark.parametrize("make", [compact, nano])
+def test_compact_and_nano_are_built_as_designed(make: Callable[[], DepthNetwork]) -> None:
     """Batch norm in the encoder only; no bias before it, a bias everywhere else; corners not aligned."""
-    network = compact()
+    network = make()
     parts = {network.stem: True, network.encoder: True, network.decoder: False, network.head: False}
     for part, normed in parts.items():
         convolutions = [m for m in part.modules() if isinstance(m, nn.Conv2d)]
@@ -125,6 +131,17 @@ def test_compact_is_built_as_designed() -> None:
         assert all(m.kernel_size == (3, 3) for m in convolutions)
     assert not network.upsample.align_corners
     assert unet().upsample.align_corners
+
+
+def test_nano_answers_every_pixel_from_a_quarter_of_the_resolution() -> None:
+    """A change of one value before the sub-pixel head moves a square of 4x4 pixels, and its neighbours'."""
+    network = nano().eval()
+    features = torch.zeros(1, 16, 12, 16)
+    features[..., 5, 7] = 1.0
+    with torch.no_grad():
+        moved = network.head(features) != network.head(torch.zeros_like(features))
+    rows, columns = moved[0, 0].nonzero(as_tuple=True)
+    assert (int(rows.min()), int(rows.max()), int(columns.min()), int(columns.max())) == (16, 27, 24, 35)
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
