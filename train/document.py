@@ -34,6 +34,7 @@ class TrainingRecord:
         stages: data and size of each stage with its epochs: `("scenes 48x64", 20)`.
         init: hash of the initial weights; None: random.
         teacher: hash of the teacher's weights; None: there was none.
+        stored_answers: the teacher's answers for the data were stored beside them, see `data.prepare`.
         skipped: files that could not be read and were skipped.
     """
 
@@ -59,6 +60,7 @@ class TrainingRecord:
     stages: tuple[tuple[str, int], ...] = ()
     init: str | None = None
     teacher: str | None = None
+    stored_answers: bool = False
     skipped: tuple[str, ...] = ()
 
 
@@ -69,16 +71,16 @@ class BundleDocument:
     model: ModelSpec
     training: TrainingRecord | None
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
 
     @staticmethod
     def upgrade(raw: dict[str, Any]) -> None:
-        """Version 2 had no teacher."""
-        training = raw.get("training")
-        if raw.get("schema_version") == 2 and (training is None or isinstance(training, dict)):
-            raw["schema_version"] = 3
+        """Version 2 had no teacher, and version 3 no stored answers."""
+        version, training = raw.get("schema_version"), raw.get("training")
+        if version in (2, 3) and (training is None or isinstance(training, dict)):
+            raw["schema_version"] = 4
             if training is not None:
-                training["teacher"] = None
+                training.update({"teacher": None} if version == 2 else {}, stored_answers=False)
 
 
 def read_document(folder: Path) -> BundleDocument:

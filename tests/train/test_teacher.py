@@ -137,11 +137,15 @@ def test_the_command_line_opens_it(
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_runs_of_before_are_read(pristine_exports: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "lacking"), [(2, ("teacher", "stored_answers")), (3, ("stored_answers",))])
+def test_runs_of_before_are_read(
+    pristine_exports: Path, tmp_path: Path, version: int, lacking: tuple[str, ...]
+) -> None:
     folder = Path(shutil.copytree(pristine_exports, tmp_path / "compact"))
     document = json.loads((folder / "model.json").read_text())
-    document["schema_version"] = 2
-    del document["training"]["teacher"]
+    document["schema_version"] = version
+    for key in lacking:
+        del document["training"][key]
     (folder / "model.json").write_text(json.dumps(document))
     assert read_document(folder) == read_document(pristine_exports)
     with open_target(folder) as session:
