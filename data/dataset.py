@@ -42,11 +42,13 @@ class RGBDDataset(ABC):
         focal: focal length of its camera in pixels per pixel of width, see `ModelSpec.focal`; None: unknown. It does
             not depend on `size`, because pictures are resized whole.
         size: height and width that samples are resized to; None: not resized.
+        taught_by: hash of the weights of the teacher whose answers `taught` reads; None: it has none.
     """
 
     name: str
     crop: Crop | None = None
     focal: float | None = None
+    taught_by: str | None = None
 
     def __init__(self, size: tuple[int, int] | None = None) -> None:
         self.size = size
@@ -72,6 +74,18 @@ class RGBDDataset(ABC):
             image, depth = resize_image(image, self.size), resize_depth(depth, self.size, smooth=False)
         return RGBD(image, depth, index)
 
+    def taught(self, index: int) -> np.ndarray:
+        """The stored answer of the teacher `taught_by` for one sample, resized bilinearly with antialiasing.
+
+        It is H x W, float32, metres, 0 where the teacher has none. Raises DataError.
+        """
+        depth = self._read_taught(index)
+        return depth if self.size is None else resize_depth(depth, self.size, smooth=True)
+
+    def _read_taught(self, index: int) -> np.ndarray:
+        """The stored answer as it is; a data set with `taught_by` has this method. Raises DataError."""
+        raise NotImplementedError(f"{self.name} has no answers of a teacher; see taught_by")
+
 
 def evenly_spaced(data: Sized, count: int) -> list[int]:
     """Positions of `count` evenly spaced samples, from the first to the last; of all if there are fewer."""
@@ -82,7 +96,8 @@ def evenly_spaced(data: Sized, count: int) -> list[int]:
 class SkipBad(RGBDDataset):
     """Wraps a data set so that samples that cannot be read come back empty instead of ending the epoch.
 
-    An empty sample is a black picture of the set's `size` without measured pixels, so losses and metrics ignore it.
+    An empty sample is a black picture of the set's `size` without measured pixels and without a teacher's answer, so
+    losses and metrics ignore it.
     Its position is `~index`, which is negative and survives batching and worker processes. Count the negative
     positions, and name those samples by `source(~position)`.
     """
@@ -91,7 +106,8 @@ class SkipBad(RGBDDataset):
         if data.size is None:
             raise ValueError("open the data set with a size: an unreadable sample has none of its own")
         super().__init__(data.size)
-        self.name, self.crop, self.focal, self._data = data.name, data.crop, data.focal, data
+        self.name, self.crop, self.focal, self.taught_by = data.name, data.crop, data.focal, data.taught_by
+        self._data = data
 
     def __len__(self) -> int:
         return len(self._data)
@@ -103,6 +119,9 @@ class SkipBad(RGBDDataset):
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self._data._read(index)
 
+    def _read_taught(self, index: int) -> np.ndarray:
+        return self._data._read_taught(index)
+
     def __getitem__(self, index: int) -> RGBD:
         """See `RGBDDataset.__getitem__`; never raises DataError."""
         try:
@@ -110,6 +129,14 @@ class SkipBad(RGBDDataset):
         except DataError:
             assert self.size is not None
             return RGBD(np.zeros((*self.size, 3), np.uint8), np.zeros(self.size, np.float32), ~index)
+
+    def taught(self, index: int) -> np.ndarray:
+        """See `RGBDDataset.taught`; never raises DataError."""
+        try:
+            return super().taught(index)
+        except DataError:
+            assert self.size is not None
+            return np.zeros(self.size, np.float32)
 
 
 def raise_all(faults: Sequence[str], headline: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -18,13 +18,34 @@ from ..errors import DataError, OutputError
 from ..files import atomic_write, make_folder, remove, write_text
 from ..names import DEPTH_UNITS
 from .dataset import RGBD, RGBDDataset, Split, raise_all
-from .prepared import KINDS, MILLIMETRES, PREPARED, PreparedDocument, PreparedSplit, array_path, rows_digest
+from .prepared import (
+    KINDS,
+    MILLIMETRES,
+    PREPARED,
+    TAUGHT,
+    PreparedDocument,
+    PreparedSplit,
+    PreparedTeacher,
+    array_path,
+    rows_digest,
+)
 from .sources import open_dataset
 
-__all__ = ["prepare"]
+__all__ = ["AnsweringTeacher", "prepare"]
 
 _SPLITS: Final[tuple[Split, ...]] = ("train", "val")
 _AHEAD: Final = 128  # samples that may be decoded but not yet written; it bounds memory use
+_ASKED_AT_ONCE: Final = 16  # pictures for which a teacher is asked at once
+_FARTHEST: Final = np.iinfo(np.uint16).max / MILLIMETRES  # metres
+
+
+class AnsweringTeacher(Protocol):
+    """What `prepare` needs of a teacher; `train.teacher.Teacher` is one."""
+
+    weights_sha256: str
+
+    def depths(self, images: np.ndarray) -> np.ndarray:
+        """Depth in metres, N x H x W float32, of N x H x W x 3 uint8 pictures."""
 
 
 def prepare(
@@ -35,6 +56,7 @@ def prepare(
     depth_units: float = DEPTH_UNITS,
     skip_bad: bool = False,
     workers: int | None = None,
+    teacher: AnsweringTeacher | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> PreparedDocument:
     """Write `source`'s training and validation splits to the folder `out`, for `open_dataset`.
@@ -50,19 +72,21 @@ def prepare(
         depth_units: see `open_dataset`.
         skip_bad: skip samples that cannot be read; otherwise they are an error, after all samples were tried.
         workers: decoding threads; None: one per usable core.
+        teacher: its depth of every training sample is stored too, rounded to millimetres.
         on_progress: called with the fraction that is done, 0 to 1.
 
     Raises:
-        DataError: no such data, samples that cannot be read (all counted, the first ones named), or no measured pixel.
+        DataError: no such data, samples that cannot be read (all counted, the first ones named), no measured pixel, or
+            a teacher's depth that is not finite or not within 0 to 65.535 m.
         OutputError: `out` contains other files, or cannot be written.
     """
     data = {split: open_dataset(source, split, size=size, depth_units=depth_units) for split in _SPLITS}
-    total = sum(map(len, data.values()))
+    total = sum(map(len, data.values())) + (0 if teacher is None else len(data["train"]))
     done = 0
 
-    def advance() -> None:
+    def advance(samples: int = 1) -> None:
         nonlocal done
-        done += 1
+        done += samples
         if on_progress is not None:
             on_progress(done / total)
 
@@ -71,7 +95,11 @@ def prepare(
             train, val = (_write_split(out, split, data[split], pool, advance) for split in _SPLITS)
         _check(str(source), train, val, skip_bad=skip_bad)
         origin = str(source) if str(source) == "scenes" else str(Path(source).resolve())
-        document = PreparedDocument(origin, depth_units, size, train, val, data["train"].focal)
+        taught = None
+        if teacher is not None:
+            advance(len(data["train"]) - len(train.sources))  # for skipped samples it is not asked
+            taught = _write_taught(out, train, size, teacher, advance)
+        document = PreparedDocument(origin, depth_units, size, train, val, data["train"].focal, taught)
         write_text(out / PREPARED, to_json(document))
     return document
 
@@ -112,7 +140,8 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 def _files_in(folder: Path) -> set[Path]:
     """The files that `prepare` writes, and their temporary files."""
-    names = [PREPARED, *(array_path(folder, split, kind).name for split in _SPLITS for kind in KINDS)]
+    arrays = [array_path(folder, split, kind) for split in _SPLITS for kind in KINDS]
+    names = [PREPARED, *(path.name for path in (*arrays, array_path(folder, "train", TAUGHT)))]
     return {path for name in names for pattern in (name, f".tmp-*-{name}") for path in folder.glob(pattern)}
 
 
@@ -140,6 +169,28 @@ def _write_split(
             sources.append(data.source(index))
     digests = (rows_digest(np.load(path, mmap_mode="r")) for path in (images, depths))
     return PreparedSplit(tuple(sources), tuple(unreadable), tuple(unmeasured), *digests)
+
+
+def _write_taught(
+    out: Path, train: PreparedSplit, size: tuple[int, int], teacher: AnsweringTeacher, advance: Callable[[int], None]
+) -> PreparedTeacher:
+    """Ask the teacher about the written pictures, so that its rows are theirs whatever was skipped."""
+    images = np.load(array_path(out, "train", KINDS[0]), mmap_mode="r")
+    path = array_path(out, "train", TAUGHT)
+    with _appending(path, np.dtype(np.uint16), size) as add:
+        for start in range(0, len(images), _ASKED_AT_ONCE):
+            rows = slice(start, start + _ASKED_AT_ONCE)
+            batch = np.array(images[rows])
+            for source, depth in zip(train.sources[rows], teacher.depths(batch), strict=True):
+                # Written so that NaN is refused too.
+                if not (depth.min() >= 0 and depth.max() <= _FARTHEST):
+                    raise DataError(
+                        f"the teacher predicts {depth.min():g} to {depth.max():g} m for {source}, and only answers of "
+                        f"0 to {_FARTHEST:g} m can be stored; train with this teacher without storing its answers"
+                    )
+                add(_millimetres(depth))
+            advance(len(batch))
+    return PreparedTeacher(teacher.weights_sha256, rows_digest(np.load(path, mmap_mode="r")))
 
 
 def _sample_or_fault(data: RGBDDataset, index: int) -> RGBD | str:

@@ -2,6 +2,7 @@
 
 <split>.images.npy   uint8, N x H x W x 3, RGB
 <split>.depths.npy   uint16, N x H x W, millimetres, 0 where not measured
+train.taught.npy     uint16, N x H x W, millimetres: a teacher's answers, if it was prepared with one
 prepared.json        what they were made from; written last, so a folder without it is incomplete
 
 The splits are train and val. There is no test split: scores are computed on the source, at its own size and crop.
@@ -26,9 +27,11 @@ __all__ = [
     "KINDS",
     "MILLIMETRES",
     "PREPARED",
+    "TAUGHT",
     "Prepared",
     "PreparedDocument",
     "PreparedSplit",
+    "PreparedTeacher",
     "array_path",
     "rows_digest",
 ]
@@ -37,6 +40,9 @@ PREPARED: Final = "prepared.json"
 """The file that marks a folder made by `depthkit data prepare`."""
 
 KINDS: Final = ("images", "depths")
+TAUGHT: Final = "taught"
+"""The kind of the array of a teacher's answers, which only the training split has."""
+
 MILLIMETRES: Final = 1000
 _DIGEST_ROWS: Final = 16
 _REMEDY: Final = "delete the folder and run `depthkit data prepare` again"
@@ -64,6 +70,19 @@ class PreparedSplit:
 
 
 @dataclass(frozen=True, config=STRICT)
+class PreparedTeacher:
+    """The teacher whose answers for the training split are stored.
+
+    Attributes:
+        weights_sha256: of its weights.
+        digest: of the answers, see `PreparedSplit`.
+    """
+
+    weights_sha256: _Digest
+    digest: _Digest
+
+
+@dataclass(frozen=True, config=STRICT)
 class PreparedDocument:
     """`prepared.json`.
 
@@ -72,6 +91,7 @@ class PreparedDocument:
         depth_units: units per metre that a `pairs` folder was read with.
         size: height and width of every sample.
         focal: see `RGBDDataset.focal`.
+        teacher: whose answers are stored; None: there are none.
     """
 
     source: str
@@ -80,13 +100,14 @@ class PreparedDocument:
     train: PreparedSplit
     val: PreparedSplit
     focal: Focal | None = None
+    teacher: PreparedTeacher | None = None
     schema_version: Literal[2] = 2
 
     @staticmethod
     def upgrade(raw: dict[str, Any]) -> None:
-        """Version 1 had no focal length."""
-        if is_version(raw, 1) and "focal" not in raw:
-            raw.update(schema_version=2, focal=None)
+        """Version 1 had neither."""
+        if is_version(raw, 1) and not {"focal", "teacher"} & raw.keys():
+            raw.update(schema_version=2, focal=None, teacher=None)
 
 
 class Prepared(RGBDDataset):
@@ -114,8 +135,10 @@ class Prepared(RGBDDataset):
                 "use it at its size, or prepare the source at a larger one"
             )
         self._folder, self._split, self._part, self._stored = folder, split, parts[split], document.size
+        self._teacher = document.teacher if split == "train" else None
+        self.taught_by = None if self._teacher is None else self._teacher.weights_sha256
         self.depth_units, self.focal = document.depth_units, document.focal
-        self._arrays: tuple[np.ndarray, np.ndarray] | None = None
+        self._arrays: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None
         self._open()
 
     def __len__(self) -> int:
@@ -129,22 +152,30 @@ class Prepared(RGBDDataset):
         return self._part.sources[index]
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        images, depths = self._open()
+        images, depths, _ = self._open()
         return np.array(images[index]), depths[index].astype(np.float32) / MILLIMETRES
 
-    def _open(self) -> tuple[np.ndarray, np.ndarray]:
+    def _read_taught(self, index: int) -> np.ndarray:
+        taught = self._open()[2]
+        if taught is None:
+            return super()._read_taught(index)
+        metres: np.ndarray = taught[index].astype(np.float32) / MILLIMETRES
+        return metres
+
+    def _open(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         if self._arrays is None:
-            images, depths = (array_path(self._folder, self._split, kind) for kind in KINDS)
-            shape = len(self), *self._stored
+            images, depths, taught = (array_path(self._folder, self._split, kind) for kind in (*KINDS, TAUGHT))
+            shape, millimetres, teacher = (len(self), *self._stored), np.dtype(np.uint16), self._teacher
             self._arrays = (
                 _map_array(images, np.dtype(np.uint8), (*shape, 3), self._part.images_digest),
-                _map_array(depths, np.dtype(np.uint16), shape, self._part.depths_digest),
+                _map_array(depths, millimetres, shape, self._part.depths_digest),
+                None if teacher is None else _map_array(taught, millimetres, shape, teacher.digest),
             )
         return self._arrays
 
 
 def array_path(folder: Path, split: Split, kind: str) -> Path:
-    """Path of the pictures ("images") or depth maps ("depths") of a split."""
+    """Path of the pictures ("images"), depth maps ("depths") or teacher's answers ("taught") of a split."""
     return folder / f"{split}.{kind}.npy"
 
 

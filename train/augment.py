@@ -22,6 +22,8 @@ __all__ = ["Augmentation", "Augmented", "Strength"]
 Strength = Literal["paper", "strong"]
 
 _NEAREST: Final = {DataKey.MASK: {"resample": Resample.NEAREST, "align_corners": None}}
+_WHOLE: Final = 0.999
+"""Above it, a pixel is interpolated from pixels with answers only; the rest is rounding."""
 
 
 class Augmented(NamedTuple):
@@ -31,11 +33,13 @@ class Augmented(NamedTuple):
         image: N x 3 x H x W in 0..1.
         depth: N x 1 x H x W metres, 0 where not measured.
         clean: `image` before its colours, sharpness and noise changed, for a teacher.
+        taught: N x 1 x H x W metres, a teacher's stored answers moved like `depth`, 0 where there is none.
     """
 
     image: Tensor
     depth: Tensor
     clean: Tensor
+    taught: Tensor | None = None
 
 
 class Augmentation:
@@ -70,19 +74,29 @@ class Augmentation:
 
     def __call__(self, image: Tensor, depth: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """See `augment`: picture and depth only."""
-        image, depth, _ = self.augment(image, depth, seed)
-        return image, depth
+        return self.augment(image, depth, seed)[:2]
 
-    def augment(self, image: Tensor, depth: Tensor, seed: int) -> Augmented:
+    def augment(self, image: Tensor, depth: Tensor, seed: int, taught: Tensor | None = None) -> Augmented:
         """Augment N x 3 x H x W in 0..1 and N x 1 x H x W metres; the same seed gives the same result.
 
         The global random state does not change.
+
+        Args:
+            image, depth: the batch.
+            seed: of all draws.
+            taught: N x 1 x H x W metres, 0 where there is no answer. It is interpolated like a picture; a pixel that
+                a rotation uncovers, or that mixes in one without an answer, has none.
         """
         gpus = [image.device] if image.is_cuda else []
         # In FP32, because half precision would round coordinates to a pixel and colours to three digits.
         with torch.random.fork_rng(devices=gpus), torch.autocast(image.device.type, enabled=False):
             torch.manual_seed(seed)
-            image, depth = self._geometry(image, depth)
-            zoom: Tensor = self._affine._params["scale"][:, :1, None, None]
+            # As further channels of the picture the answers move exactly as it does.
+            channels = image if taught is None else torch.cat([image, taught, (taught > 0).to(taught)], dim=1)
+            channels, depth = self._geometry(channels, depth)
+            zoom = self._affine._params["scale"][:, :1, None, None].to(depth)
+            image = channels[:, :3]
             changed = self._look(image).clamp(0, 1)
-        return Augmented(changed, depth / zoom.to(depth), image)
+        if taught is not None:
+            taught = torch.where(channels[:, 4:] > _WHOLE, channels[:, 3:4] / zoom, 0.0)
+        return Augmented(changed, depth / zoom, image, taught)

@@ -34,6 +34,7 @@ class TrainingRecord:
         stages: data and size of each stage with its epochs: `("scenes 48x64", 20)`.
         init: hash of the initial weights; None: random.
         teacher: hash of the teacher's weights; None: there was none.
+        stored_answers: the teacher's answers for the data were stored beside them, see `data.prepare`.
         skipped: files that could not be read and were skipped.
     """
 
@@ -59,6 +60,7 @@ class TrainingRecord:
     stages: tuple[tuple[str, int], ...] = ()
     init: str | None = None
     teacher: str | None = None
+    stored_answers: bool = False
     skipped: tuple[str, ...] = ()
 
 
@@ -79,7 +81,7 @@ class BundleDocument:
         if is_version(raw, 2) and (training is None or isinstance(training, dict)):
             raw["schema_version"] = 3
             if training is not None:
-                training["teacher"] = None
+                training.update(teacher=None, stored_answers=False)
 
 
 def read_document(folder: Path) -> BundleDocument:

@@ -80,7 +80,8 @@ def fit(options: TrainOptions) -> Path | None:
         check_network(network, stage.size(options.size))
     if options.teacher is not None:
         options.teacher.require_fit(spec, options.folder)
-    identity = options.identity(len(train), None if init is None else init.weights_sha256)
+    stored = options.teacher is not None and options.teacher.has_answered(train, options.data)
+    identity = options.identity(len(train), None if init is None else init.weights_sha256, stored=stored)
     work = workplace(options.folder)
     trainer = _trainer(options, len(train), _Checkpoint(options, identity, work), work)
     # Only the first process of a distributed run writes.
@@ -92,12 +93,12 @@ def fit(options: TrainOptions) -> Path | None:
             discard(options.folder)
         make_folder(work)
         module = DepthModule(network, spec, options.recipe, options.rate, options.seed, options.teacher)
-        feed = Feed(options, train, val, options.schedule(len(train))[0])
+        feed = Feed(options, train, val, options.schedule(len(train))[0], stored=stored)
         with _quiet():
             _run(trainer, module, feed, checkpoint, options)
         if not trainer.is_global_zero:
             return None
-        record = _record(options, module, trainer, len(train), init)
+        record = replace(_record(options, module, trainer, len(train), init), stored_answers=stored)
         _write(options, work, spec, record, val)
         if work != options.folder:
             replace_run(work, options.folder)

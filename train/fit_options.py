@@ -137,7 +137,7 @@ class TrainOptions:
             return self.precision
         return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
 
-    def identity(self, samples: int, init: str | None) -> dict[str, Any]:
+    def identity(self, samples: int, init: str | None, *, stored: bool = False) -> dict[str, Any]:
         """The options that a resumed run must share with the checkpoint.
 
         How a step's pictures are divided among devices and passes may change.
@@ -145,6 +145,7 @@ class TrainOptions:
         Args:
             samples: number in the training split.
             init: hash of the initial weights.
+            stored: the teacher's answers are those that are stored beside the data.
         """
         names = ("network", "depth_units", "size", "epochs", "steps", "seed")
         return {
@@ -154,7 +155,7 @@ class TrainOptions:
             "preset": self.preset if isinstance(self.preset, str) else "custom",
             "recipe": str(self.recipe),
             "init": init,
-            "teacher": None if self.teacher is None else self.teacher.weights_sha256,
+            "teacher": None if self.teacher is None else self.teacher.weights_sha256 + " (stored answers)" * stored,
             "precision": self.used_precision,
             "learning_rate": self.rate,
             "pictures a step": self.pictures_a_step,

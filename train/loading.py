@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import lightning as L  # noqa: N812 - Lightning's own convention
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -24,26 +25,42 @@ from .presets import Stage, stage_at
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Feed", "with_unlabelled", "workers"]
+__all__ = ["Feed", "Taught", "with_unlabelled", "workers"]
 
 _Split = Literal["train", "val"]
 _MOST_WORKERS = 16
+
+
+class Taught(NamedTuple):
+    """A sample, or a batch of them, with the stored answer of the teacher.
+
+    Attributes:
+        sample: picture and depth.
+        answer: H x W, float32, metres, 0 where the teacher has none.
+    """
+
+    sample: RGBD
+    answer: np.ndarray
 
 
 class Feed(L.LightningDataModule):
     """The loaders of a run, made again when a stage begins (`Trainer(reload_dataloaders_every_n_epochs=1)`).
 
     Batches are `RGBD` of arrays with a leading N. For scenes, a batch is only their positions (N, int64), and `render`
-    makes the pictures on the training device.
+    makes the pictures on the training device. Training batches with stored answers are `Taught`.
 
     Args:
         options: of the run.
         train, val: the run's own data.
         epochs: of the whole run.
+        stored: the training samples come with the answers that are stored beside them.
     """
 
-    def __init__(self, options: TrainOptions, train: RGBDDataset, val: RGBDDataset, epochs: int) -> None:
+    def __init__(
+        self, options: TrainOptions, train: RGBDDataset, val: RGBDDataset, epochs: int, *, stored: bool = False
+    ) -> None:
         super().__init__()
+        self._stored = stored
         self._options = options
         self._own = {"train": train, "val": val}
         self._epochs = epochs
@@ -70,11 +87,14 @@ class Feed(L.LightningDataModule):
         return self._loader("val")
 
     def transfer_batch_to_device(
-        self, batch: RGBD | Tensor, device: torch.device, dataloader_idx: int
-    ) -> RGBD | Tensor:
+        self, batch: RGBD | Tensor | Taught, device: torch.device, dataloader_idx: int
+    ) -> RGBD | Tensor | Taught:
         """Move everything except the positions, which are read on the CPU."""
         if isinstance(batch, Tensor):
             return batch
+        if isinstance(batch, Taught):
+            sample = cast("RGBD", self.transfer_batch_to_device(batch.sample, device, dataloader_idx))
+            return Taught(sample, torch.as_tensor(batch.answer).to(device, non_blocking=True))  # type: ignore[arg-type]
         image, depth = (torch.as_tensor(array).to(device, non_blocking=True) for array in (batch.image, batch.depth))
         return RGBD(image, depth, batch.position)  # type: ignore[arg-type]  # a batch has tensors
 
@@ -117,7 +137,7 @@ class Feed(L.LightningDataModule):
         on_scenes = self._on_scenes(split)
         processes = 0 if on_scenes else workers(self._options, on_gpu=on_gpu)
         return DataLoader(
-            cast("Dataset[RGBD]", _Positions() if on_scenes else data),  # torch asks for its own base class
+            cast("Dataset[Any]", self._samples(split, data)),  # torch asks for its own base class
             batch_size=self._options.batch,
             sampler=self._sampler(split, len(data), rank, world),
             drop_last=split == "train",
@@ -125,6 +145,11 @@ class Feed(L.LightningDataModule):
             pin_memory=on_gpu and not on_scenes,
             persistent_workers=processes > 0,
         )
+
+    def _samples(self, split: _Split, data: RGBDDataset) -> _Positions | _Answered | RGBDDataset:
+        if self._on_scenes(split):
+            return _Positions()
+        return _Answered(data) if self._stored and split == "train" else data
 
     def _sampler(self, split: _Split, length: int, rank: int, world: int) -> Sampler[int] | Sequence[int]:
         if split == "val":
@@ -142,6 +167,16 @@ class _Positions:
 
     def __getitem__(self, position: int) -> int:
         return position
+
+
+class _Answered:
+    """A data set with the stored answers of the teacher."""
+
+    def __init__(self, data: RGBDDataset) -> None:
+        self._data = data
+
+    def __getitem__(self, position: int) -> Taught:
+        return Taught(self._data[position], self._data.taught(position))
 
 
 class _Fresh(Sampler[int]):

@@ -77,15 +77,15 @@ class DepthLoss:
 
 
 def follow(prediction: Tensor, taught: Tensor) -> Tensor:
-    """Mean absolute difference of log depth to a teacher's, and of its gradients, over all pixels.
+    """Mean absolute difference of log depth to a teacher's, and of its gradients, where the teacher has an answer.
 
     Args:
-        prediction, taught: N x 1 x H x W, depth as a fraction of the depth range.
+        prediction, taught: N x 1 x H x W, depth as a fraction of the depth range; `taught` is 0 without an answer.
     """
     with torch.autocast(prediction.device.type, enabled=False):
-        everywhere = torch.ones_like(taught, dtype=torch.bool)
+        valid = taught > 0
         residual = _log(prediction) - _log(taught)
-        return residual.abs().mean() + gradient_difference(residual, everywhere)
+        return masked_mean(residual.abs(), valid) + gradient_difference(residual, valid)
 
 
 def scale_invariant(residual: Tensor, valid: Tensor, share: float = 0.85) -> Tensor:

@@ -23,7 +23,7 @@ from ..spec import ModelSpec
 from .augment import Augmentation
 from .camera_ready import normalisation
 from .history import EpochRecord
-from .loading import Feed
+from .loading import Feed, Taught
 from .losses import DepthLoss, follow
 from .presets import Preset
 from .teacher import Teacher
@@ -94,16 +94,19 @@ class DepthModule(L.LightningModule):
         self._train_losses.clear()
         self._pictures = 0
 
-    def training_step(self, batch: RGBD | Tensor, batch_index: int) -> Tensor:
+    def training_step(self, batch: RGBD | Tensor | Taught, batch_index: int) -> Tensor:
         """The loss of one batch. Raises TrainingError, naming the pictures, if it is not finite."""
-        augmented = self._augment.augment(*self._tensors("train", batch), self._batch_seed(batch_index))
+        sample, answer = batch if isinstance(batch, Taught) else (batch, None)
+        stored = None if answer is None else torch.as_tensor(answer)[:, None]
+        augmented = self._augment.augment(*self._tensors("train", sample), self._batch_seed(batch_index), stored)
         image = augmented.image
         loss, prediction = self._batch_loss(image, augmented.depth)
         if self._teacher is not None:
-            taught = self._teacher(augmented.clean) / self.spec.depth_range[1]
-            loss = loss + self._teacher_weight() * follow(prediction.float(), taught)
+            taught = self._teacher(augmented.clean) if augmented.taught is None else augmented.taught
+            share = taught / self.spec.depth_range[1]
+            loss = loss + self._teacher_weight() * follow(prediction.float(), share)
         where = f"in epoch {self.current_epoch + 1}, batch {batch_index + 1}"
-        self._watch.look(loss, where, lambda: self._sources("train", batch))
+        self._watch.look(loss, where, lambda: self._sources("train", sample))
         self._train_losses.append(loss.detach())
         self._pictures += len(image)
         if self.trainer.loggers:

@@ -19,17 +19,33 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from depthkit.cli import run as depthkit
-from depthkit.data.dataset import Split
+from depthkit.data.dataset import SkipBad, Split
+from depthkit.data.images import resize_depth
 from depthkit.data.pairs import Pairs
 from depthkit.data.prepare import prepare
 from depthkit.data.sources import open_dataset
-from depthkit.errors import DataError, OutputError, SchemaVersionError, SpecError
+from depthkit.errors import DataError, EngineError, OutputError, SchemaVersionError, SpecError
 
 from ..support import at, files_at_most, places, save_array
 
 SIZE = (16, 32)
 SPLITS: tuple[Split, ...] = ("train", "val")
 ARRAYS = [f"{split}.{kind}.npy" for split in SPLITS for kind in ("images", "depths")]
+TAUGHT = "train.taught.npy"
+
+
+class _Red:
+    """A teacher whose depth in decimetres is the red of a pixel, and a bit; it counts the pictures."""
+
+    weights_sha256 = "ab" * 32
+
+    def __init__(self) -> None:
+        self.pictures = 0
+
+    def depths(self, images: np.ndarray) -> np.ndarray:
+        assert images.dtype == np.uint8
+        self.pictures += len(images)
+        return images[..., 0].astype(np.float32) / 10 + np.float32(0.0123)
 
 
 def _write_pairs(root: Path, counts: dict[Split, int], size: tuple[int, int] = (24, 40), seed: int = 0) -> Path:
@@ -52,9 +68,9 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared folder of such a source. Read only: take `prepared` to change it."""
+    """A prepared folder of such a source, with a teacher's answers. Read only: take `prepared` to change it."""
     root = tmp_path_factory.mktemp("prepared")
-    prepare(_write_pairs(root / "source", {"train": 5, "val": 3}), root / "out", size=SIZE)
+    prepare(_write_pairs(root / "source", {"train": 5, "val": 3}), root / "out", size=SIZE, teacher=_Red())
     return root / "out"
 
 
@@ -251,7 +267,7 @@ def test_threads_that_silence_pillows_warnings_do_not_undo_each_other(
 
 
 @settings(max_examples=40, deadline=None)
-@given(name=st.sampled_from(ARRAYS), share=st.floats(0, 1, exclude_max=True))
+@given(name=st.sampled_from([*ARRAYS, TAUGHT]), share=st.floats(0, 1, exclude_max=True))
 def test_an_array_that_is_cut_short_is_refused_by_name(pristine: Path, name: str, share: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(shutil.copytree(pristine, Path(folder) / "out"))
@@ -267,15 +283,26 @@ def test_an_array_that_is_cut_short_is_refused_by_name(pristine: Path, name: str
         ("train.images.npy", lambda path, _: shutil.copy(path.with_name("val.images.npy"), path)),
         ("train.depths.npy", lambda path, other: shutil.copy(other / path.name, path)),
         ("train.images.npy", lambda path, _: path.unlink()),
+        (TAUGHT, lambda path, other: shutil.copy(other / path.name, path)),
+        (TAUGHT, lambda path, _: shutil.copy(path.with_name("train.depths.npy"), path)),
+        (TAUGHT, lambda path, _: path.unlink()),
         ("train.images.npy", lambda path, _: np.save(path, np.array([{}]), allow_pickle=True)),
     ],
-    ids=["of another split", "of another set", "missing", "of objects"],
+    ids=[
+        "of another split",
+        "of another set",
+        "missing",
+        "answers for other frames",
+        "measured depth as answers",
+        "missing answers",
+        "of objects",
+    ],
 )
 def test_an_array_of_something_else_is_refused_by_name(
     prepared: Path, tmp_path: Path, name: str, change: Callable[[Path, Path], object]
 ) -> None:
     other = tmp_path / "other"
-    prepare(_write_pairs(tmp_path / "another", {"train": 5, "val": 3}, seed=1), other, size=SIZE)
+    prepare(_write_pairs(tmp_path / "another", {"train": 5, "val": 3}, seed=1), other, size=SIZE, teacher=_Red())
     change(prepared / name, other)
     with pytest.raises(DataError, match=name):
         open_dataset(prepared, "train")
@@ -311,17 +338,124 @@ def test_a_copy_has_the_camera_of_its_source(tmp_path: Path, monkeypatch: pytest
 
 def test_a_copy_of_before_has_an_unknown_camera(prepared: Path) -> None:
     document = json.loads((prepared / "prepared.json").read_text())
-    del document["focal"]
+    del document["focal"], document["teacher"]
     (prepared / "prepared.json").write_text(json.dumps({**document, "schema_version": 1}))
     assert open_dataset(prepared, "val").focal is None
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b'{"schema_version": 3}'])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b'{"schema_version": 99}'])
 def test_a_document_of_another_kind_or_version_is_refused(prepared: Path, content: bytes) -> None:
     (prepared / "prepared.json").write_bytes(content)
     with pytest.raises(SpecError, match=r"prepared\.json") as caught:
         open_dataset(prepared, "train")
     assert isinstance(caught.value, SchemaVersionError) == (content[:1] in b"[{" and content != b"")
+
+
+def test_a_folder_of_before_is_read(prepared: Path) -> None:
+    """Version 1 of the document had no teacher."""
+    document = json.loads((prepared / "prepared.json").read_text())
+    del document["teacher"]
+    (prepared / "prepared.json").write_text(json.dumps({**document, "schema_version": 1}))
+    (prepared / TAUGHT).unlink()
+    data = open_dataset(prepared, "train")
+    assert (len(data), data.taught_by) == (5, None)
+
+
+def test_the_teachers_answers_lie_beside_the_pictures_they_are_for(tmp_path: Path) -> None:
+    """Also where samples are skipped, and for more pictures than are asked about at once."""
+    root, teacher = _write_pairs(tmp_path / "source", {"train": 40, "val": 2}), _Red()
+    (root / "images" / "train" / "3.png").write_bytes(b"no picture")
+    save_array(root / "depth" / "train" / "5.png", np.zeros((24, 40), np.uint16))
+    shares: list[float] = []
+    prepare(root, tmp_path / "out", size=SIZE, skip_bad=True, teacher=teacher, on_progress=shares.append)
+    data = open_dataset(tmp_path / "out", "train")
+    assert len(data) == teacher.pictures == 38
+    assert data.taught_by == teacher.weights_sha256
+    for index in range(len(data)):
+        found, expected = data.taught(index), teacher.depths(data[index].image[None])[0]
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=0, atol=0.0005 + 1e-5)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert open_dataset(tmp_path / "out", "val").taught_by is None
+    assert (tmp_path / "out" / TAUGHT).stat().st_size == 38 * 16 * 32 * 2 + 128
+
+
+def test_answers_are_resized_like_predictions(pristine: Path) -> None:
+    size = (8, 16)
+    stored = open_dataset(pristine, "train")
+    for data in (open_dataset(pristine, "train", size=size), SkipBad(open_dataset(pristine, "train", size=size))):
+        assert data.taught_by == _Red.weights_sha256
+        np.testing.assert_array_equal(data.taught(2), resize_depth(stored.taught(2), size, smooth=True))
+
+
+def test_a_sample_that_cannot_be_read_has_no_answer(prepared: Path) -> None:
+    data = SkipBad(open_dataset(prepared, "train", size=SIZE))
+    (prepared / TAUGHT).unlink()
+    late = pickle.loads(pickle.dumps(data))  # a worker, which opens the arrays again
+    assert late[1].position == ~1
+    assert not late.taught(1).any()
+
+
+@pytest.mark.parametrize("answer", [np.nan, np.inf, -0.1, 80.0])
+def test_answers_that_cannot_be_stored_are_refused(source: Path, tmp_path: Path, answer: float) -> None:
+    class Odd(_Red):
+        def depths(self, images: np.ndarray) -> np.ndarray:
+            depths = super().depths(images)
+            depths[-1, 3, 4] = answer
+            return depths
+
+    with pytest.raises(DataError, match=r"teacher predicts .* m for .*4\.png, and only answers of 0 to 65\.535 m"):
+        prepare(source, tmp_path / "out", size=SIZE, teacher=Odd())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("error", [EngineError("out of memory"), KeyboardInterrupt()])
+def test_a_teacher_that_fails_leaves_nothing(source: Path, tmp_path: Path, error: BaseException) -> None:
+    class Failing(_Red):
+        def depths(self, images: np.ndarray) -> np.ndarray:
+            raise error
+
+    with pytest.raises(type(error)):
+        prepare(source, tmp_path / "out", size=SIZE, teacher=Failing())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_is_not_asked_for_a_set_that_is_refused(source: Path, tmp_path: Path) -> None:
+    _break(source)
+    teacher = _Red()
+    with pytest.raises(DataError, match="3 samples"):
+        prepare(source, tmp_path / "out", size=SIZE, teacher=teacher)
+    assert not teacher.pictures
+
+
+def test_answers_that_a_killed_run_left_are_replaced(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in (TAUGHT, f".tmp-1-{TAUGHT}"):
+        (out / name).write_bytes(b"left")
+    prepare(source, out, size=SIZE)
+    assert sorted(path.name for path in out.iterdir()) == sorted([*ARRAYS, "prepared.json"])
+
+
+def test_without_a_teacher_it_needs_no_torch(source: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'lightning', 'kornia')));"
+        "from depthkit.cli import run; sys.exit(run(sys.argv[1:]))"
+    )
+    command = ["data", "prepare", str(source), "--size", "16x32", "--out", str(tmp_path / "out")]
+    subprocess.run([sys.executable, "-c", program, *command], check=True)
+    assert len(open_dataset(tmp_path / "out", "train")) == 5
+
+
+def test_with_a_teacher_it_says_how_to_get_torch(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("depthkit.packages.find_spec", lambda _: None)
+    command = ["data", "prepare", str(source), "--size", "16x32", "--out", str(tmp_path / "out")]
+    assert depthkit([*command, "--teacher", "compact"]) == 2
+    assert "torch, which is not installed; pip install 'depthkit[train]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_prepares_what_training_takes(

@@ -148,6 +148,50 @@ def test_holes_stay_holes() -> None:
         assert (moved[:, :, 44:52, 44:52] == 0).all()
 
 
+def _plane(count: int = 4, size: tuple[int, int] = (32, 48)) -> tuple[Tensor, Tensor]:
+    """A slanted plane, which interpolation keeps, and its pictures: as bright as it is far."""
+    height, width = size
+    depth = 2 + 2 * torch.linspace(0, 1, height)[:, None] + 3 * torch.linspace(0, 1, width)
+    depth = depth.expand(count, 1, -1, -1).contiguous()
+    return (depth / 10).expand(-1, 3, -1, -1).contiguous(), depth
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_teachers_answers_move_like_depth(augmentation: Augmentation, seed: int) -> None:
+    """Also their zoom; what a rotation uncovers has no answer, nor has a pixel that mixes with what it uncovers."""
+    image, depth = _plane()
+    moved = augmentation.augment(image, depth, seed, depth)
+    assert moved.taught is not None
+    answered = moved.taught > 0
+    a_pixel = 0.75 * (2 / 31 + 3 / 47) / 0.85  # nearest neighbour takes depth from at most half a pixel away, each way
+    assert ((moved.taught - moved.depth).abs()[answered & (moved.depth > 0)] < a_pixel).all()
+    for clean, taught, where in zip(moved.clean, moved.taught, answered, strict=True):
+        zooms = (clean[:1] * 10 / taught)[where]
+        assert zooms.max() - zooms.min() < 1e-3
+        assert 0.85 - 1e-3 < zooms.mean() < 1.15 + 1e-3
+    lost = (moved.depth > 0) & ~answered
+    assert lost.double().mean() < 0.08, "only along the rim"
+
+
+def test_answers_change_no_draw(augmentation: Augmentation) -> None:
+    image, depth = _ramp()
+    plain, taught = augmentation.augment(image, depth, 7), augmentation.augment(image, depth, 7, depth)
+    assert plain.taught is None
+    assert all(map(torch.equal, plain[:3], taught[:3]))
+
+
+def test_pixels_without_an_answer_stay_without(augmentation: Augmentation) -> None:
+    image, depth = _disc()
+    answers = torch.where(depth == NEAR, 0.0, depth)
+    for seed in range(4):
+        taught = augmentation.augment(image, depth, seed, answers).taught
+        assert taught is not None
+        assert (taught[:, :, 44:52, 44:52] == 0).all()
+        some = taught[taught > 0]
+        assert some.min() > FAR / 1.16, "no answer is mixed with a hole"
+
+
 def test_half_precision_around_it_changes_nothing(augmentation: Augmentation) -> None:
     image, depth = _ramp()
     expected = augmentation(image, depth, 7)
