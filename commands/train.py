@@ -62,7 +62,7 @@ _NAMES: Final = {"network": "networks"}  # options whose parameters have other n
 @click.option("--lr", type=NumberType(0, 1000, above=True), help="Learning rate.  [default: the preset's]")
 @click.option(
     "--preset",
-    type=click.Choice(["paper", "best"]),
+    type=click.Choice(["paper", "best", "refine"]),
     default="paper",
     show_default=True,
     help="paper: Adam at 1e-4; flips, rotation, light colour jitter. best: on built-in scenes, then on the data "

@@ -138,7 +138,7 @@ def nano() -> DepthNetwork:
 
     It is compact from a quarter of the resolution on: its first convolution sees 4x4 pixels where compact's sees one,
     and its last answers 4x4 (sub-pixel convolution, Shi et al., "Real-Time Single Image and Video Super-Resolution
-    Using an Efficient Sub-Pixel Convolutional Neural Network", CVPR 2016). docs/results/nano.md compares it with others.
+    Using an Efficient Sub-Pixel Convolutional Neural Network", CVPR 2016). docs/results/nano.md has the choice.
     """
     stem = DoubleConv(3, 24, 24)
     stem[0] = nn.Conv2d(3, 24, 3 * _CELL, stride=_CELL, padding=_CELL, bias=False)

@@ -11,7 +11,7 @@ from .losses import LossWeights
 
 __all__ = ["PRESETS", "Preset", "PresetName", "Stage", "stage_at"]
 
-PresetName = Literal["paper", "best", "int8"]
+PresetName = Literal["paper", "best", "refine", "int8"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,15 @@ PRESETS: Final[dict[PresetName, Preset]] = {
         0.02,
         # With fewer than 48 rows, the built-in networks' coarsest level (1/16) is too small.
         (Stage(0.5, scenes=True, scale=0.5, least_rows=48), Stage(0.1, scale=0.5, least_rows=48), Stage(0.4)),
+    ),
+    # From the weights of another run: they know what the scenes teach.
+    "refine": Preset(
+        "adamw",
+        2e-3,
+        LossWeights(scale_invariant=0.1, gradient=0.1),
+        "strong",
+        0.02,
+        (Stage(0.5, scale=0.6), Stage(0.5)),
     ),
     # For `--quantize`, from the weights of another run: 1/20 of the rate, so that they change little.
     "int8": Preset("adamw", 1e-4, LossWeights(scale_invariant=0.1, gradient=0.1), "strong", 0.02, aware=True),
