@@ -38,7 +38,7 @@ def evaluate(
 ) -> None:
     """Score runs, ONNX files or engines against measured depth.
 
-    TARGET may also be the name of built-in weights: compact.
+    TARGET may also be the name of built-in weights: nano or compact.
 
     Depth is metric, so predictions are resized to measured depth, and not aligned to it, except by --align. MSE and
     SSIM are the paper's, on depth / 10 m over the whole frame; the other metrics are over valid pixels (on NYU inside

@@ -22,10 +22,9 @@ from depthkit.metrics import METRICS, DepthScores
 from depthkit.train.bundle import read_bundle
 from depthkit.train.document import read_document
 from depthkit.train.hub import CARD, DepthModel
-from depthkit.train.shipped import SHIPPED
+from depthkit.train.shipped import EVALUATION, SHIPPED
 
 TEMPLATE: Final = Path(__file__).with_name("model_card.md.j2")
-EVALUATION: Final = "evaluation.json"
 
 
 def ship(run: Path, evaluation: Path, shipped: Path = SHIPPED) -> Path:

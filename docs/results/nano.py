@@ -4,8 +4,10 @@
     python nano.py train --data path/to/nyu --out runs/nano
     python nano.py time --data path/to/nyu --out runs/nano > nano.json
     python nano.py table nano.json
+    python nano.py start --out runs/start
+    python nano.py ablate --data path/to/taught-nyu --start runs/start/nano --out runs/ablation
 
-The table is that of nano.md.
+The tables are those of nano.md. `start` writes the run that nano's training starts from: compact's weights, widened.
 
 A candidate that is trained already is kept, so the first command can be stopped and started again. The test split has
 no say in a choice.
@@ -31,6 +33,8 @@ import numpy as np
 from depthkit.bench.timing import Steady, time_steady
 from depthkit.cores import usable_cores
 from depthkit.data.images import resize_image
+from depthkit.data.nyu import NyuCsv
+from depthkit.data.sources import open_dataset
 from depthkit.engines.fingerprint import cpu_fingerprint
 from depthkit.errors import GateError
 from depthkit.export.recipe import ExportOptions
@@ -38,10 +42,13 @@ from depthkit.names import NETWORKS
 from depthkit.pipeline.calibration import read_calibration
 from depthkit.pipeline.export import EngineOptions, export_run
 from depthkit.pipeline.pictures import read_pictures
+from depthkit.pipeline.targets import open_teacher
 from depthkit.runtime.load import load
-from depthkit.train.bundle import read_bundle
+from depthkit.train.bundle import Frames, read_bundle, write_bundle
+from depthkit.train.document import MODEL
 from depthkit.train.fit import fit
 from depthkit.train.fit_options import TrainOptions
+from depthkit.train.networks import build_network, describe_network, grow
 from depthkit.train.presets import PRESETS, Stage
 from depthkit.train.shipped import shipped_run
 
@@ -101,6 +108,46 @@ def time(data: str, out: Path, seconds: float, names: tuple[str, ...]) -> None:
     click.echo(json.dumps({"cpu": cpu_fingerprint().name, "threads": usable_cores(), "rows": rows}, indent=1))
 
 
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/start"), show_default=True)
+def start(out: Path) -> None:
+    """Write a run of nano with the weights of compact, see `train.networks.grow`."""
+    grown = grow(read_bundle(shipped_run("compact")).network.state_dict())
+    spec = describe_network("nano", build_network("nano"), SIZE, focal=NyuCsv.focal)
+    network = build_network("nano")
+    network.load_state_dict(grown)
+    write_bundle(
+        out / "nano", network.eval(), spec, None, Frames.from_dataset(open_dataset("scenes", "val", size=SIZE))
+    )
+
+
+@main.command()
+@click.option("--data", required=True, help="Made by `depthkit data prepare --teacher compact`.")
+@click.option("--start", type=click.Path(path_type=Path), required=True, help="The run that `start` wrote.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/ablation"), show_default=True)
+@click.option("--epochs", default=12, show_default=True)
+def ablate(data: str, start: Path, out: Path, epochs: int) -> None:
+    """Train nano with and without a teacher, from three seeds; print the validation figures in Markdown."""
+    preset = replace(PRESETS["refine"], stages=(Stage(1.0),))
+    click.echo("| teacher | seed | δ1 | AbsRel |")
+    click.echo("|---|---:|---:|---:|")
+    for seed in range(3):
+        for teacher in (None, open_teacher(Path("compact"))):
+            name = "compact" if teacher else "none"
+            folder = out / f"{name}-{seed}"
+            if not (folder / "nano" / MODEL).is_file():
+                options = TrainOptions("nano", data, (144, 192), epochs=epochs, preset=preset, init=start, seed=seed)
+                fit(replace(options, teacher=teacher, precision="bf16-mixed", resume=True, out=folder))
+            click.echo(f"| {name} | {seed} | {' | '.join(f'{value:.3f}' for value in _validated(folder / 'nano'))} |")
+
+
+def _validated(run: Path) -> tuple[float, float]:
+    """δ1 and AbsRel after the last epoch."""
+    with (run / "metrics.csv").open(encoding="utf-8") as stream:
+        last = list(csv.DictReader(stream))[-1]
+    return float(last["val_delta1"]), float(last["val_abs_rel"])
+
+
 def _exports(data: str) -> Iterator[tuple[str, ExportOptions]]:
     yield "fp32", ExportOptions(size=SIZE)
     yield "int8", ExportOptions(precision="int8", size=SIZE, calibration=read_calibration(data, SIZE))
@@ -114,9 +161,8 @@ def _describe(name: str, run: Path) -> dict[str, Any]:
     """Work and accuracy; compact, which was trained for longer and at another size, has no accuracy here."""
     spec = read_bundle(run).spec_at(SIZE)
     row: dict[str, Any] = {"name": name, "parameters": spec.parameters, "macs": spec.macs}
-    with suppress(FileNotFoundError), (run / "metrics.csv").open(encoding="utf-8") as stream:
-        last = list(csv.DictReader(stream))[-1]
-        row |= {"delta1": float(last["val_delta1"]), "abs_rel": float(last["val_abs_rel"])}
+    with suppress(FileNotFoundError):
+        row["delta1"], row["abs_rel"] = _validated(run)
     return row
 
 

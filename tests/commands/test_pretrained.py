@@ -14,8 +14,9 @@ from depthkit.commands.console import tell
 from depthkit.errors import UserError
 from depthkit.files import sha256
 from depthkit.pipeline.targets import open_target, resolve_run
+from depthkit.train import shipped
 from depthkit.train.document import read_document
-from depthkit.train.shipped import SHIPPED, shipped_names, shipped_run
+from depthkit.train.shipped import SHIPPED, best_shipped, shipped_names, shipped_run
 
 from ..support import Cli, save_noise
 
@@ -34,10 +35,23 @@ def depth_of(name: str) -> np.ndarray:
 
 def test_predict_needs_no_run(here: Path, cli: Cli) -> None:
     image = save_noise(here / "photo.png", 50, 70)
-    assert 'built-in weights "compact"' in cli("predict", "photo.png").err
-    np.testing.assert_array_equal(depth_of("photo"), depthkit.pretrained().predict(image))
+    name, delta1 = best_shipped()
+    assert f'built-in weights "{name}"' in (said := cli("predict", "photo.png").err)
+    assert f"δ1 {delta1:.3f}" in " ".join(said.split())
+    np.testing.assert_array_equal(depth_of("photo"), depthkit.pretrained(name).predict(image))
     names = {"photo_depth.png", "photo_depth16.png", "photo_depth.npy"}
     assert {path.name for path in (here / "depth").iterdir()} == names
+
+
+def test_the_best_of_the_built_in_weights_has_the_highest_delta1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, delta1 in (("nano", 0.5), ("compact", 0.75), ("unet", 0.25)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.json").touch()
+        (tmp_path / name / "evaluation.json").write_text(json.dumps({name: {"pooled": {"delta1": delta1}}}))
+    monkeypatch.setattr(shipped, "SHIPPED", tmp_path)
+    assert best_shipped() == ("compact", 0.75)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +78,7 @@ def test_path_wins_over_the_name_of_built_in_weights(here: Path, run: Path, cli:
     run.rename(here / "compact")
     assert resolve_run(Path("compact"), Path("runs"), tell) == Path("compact")
     cli("predict", "photo.png")
-    np.testing.assert_array_equal(depth_of("photo"), depthkit.pretrained().predict(image))
+    np.testing.assert_array_equal(depth_of("photo"), depthkit.pretrained(best_shipped()[0]).predict(image))
     cli("predict", "compact", "photo.png")
     assert not np.array_equal(depth_of("photo"), depthkit.pretrained().predict(image))
 

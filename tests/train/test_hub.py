@@ -194,7 +194,8 @@ def test_push_to_hub_uploads_what_save_pretrained_writes(model: DepthModel, monk
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_weights_are_small_and_show_nobodys_pictures(name: str) -> None:
     folder = shipped_run(name)
-    stem = f"{name}-96x128"
+    height, width = read_document(folder).model.size
+    stem = f"{name}-{height}x{width}"
     shipped = {*PUBLISHED, "evaluation.json", f"{stem}.fp32.onnx", f"{stem}.reference.npz"}
     assert {path.name for path in folder.iterdir()} == shipped
     assert (folder / "model.safetensors").stat().st_size <= 5_000_000
