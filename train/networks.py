@@ -130,7 +130,7 @@ def compact() -> DepthNetwork:
     After Zhang, "Realtime Single Image Depth Estimation". The paper gives 101 channels at 1/16 and 1.22 M parameters,
     but no widths; these match both. Each skip is the block's output before pooling.
     """
-    return _like_compact(DoubleConv(3, 24, 24), nn.Conv2d(_UP[-1], 1, 3, padding=1))
+    return _like_compact(DoubleConv(3, 24, 24), cell=1)
 
 
 def nano() -> DepthNetwork:
@@ -142,8 +142,7 @@ def nano() -> DepthNetwork:
     """
     stem = DoubleConv(3, 24, 24)
     stem[0] = nn.Conv2d(3, 24, 3 * _CELL, stride=_CELL, padding=_CELL, bias=False)
-    head = nn.Sequential(nn.Conv2d(_UP[-1], _CELL**2, 3, padding=1), nn.PixelShuffle(_CELL))
-    return _like_compact(stem, head)
+    return _like_compact(stem, cell=_CELL)
 
 
 def grow(compact_weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -158,10 +157,13 @@ def grow(compact_weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return grown
 
 
-def _like_compact(stem: nn.Module, head: nn.Module) -> DepthNetwork:
+def _like_compact(stem: nn.Module, *, cell: int) -> DepthNetwork:
     encoder = [DoubleConv(a, b, b) for a, b in zip((24, *_DOWN), _DOWN, strict=False)]
     inputs = [a + b for a, b in zip((_DOWN[-1], *_UP), reversed(_DOWN), strict=False)]
     decoder = [DoubleConv(a, b, b, batch_norm=False) for a, b in zip(inputs, _UP, strict=True)]
+    head: nn.Module = nn.Conv2d(_UP[-1], cell**2, 3, padding=1)
+    if cell > 1:
+        head = nn.Sequential(head, nn.PixelShuffle(cell))
     widths = (24, *_DOWN, *_UP)
     return DepthNetwork(stem, encoder, decoder, head, pool_first=False, align_corners=False, widths=widths)
 

@@ -22,6 +22,7 @@ from depthkit.train.networks import (
     count_macs,
     count_parameters,
     describe_network,
+    grow,
     nano,
     unet,
     widths_of,
@@ -36,7 +37,7 @@ def network(request: pytest.FixtureRequest) -> DepthNetwork:
 @pytest.mark.parametrize(
     ("name", "parameters", "gmac", "widths"),
     [
-        ("nano", 1_218_565, 2.01, (16, 24, 24, 96, 128, 101, 128, 64, 32, 16)),
+        ("nano", 1_230_245, 2.21, (24, 24, 96, 128, 101, 128, 64, 32, 16)),
         ("compact", 1_218_350, 31.73, (24, 24, 96, 128, 101, 128, 64, 32, 16)),
         ("unet", 17_262_977, 187.41, (64, 128, 256, 512, 512)),
     ],
@@ -112,10 +113,8 @@ def test_widths_are_those_of_the_blocks(network: DepthNetwork) -> None:
     def width(block: nn.Module) -> int:
         return [m.out_channels for m in block.modules() if isinstance(m, nn.Conv2d)][-1]
 
-    first = next(m for m in network.stem.modules() if isinstance(m, nn.Conv2d)).out_channels
-    stem = (first,) if first == width(network.stem) else (first, width(network.stem))
-    blocks = map(width, [*network.encoder, *network.decoder])
-    assert (*stem, *blocks)[: len(network.widths)] == network.widths
+    blocks = [network.stem, *network.encoder, *network.decoder]
+    assert tuple(map(width, blocks))[: len(network.widths)] == network.widths
 
 
 @pytest.mark.parametrize("make", [compact, nano])
@@ -128,7 +127,7 @@ def test_compact_and_nano_are_built_as_designed(make: Callable[[], DepthNetwork]
         norms = [m for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
         assert len(norms) == (len(convolutions) if normed else 0)
         assert all((m.bias is None) == normed for m in convolutions)
-        assert all(m.kernel_size == (3, 3) for m in convolutions)
+        assert all(m.kernel_size == (3, 3) for m in convolutions if m.stride == (1, 1))
     assert not network.upsample.align_corners
     assert unet().upsample.align_corners
 
@@ -157,3 +156,17 @@ def test_a_size_is_refused_before_anything_is_computed(network: DepthNetwork) ->
     with pytest.raises(SpecError, match="40x48"):
         describe_network("it", network, (40, 48))
     check_network(network, (4800, 6400))  # on the meta device, where that costs nothing
+
+
+def test_grown_weights_answer_as_compact_does_for_averaged_squares() -> None:
+    small, large = compact().eval(), nano().eval()
+    for module in small.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+    large.load_state_dict(grow(small.state_dict()))
+    image = torch.rand(2, 3, 64, 128)
+    with torch.no_grad():
+        expected = nn.functional.interpolate(small(nn.functional.avg_pool2d(image, 4)), scale_factor=4.0)
+        torch.testing.assert_close(large(image), expected, rtol=0, atol=1e-6)
+        assert expected.std() > 1e-3, "a network that answers a constant would prove nothing"
