@@ -66,9 +66,10 @@ _NAMES: Final = {"network": "networks"}  # options whose parameters have other n
     default="paper",
     show_default=True,
     help="paper: Adam at 1e-4; flips, rotation, light colour jitter. best: on built-in scenes, then on the data "
-    "at half size, then at full size; AdamW, one cycle, zoom, blur, noise, averaged weights.",
+    "at half size, then at full size; AdamW, one cycle, zoom, blur, noise, averaged weights. refine: like best, for "
+    "--init: on the data at 0.6 of the size, then at full size.",
 )
-@click.option("--init", type=PathType(), help="Start from the weights of this run, or of `compact`.")
+@click.option("--init", type=PathType(), help="Start from the weights of this run, or from built-in ones: nano, compact.")
 @click.option(
     "--teacher",
     type=PathType(),
