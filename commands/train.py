@@ -69,7 +69,7 @@ _NAMES: Final = {"network": "networks"}  # options whose parameters have other n
     "at half size, then at full size; AdamW, one cycle, zoom, blur, noise, averaged weights. refine: like best, for "
     "--init: on the data at 0.6 of the size, then at full size.",
 )
-@click.option("--init", type=PathType(), help="Start from the weights of this run, or from built-in ones: nano, compact.")
+@click.option("--init", type=PathType(), help="Start from the weights of this run, or of `nano` or `compact`.")
 @click.option(
     "--teacher",
     type=PathType(),

@@ -33,7 +33,7 @@ from depthkit.reference import read_reference, reference_path
 from depthkit.runtime.load import load
 from depthkit.session import Session
 from depthkit.tests.perf import FAILED, VENDORS, lacks, noise, report, workspace
-from depthkit.tests.perf_bars import RAW, engine_bars, has_bf16, here, least_fps
+from depthkit.tests.perf_bars import RAW, engine_bars, has_bf16, here, is_plain, least_fps
 from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
 from depthkit.train.fit_options import TrainOptions
@@ -49,7 +49,7 @@ def onnx_file(run: Path, precision: Precision, size: tuple[int, int]) -> Path:
 
 
 def engines(run: Path, size: tuple[int, int]) -> dict[str, Path]:
-    """The engines of compact that this CPU can build and that hold their gate; a line for each of the others."""
+    """The engines of a run that this CPU can build and that hold their gate; a line for each of the others."""
     found: dict[str, Path] = {}
     cpu = here()
     for precision in ("fp32", "bf16", "int8"):
@@ -121,6 +121,38 @@ def perf_networks(compact: Path, unet: Path) -> None:
         report(what, gain, "times as fast", ">= 5", holds=gain >= 5)
 
 
+def perf_nano(nano: Path, compact: Path) -> None:
+    """Nano at 240x320 against compact in the same engine and precision, its frames a second, and what INT8 is worth."""
+    size = (240, 320)
+    small, large = engines(nano, size), engines(compact, size)
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(load(path)) for path in (*small.values(), *large.values())]
+        times = time_steady(sessions, [noise(size)] * len(sessions), Steady(duration_s=4))
+        p50 = [median(samples) for samples in times]
+        ours, theirs = (
+            dict(zip(names, p50[start:], strict=False)) for names, start in ((small, 0), (large, len(small)))
+        )
+        work = sessions[0].spec.macs / 1e9
+        report("nano, 240x320", work, "GMAC", "<= 0.7", holds=work <= 0.7)
+        for name in ours.keys() & theirs.keys():
+            gain = theirs[name] / ours[name]
+            print(f"      {name}, 240x320, p50 ms: nano {ours[name]:.2f}, compact {theirs[name]:.2f}")
+            report(f"nano over compact, {name}, 240x320", gain, "times as fast", ">= 8", holds=gain >= 8)
+        plain = min((name for name in ours if name.endswith("fp32")), key=ours.__getitem__)
+        session, frame, called = sessions[list(small).index(plain)], noise(size)[0], []
+        for _ in range(200):
+            start = perf_counter()
+            session(frame)
+            called.append(perf_counter() - start)
+    fps = 1 / median(called)
+    report(f"nano, a frame in memory to depth, {plain}, 240x320, at p50", fps, "FPS", ">= 60", holds=fps >= 60)
+    if is_plain(here()):
+        lacks("nano's INT8 over FP32", f"{here().name} has no arithmetic that is faster than FP32")
+    elif eight := [ms for name, ms in ours.items() if name.endswith("int8")]:
+        gain = ours[plain] / min(eight)
+        report("nano's INT8 over FP32, 240x320", gain, "times as fast", ">= 1.5", holds=gain >= 1.5)
+
+
 def perf_tune(run: Path) -> None:
     """How long a search takes, and how far its choice is from the best when every candidate is measured for long."""
 
@@ -145,8 +177,8 @@ def perf_tune(run: Path) -> None:
 
 
 def main() -> int:
-    """Run all, or what is named: int8, networks, tune."""
-    wanted = set(sys.argv[1:]) or {"int8", "networks", "tune"}
+    """Run all, or what is named: int8, networks, nano, tune."""
+    wanted = set(sys.argv[1:]) or {"int8", "networks", "nano", "tune"}
     with workspace() as folder:
         compact = Path(shutil.copytree(shipped_run("compact"), folder / "compact"))
         if "int8" in wanted:
@@ -155,6 +187,8 @@ def main() -> int:
             unet = fit(TrainOptions("unet", size=(96, 128), epochs=1, steps=2, batch=2, out=folder))
             assert unet is not None
             perf_networks(compact, unet)
+        if "nano" in wanted:
+            perf_nano(Path(shutil.copytree(shipped_run("nano"), folder / "nano")), compact)
         if "tune" in wanted:
             perf_tune(compact)
     return 1 if FAILED else 0
