@@ -76,16 +76,15 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     from ..errors import GateError
     from ..export.recipe import ExportOptions
     from ..pipeline.budget import Budget
-    from ..pipeline.candidates import Scope, read_panel
+    from ..pipeline.candidates import Scope, read_panel, read_runs
     from ..pipeline.contenders import contenders
     from ..pipeline.samples import sample_set
     from ..pipeline.targets import resolve_run
     from ..sizes import check_size
-    from ..train.bundle import read_bundle
     from .bench_output import Outputs, require_any, run_and_show
     from .console import err, tell
     from .console import out as console
-    from .tune import tune_run
+    from .tune import tune_runs
 
     check_size(*size)
     started = perf_counter()
@@ -109,11 +108,11 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     )
     require_any(result)
     console.rule("tune")
-    bundle = read_bundle(shipped)
+    bundles = read_runs([shipped])
     # INT8 first: the time is short, and the search tries candidates in this order.
-    scope = Scope(precisions=("int8", "fp32"), sizes=[bundle.document.model.size])
+    scope = Scope(precisions=("int8", "fp32"), sizes=[bundles[""].spec.size])
     try:
-        tune_run(bundle, Budget(), scope, read_panel(bundle), calibrate=rooms, seconds=SEARCHING_S)
+        tune_runs(bundles, Budget(), scope, read_panel(bundles), calibrate=rooms, seconds=SEARCHING_S)
     except GateError as error:  # possible at sizes that the weights were not trained for
         err.print(str(error), style="yellow", markup=False)
     console.print(_summary(built))

@@ -22,11 +22,12 @@ from .options import (
     command_line,
     data_option,
     depth_units_option,
+    expand,
     runs_option,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
 
@@ -60,7 +61,7 @@ class _QuantityType(click.ParamType[float]):
 
 
 @click.command()
-@click.argument("run", type=PathType())
+@click.argument("run", nargs=-1, required=True, type=PathType(), callback=expand)
 @click.option(
     "--max-latency",
     type=_QuantityType("TIME", {"": 1, "ms": 1, "s": 1000}, 1000 * DAY),
@@ -70,19 +71,21 @@ class _QuantityType(click.ParamType[float]):
 @click.option(
     "--min-ssim",
     type=NumberType(0, 1, below=True),
-    help="SSIM to torch FP32 at the run's size, mean over the pictures.",
+    help="SSIM to torch FP32 of the engine's run, at the run's size, mean over the pictures.",
 )
 @click.option(
     "--max-absrel-loss",
     type=NumberType(0, 100),
-    help="Allowed increase of AbsRel over torch FP32; needs measured depth.",
+    help="Allowed increase of AbsRel over torch FP32 of the most accurate run; needs measured depth.",
 )
 @click.option(
     "--max-memory",
     type=_QuantityType("SIZE", {"": 2**20, "mib": 2**20, "mb": 10**6, "gib": 2**30, "gb": 10**9}, 2**50),
     help="Peak memory to load and run the engine in a fresh process; in MiB.",
 )
-@data_option("Pictures to judge on: a data set's validation split, or a folder of pictures.  [default: the run's]")
+@data_option(
+    "Pictures to judge on: a data set's validation split, or a folder of pictures.  [default: the first run's]"
+)
 @depth_units_option
 @click.option(
     "--frames", type=CountType(1, 1_000_000), default=16, show_default=True, help="Frames of --data, evenly spaced."
@@ -107,13 +110,13 @@ class _QuantityType(click.ParamType[float]):
     multiple=True,
     type=SizeType(),
     metavar="HxW",
-    help="Size to try.  [default: the run's, and 3/4 and 1/2 of it]",
+    help="Size to try.  [default: each run's, and 3/4 and 1/2 of it]",
 )
 @click.option(
     "--batch", "batches", multiple=True, type=CountType(1, MOST_FRAMES_A_RUN), help="Batch to try.  [default: 1]"
 )
 @click.option(
-    "--calibrate", type=DataType(), metavar="PATH", help="Frames for INT8.  [default: the run's training data]"
+    "--calibrate", type=DataType(), metavar="PATH", help="Frames for INT8.  [default: each run's training data]"
 )
 @click.option(
     "--minutes",
@@ -124,7 +127,7 @@ class _QuantityType(click.ParamType[float]):
 )
 @runs_option
 def tune(
-    run: Path,
+    run: tuple[Path, ...],
     max_latency: float | None,
     min_fps: float | None,
     min_ssim: float | None,
@@ -141,20 +144,25 @@ def tune(
     minutes: float,
     runs: Path,
 ) -> None:
-    """Find the best engine of a run for this machine and a budget.
+    """Find the best engine of one or more runs for this machine and a budget.
 
     Tries backend x precision x size x batch x threads (on a GPU: transfer modes) in short measurements, and measures
     those that could win in longer ones, in turns. Depth is judged at the pictures' resolution, so a smaller size is
     penalised for its blur. With a limit of latency or FPS, the most accurate engine within the budget wins; otherwise
     the fastest. Without any limit, INT8's gate limits the accuracy.
 
-    The winner, its ONNX file and reference go to RUN/best/, all trials to RUN/tune.json and RUN/tune.png. A stopped
-    search continues with the same command. If nothing is within the budget, it names the nearest and exits 3.
+    The engines of several runs compete, whatever their networks. The pictures then need measured depth, because only
+    AbsRel compares networks: its increase counts from torch FP32 of the most accurate run.
+
+    The winner, its ONNX file and reference go to best/ in the folder of its run, all trials to tune.json and tune.png
+    in that of the first RUN. A stopped search continues with the same command. If nothing is within the budget, it
+    names the nearest and exits 3.
 
     \b
     Examples:
       depthkit tune runs/compact                                  the fastest within INT8's gate
       depthkit tune runs/compact --max-latency 5ms --data nyu     the most accurate within 5 ms
+      depthkit tune compact runs/nano --min-fps 60 --data nyu     of two runs
       depthkit tune compact --min-fps 30 --size 240x320 --size 480x640 --minutes 5
     """
     from ..packages import EXPORTING, require_packages
@@ -162,24 +170,29 @@ def tune(
 
     require_packages(*EXPORTING)
     from ..pipeline.calibration import PrecisionOptions
-    from ..pipeline.candidates import Scope, candidates, read_panel
+    from ..pipeline.candidates import Scope, candidates, read_panel, read_runs
     from ..pipeline.targets import depth_units_of, locate, resolve_run
     from ..train.bundle import read_bundle
     from .console import tell
 
     memory = None if max_memory is None else int(max_memory)
-    found = locate(run)
-    bundle = read_bundle(found)
+    found = [locate(each) for each in run]
+    bundles = read_runs(found)
     scope = Scope(backends, cast("Sequence[Precision]", precisions), sizes, batches)
-    candidates(bundle, scope)  # raises for an impossible scope before weights are copied
+    candidates(bundles, scope)  # raises for an impossible scope before weights are copied
     if calibrate is not None:
-        PrecisionOptions(("int8",), calibrate=calibrate).require_source(bundle.document)
-    pictures = read_panel(bundle, data, frames, depth_units_of([found], depth_units))
-    budget = _with_default_limit(Budget(max_latency, min_fps, min_ssim, max_absrel_loss, memory), pictures)
-    if found != run:
-        bundle = read_bundle(resolve_run(run, runs, tell))
-    tune_run(
-        bundle,
+        for bundle in bundles.values():
+            PrecisionOptions(("int8",), calibrate=calibrate).require_source(bundle.document)
+    units = depth_units_of(found if data else found[:1], depth_units)
+    pictures = read_panel(bundles, data, frames, units)
+    budget = _with_default_limit(
+        Budget(max_latency, min_fps, min_ssim, max_absrel_loss, memory), pictures, several=len(bundles) > 1
+    )
+    for name, target, here in zip(bundles, run, found, strict=True):
+        if here != target:
+            bundles[name] = read_bundle(resolve_run(target, runs, tell))
+    tune_runs(
+        bundles,
         budget,
         scope,
         pictures,
@@ -188,8 +201,8 @@ def tune(
     )
 
 
-def tune_run(
-    bundle: Bundle,
+def tune_runs(
+    bundles: Mapping[str, Bundle],
     budget: Budget,
     scope: Scope,
     pictures: Pictures,
@@ -197,7 +210,11 @@ def tune_run(
     calibrate: str | Calibration | None = None,
     seconds: float,
 ) -> Path:
-    """Search, print the results, put the winner into `<run>/best`; return its path. Raises GateError if none fits."""
+    """Search, print the results, put the winner into its run's `best`; return its path.
+
+    Raises:
+        GateError: no candidate is within the budget.
+    """
     from rich.markup import escape
 
     from ..pipeline.budget import require_choice
@@ -205,10 +222,10 @@ def tune_run(
     from ..pipeline.search import Panel, Search
     from .console import err, out, progress
 
-    budget = _with_default_limit(budget, pictures)
-    grid = candidates(bundle, scope)
-    results = bundle.folder / "tune.json"
-    with workshop(bundle, calibrate) as shop:
+    budget = _with_default_limit(budget, pictures, several=len(bundles) > 1)
+    grid = candidates(bundles, scope)
+    results = next(iter(bundles.values())).folder / "tune.json"
+    with workshop(bundles, calibrate) as shop:
         panel = Panel(shop.panel(pictures), pictures.crop)
         search = Search(results, shop.key(pictures, grid), budget, shop.prepare, panel, command_line())
         left = search.left(grid)
@@ -227,7 +244,7 @@ def tune_run(
         _draw(results.with_suffix(".png"), tuning)
         _show(tuning)
         chosen = require_choice(tuning)
-        goal = shop.deliver(chosen.candidate, bundle.folder / "best")
+        goal = shop.deliver(chosen.candidate)
     out.print(f"[bold green]best[/]  {escape(str(goal))}: {escape(_line(chosen, budget))}")
     out.print(f"[green]wrote[/] {escape(str(results))} and {results.stem}.png")
     return goal
@@ -241,7 +258,7 @@ def _draw(path: Path, tuning: Tuning) -> None:
     points = []
     for trial, quality in judged:
         engine = trial.candidate
-        series = f"{engine.backend} {engine.size[0]}x{engine.size[1]}"
+        series = f"{engine.run or engine.backend} {engine.size[0]}x{engine.size[1]}"
         point = charts.Point(trial.p95_ms, quality.error, engine.name, series, engine.precision, rivals="all")
         note = "chosen" if engine.name == tuning.chosen else ""
         points.append(replace(point, filled=trial.state == "measured", note=note))
@@ -257,22 +274,30 @@ def _draw(path: Path, tuning: Tuning) -> None:
     charts.png(path, draw)
 
 
-def _with_default_limit(budget: Budget, pictures: Pictures) -> Budget:
-    """Add a default limit of accuracy to a budget without limits. Raises UserError if a limit cannot be measured."""
+def _with_default_limit(budget: Budget, pictures: Pictures, *, several: bool) -> Budget:
+    """Add a default limit of accuracy to a budget without limits. Raises UserError if a limit cannot be measured.
+
+    Of `several` runs, --min-ssim is no such limit: it compares each engine with its own run.
+    """
     from ..errors import UserError
     from .console import out
 
-    measured = any(depth.any() for depth in pictures.depths)
-    if budget.max_abs_rel_loss is not None and not measured:
+    if several and not pictures.measured:
+        raise UserError(
+            f"only measured depth can compare several runs, but {pictures.source} has none; give a data set with "
+            "--data, or name one run"
+        )
+    if budget.max_abs_rel_loss is not None and not pictures.measured:
         raise UserError(
             f"--max-absrel-loss needs measured depth, but {pictures.source} has none; give a data set with --data, or "
             "limit the difference from torch with --min-ssim"
         )
-    if budget.limits_speed or budget.min_ssim is not None or budget.max_abs_rel_loss is not None:
+    if budget.limits_speed or budget.max_abs_rel_loss is not None or (budget.min_ssim is not None and not several):
         return budget
     gate = PRECISIONS["int8"].tolerance
-    if measured:
-        out.print(f"no accuracy limit given: AbsRel may be {gate.max_abs_rel_loss} worse, as in INT8's gate")
+    if pictures.measured:
+        limit, than = ("AbsRel", " than torch FP32 of the most accurate run") if several else ("accuracy", "")
+        out.print(f"no {limit} limit given: AbsRel may be {gate.max_abs_rel_loss} worse{than}, as in INT8's gate")
         return replace(budget, max_abs_rel_loss=gate.max_abs_rel_loss)
     out.print(f"no accuracy limit given: SSIM must be at least {gate.min_ssim}, as in INT8's gate")
     return replace(budget, min_ssim=gate.min_ssim)

@@ -34,6 +34,7 @@ class Candidate:
         batch: frames per run.
         options: the backend's build options.
         transfer, cuda_graph: of a session on a GPU, see `runtime.load`; None: its default.
+        run: name of the run that it is built from; empty: the search has only one.
     """
 
     backend: str
@@ -43,6 +44,7 @@ class Candidate:
     options: tuple[tuple[str, str], ...] = ()
     transfer: Literal["pinned", "mapped", "device"] | None = None
     cuda_graph: bool | None = None
+    run: str = ""
 
     @property
     def name(self) -> str:
@@ -50,8 +52,11 @@ class Candidate:
 
         >>> Candidate("openvino", "int8", (96, 128), options=(("threads", "1"),)).name
         'openvino int8 96x128 threads=1'
+        >>> Candidate("openvino", "int8", (96, 128), run="nano").name
+        'nano openvino int8 96x128'
         """
-        words = [self.backend, self.precision, f"{self.size[0]}x{self.size[1]}"]
+        words = [self.run] if self.run else []
+        words += [self.backend, self.precision, f"{self.size[0]}x{self.size[1]}"]
         words += [f"batch={self.batch}"] if self.batch > 1 else []
         words += [f"{key}={value}" for key, value in self.options]
         words += [self.transfer] if self.transfer else []
@@ -64,9 +69,9 @@ class Quality:
     """Quality of an engine's depth at the camera's resolution.
 
     Attributes:
-        ssim: to torch in FP32 at the run's own size, on depth / 10 m, mean over pictures.
+        ssim: to torch in FP32 of its own run, at the run's size, on depth / 10 m, mean over pictures.
         abs_rel, delta1: against measured depth, over all pixels; None: there is no measured depth.
-        abs_rel_loss: its AbsRel minus that of torch in FP32 at the run's own size.
+        abs_rel_loss: its AbsRel minus that of torch in FP32 of the most accurate run, at the run's size.
     """
 
     ssim: float
@@ -197,7 +202,7 @@ class Tuning:
     trials: tuple[Trial, ...] = ()
     chosen: str = ""
     untried: tuple[str, ...] = ()
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
 
 
 def could_win(trial: Trial, rivals: Sequence[Trial], budget: Budget) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import combinations, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -29,13 +30,14 @@ from .budget import Candidate
 from .calibration import PrecisionOptions
 from .contenders import contenders
 from .pictures import Pictures, read_pictures
+from .targets import folder_names
 from .tell import silent
 
 if TYPE_CHECKING:
     from ..export.recipe import Calibration
     from ..train.bundle import Bundle
 
-__all__ = ["Scope", "Workshop", "candidates", "read_panel", "workshop"]
+__all__ = ["Scope", "Workshop", "candidates", "read_panel", "read_runs", "workshop"]
 
 SCALES: Final = (1.0, 0.75, 0.5)
 """Factors of the run's height and width: the sizes that are tried by default."""
@@ -43,7 +45,7 @@ SCALES: Final = (1.0, 0.75, 0.5)
 
 @dataclass(frozen=True)
 class Scope:
-    """What to try; empty: everything (for sizes `SCALES`, for batches 1)."""
+    """What to try; empty: everything (for sizes `SCALES` of each run's own, for batches 1)."""
 
     backends: Sequence[str] = ()
     precisions: Sequence[Precision] = ()
@@ -51,15 +53,44 @@ class Scope:
     batches: Sequence[int] = ()
 
 
-def candidates(bundle: Bundle, scope: Scope) -> list[Candidate]:
-    """All candidates. Raises BackendError if a backend cannot run here, SpecError if the network cannot take a size."""
+def read_runs(folders: Sequence[Path]) -> dict[str, Bundle]:
+    """Read runs, by the name that their candidates have: unique, or empty for a single run.
+
+    Raises:
+        UserError: one is named twice.
+        BundleError, SpecError: see `read_bundle`.
+    """
+    from ..train.bundle import read_bundle
+
+    bundles = [read_bundle(folder) for folder in folders]
+    for one, other in combinations(bundles, 2):
+        if one.document == other.document:
+            raise UserError(f"{one.folder} and {other.folder} are the same run; name each run once")
+    if len(bundles) == 1:
+        return {"": bundles[0]}
+    names = folder_names(folder.resolve() for folder in folders)
+    return dict(zip(names.values(), bundles, strict=True))
+
+
+def candidates(bundles: Mapping[str, Bundle], scope: Scope) -> list[Candidate]:
+    """All candidates, one of each run in turn, so that each has its share if there is no time for all.
+
+    Raises:
+        BackendError: a backend cannot run here.
+        SpecError: a network cannot take a size.
+    """
     fastest()  # raises if no backend can run here
     for name in scope.backends:
         require(name, to_run=True)
+    grids = [_grid(run, bundle, scope) for run, bundle in bundles.items()]
+    return [candidate for row in zip_longest(*grids) for candidate in row if candidate is not None]
+
+
+def _grid(run: str, bundle: Bundle, scope: Scope) -> list[Candidate]:
     full = bundle.document.model.size
     sizes = scope.sizes or [smaller_size(full, scale) for scale in SCALES]
     return [
-        replace(variant, backend=name, precision=precision, size=bundle.spec_at(size).size, batch=batch)
+        replace(variant, backend=name, precision=precision, size=bundle.spec_at(size).size, batch=batch, run=run)
         for size in dict.fromkeys(sizes)
         for precision in scope.precisions or PRECISIONS
         for name in scope.backends or runnable()
@@ -83,16 +114,17 @@ def _variants(name: str) -> Iterator[Candidate]:
 
 
 def read_panel(
-    bundle: Bundle, source: str | None = None, count: int = 16, depth_units: float = DEPTH_UNITS
+    bundles: Mapping[str, Bundle], source: str | None = None, count: int = 16, depth_units: float = DEPTH_UNITS
 ) -> Pictures:
-    """The pictures that judge engines: of `source`'s validation split, or the run's own frames.
+    """The pictures that judge engines: of `source`'s validation split, or the first run's own frames.
 
     Raises:
         DataError: there are none, or they differ in size.
     """
     if source is None:
+        run, bundle = next(iter(bundles.items()))
         frames = bundle.frames
-        return Pictures("the run's own frames", tuple(frames.images), tuple(frames.depths))
+        return Pictures(f"{run or 'the run'}'s own frames", tuple(frames.images), tuple(frames.depths))
     found = read_pictures(source, "val", count, depth_units=depth_units)
     if len({image.shape for image in found.images}) > 1:
         raise DataError(f"the pictures of {source} differ in size; give pictures of one camera, all of one size")
@@ -100,31 +132,37 @@ def read_panel(
 
 
 @contextmanager
-def workshop(bundle: Bundle, calibrate: str | Calibration | None) -> Iterator[Workshop]:
-    """A workshop in the run's folder, for one process at a time; an interrupted search keeps its files."""
-    folder = make_folder(bundle.folder / ".tune")
-    with locked(folder / "use"):
-        yield Workshop(bundle, folder, calibrate)
-        shutil.rmtree(folder, ignore_errors=True)
+def workshop(bundles: Mapping[str, Bundle], calibrate: str | Calibration | None) -> Iterator[Workshop]:
+    """A workshop in the runs' folders, for one process at a time; an interrupted search keeps its files."""
+    folders = [make_folder(_folder(bundle)) for bundle in bundles.values()]
+    with ExitStack() as locks:
+        for folder in sorted(folder.resolve() for folder in folders):  # one order, so that no two searches deadlock
+            locks.enter_context(locked(folder / "use"))
+        yield Workshop(bundles, calibrate)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder(bundle: Bundle) -> Path:
+    return bundle.folder / ".tune"
 
 
 class Workshop:
     """Makes the candidates' ONNX files and engines, each once.
 
     Args:
-        bundle: the run.
-        folder: where they go.
-        calibrate: frames for INT8 at the run's own size, or their source; None: the run's training data.
+        bundles: the runs, see `read_runs`.
+        calibrate: frames for INT8 at each run's own size, or their source; None: each run's training data.
     """
 
-    def __init__(self, bundle: Bundle, folder: Path, calibrate: str | Calibration | None) -> None:
-        self._bundle, self._folder = bundle, folder
+    def __init__(self, bundles: Mapping[str, Bundle], calibrate: str | Calibration | None) -> None:
+        self._bundles = bundles
         self._int8 = PrecisionOptions(("int8",))
-        self._calibrations: dict[tuple[int, int], Calibration] = {}
+        self._calibrations: dict[tuple[str, tuple[int, int]], Calibration] = {}
         if isinstance(calibrate, str):
             self._int8 = replace(self._int8, calibrate=calibrate)
         elif calibrate is not None:
-            self._calibrations[bundle.document.model.size] = calibrate
+            self._calibrations = {(run, bundle.spec.size): calibrate for run, bundle in bundles.items()}
 
     def key(self, pictures: Pictures, grid: Sequence[Candidate]) -> str:
         """Hash of what makes two searches comparable: weights, machine, versions, pictures, and INT8's frames.
@@ -135,42 +173,52 @@ class Workshop:
         devices = [(name, backend(name).availability().version, to_json(backend(name).here())) for name in runnable()]
         machine = to_json(cpu_fingerprint()), usable_cores(), devices
         seen = sha256_arrays((*pictures.images, *pictures.depths))
-        calibrated = ""
-        if any(candidate.precision == "int8" for candidate in grid):
-            try:
-                calibrated = sha256_arrays(self._calibration(self._bundle.document.model.size).frames[0].images)
-            except UserError:  # the run's own frames are missing: INT8 candidates will fail, with the reason
-                if self._int8.calibrate is not None:
-                    raise
-        return sha256_text(repr((self._bundle.weights_sha256, machine, seen, calibrated)))
+        int8 = {candidate.run for candidate in grid if candidate.precision == "int8"}
+        runs = [
+            (run, bundle.weights_sha256, self._calibrated(run) if run in int8 else "")
+            for run, bundle in self._bundles.items()
+        ]
+        return sha256_text(repr((runs, machine, seen)))
 
-    def _calibration(self, size: tuple[int, int]) -> Calibration:
-        """The frames for INT8, read once per size. Raises UserError, DataError."""
-        if size not in self._calibrations:
-            found = self._int8.calibration(self._bundle.document, size)
+    def _calibrated(self, run: str) -> str:
+        """Hash of a run's frames for INT8; empty: its training data is missing, so INT8 will fail, with the reason."""
+        try:
+            return sha256_arrays(self._calibration(run, self._bundles[run].spec.size).frames[0].images)
+        except UserError:
+            if self._int8.calibrate is not None:
+                raise
+            return ""
+
+    def _calibration(self, run: str, size: tuple[int, int]) -> Calibration:
+        """The frames for INT8, read once per run and size. Raises UserError, DataError."""
+        if (run, size) not in self._calibrations:
+            found = self._int8.calibration(self._bundles[run].document, size)
             assert found is not None, "INT8 always needs frames"
-            self._calibrations[size] = found
-        return self._calibrations[size]
+            self._calibrations[run, size] = found
+        return self._calibrations[run, size]
 
     def panel(self, pictures: Pictures) -> Path:
-        """Write the file for `pipeline.search.Panel`, with torch's FP32 depth at the run's own size."""
+        """Write the file for `pipeline.search.Panel`, with torch's FP32 depth at each run's own size."""
         import numpy as np
 
         from ..train.torch_session import TorchSession
 
-        with TorchSession(self._bundle) as session:
-            depths = np.stack(list(predict_frames(session, pictures.images)))
-        truths = np.stack(pictures.depths) if pictures.depths else np.zeros_like(depths)
-        path = self._folder / "panel.npz"
-        np.savez(path, images=np.stack(pictures.images), depths=depths, truths=truths)
+        depths = []
+        for bundle in self._bundles.values():
+            with TorchSession(bundle) as session:
+                depths.append(np.stack(list(predict_frames(session, pictures.images))))
+        truths = np.stack(pictures.depths) if pictures.depths else np.zeros_like(depths[0])
+        path = _folder(next(iter(self._bundles.values()))) / "panel.npz"
+        np.savez(path, images=np.stack(pictures.images), runs=list(self._bundles), depths=depths, truths=truths)
         return path
 
     def prepare(self, candidate: Candidate) -> partial[Contender]:
         """Export a candidate's ONNX file unless it exists; return a function that builds it. Raises DepthkitError."""
         return partial(_make, self._onnx(candidate), self._place(candidate), candidate)
 
-    def deliver(self, candidate: Candidate, goal: Path) -> Path:
-        """Put a candidate's engine with its files into the folder `goal`; return the engine's path there."""
+    def deliver(self, candidate: Candidate) -> Path:
+        """Put a candidate's engine with its files into its run's folder `best`; return the engine's path there."""
+        goal = self._bundles[candidate.run].folder / "best"
         engine = _built(self._onnx(candidate), self._place(candidate), candidate)
         manifest = read_manifest(engine)
         with atomic_folder(goal) as fresh:  # an earlier winner stays until this one is complete
@@ -181,25 +229,25 @@ class Workshop:
 
     def _place(self, candidate: Candidate) -> Path:
         """The candidate's own folder, so that nothing is built beside files of `depthkit export`."""
-        return self._folder / candidate.name.replace(" ", "_")
+        return _folder(self._bundles[candidate.run]) / replace(candidate, run="").name.replace(" ", "_")
 
     def _onnx(self, candidate: Candidate) -> Path:
         from ..export.onnx_file import export_onnx
 
-        document = self._bundle.document
+        bundle = self._bundles[candidate.run]
         maker = backend(candidate.backend)
         maker.asked(candidate.precision, maker.parse_options(dict(candidate.options)))  # raises if impossible
-        calibration = self._calibration(candidate.size) if candidate.precision == "int8" else None
+        calibration = self._calibration(candidate.run, candidate.size) if candidate.precision == "int8" else None
         keep: Literal["auto"] | None = "auto" if calibration else None
         options = ExportOptions(
-            candidate.precision, candidate.size, candidate.batch, calibration, keep, out=self._folder
+            candidate.precision, candidate.size, candidate.batch, calibration, keep, out=_folder(bundle)
         )
         exported = replace(options, out=None)
         # A file of `depthkit export` serves as well; if it passed its gate, --keep auto would have kept no layer.
         for known in (options, exported, replace(exported, keep=None)):
-            if (path := find_current(self._bundle.folder, document, known)) is not None:
+            if (path := find_current(bundle.folder, bundle.document, known)) is not None:
                 return path
-        return export_onnx(self._bundle, options).path
+        return export_onnx(bundle, options).path
 
 
 def _make(onnx: Path, folder: Path, candidate: Candidate) -> Contender:

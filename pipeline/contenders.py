@@ -21,7 +21,7 @@ from ..runtime.profile import profile_layers
 from ..runtime.runner import GRAPH_RUNNERS, open_peer
 from ..spec import Dim
 from ..train.document import MODEL, WEIGHTS
-from .targets import locate, open_torch
+from .targets import folder_names, locate, open_torch
 
 if TYPE_CHECKING:
     from ..precisions import Precision
@@ -90,17 +90,13 @@ def _identity(folder: Path, contender: Contender) -> tuple[Path, str]:
 def _run_names(runs: list[tuple[Path, str]]) -> dict[tuple[Path, str], str]:
     """A unique name for each folder and weights.
 
-    The folder's name, preceded by as many parent folders as needed, and followed by the first digits of the weights'
-    hash if the folder has engines of several weights.
+    See `folder_names`; followed by the first digits of the weights' hash if the folder has engines of several weights.
     """
-    folders = {folder for folder, _ in runs}
+    folders = folder_names(folder for folder, _ in runs)
     names = {}
     for folder, weights in dict.fromkeys(runs):
-        parts = folder.parts
-        namesakes = (sum(other.parts[-n:] == parts[-n:] for other in folders) for n in range(1, len(parts) + 1))
-        length = next((n for n, count in enumerate(namesakes, 1) if count == 1), len(parts))
         several = len({other for at, other in runs if at == folder}) > 1
-        names[folder, weights] = "/".join(parts[-length:]) + (f" ({weights[:8]})" if several else "")
+        names[folder, weights] = folders[folder] + (f" ({weights[:8]})" if several else "")
     return names
 
 

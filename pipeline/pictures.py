@@ -12,7 +12,7 @@ from ..data.images import find_images, read_image, read_resized
 from ..data.sources import open_dataset
 from ..errors import DataError
 from ..files import sha256_text
-from ..metrics import EIGEN_SIZE
+from ..metrics import EIGEN_SIZE, valid_pixels
 from ..names import DEPTH_UNITS
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class Pictures:
     images: tuple[np.ndarray, ...]
     depths: tuple[np.ndarray, ...] = ()
     crop: tuple[slice, slice] | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is measured depth that counts."""
+        return any(valid_pixels(depth, self.crop).any() for depth in self.depths)
 
 
 def read_pictures(

@@ -46,30 +46,34 @@ class Panel:
     """The pictures that judge every candidate, in a file that processes share.
 
     Args:
-        path: an `.npz` with `images` (N x H x W x 3 uint8), `depths` (torch's FP32 depth, N x H x W metres) and
-            `truths` (N x H x W metres, 0: not measured), all at the camera's resolution.
+        path: an `.npz` with `images` (N x H x W x 3 uint8), `runs` (R names), `depths` (R x N x H x W metres, each
+            run's torch FP32 depth) and `truths` (N x H x W metres, 0: not measured), all at the camera's resolution.
         crop: rows and columns that count against measured depth.
     """
 
     def __init__(self, path: Path, crop: tuple[slice, slice] | None) -> None:
         self._path, self._crop = path, crop
 
-    def judge(self, session: Session) -> Quality:
-        """Measure the quality of a session's depth."""
+    def judge(self, session: Session, run: str) -> Quality:
+        """Measure the quality of a session's depth; `run`: the name of its run."""
         with np.load(self._path, allow_pickle=False) as panel:
-            images, depths, truths = panel["images"], panel["depths"], panel["truths"]
-        everywhere = np.ones(depths.shape[1:], bool)
-        similar = []
-        found = trained = PixelSums(0, *[0.0] * 6)
-        for answer, depth, truth in zip(predict_frames(session, images), depths, truths, strict=True):
-            similar.append(scaled_ssim(answer, depth, everywhere))
-            measured = valid_pixels(truth, self._crop)
-            found, trained = found + pixel_sums(answer, truth, measured), trained + pixel_sums(depth, truth, measured)
+            images, truths = panel["images"], panel["truths"]
+            trained = dict(zip(panel["runs"].tolist(), panel["depths"], strict=True))
+        answers = np.stack(list(predict_frames(session, images)))
+        everywhere = np.ones(truths.shape[1:], bool)
+        similar = [scaled_ssim(*pair, everywhere) for pair in zip(answers, trained[run], strict=True)]
+        ssim = float(np.mean(similar))
+        found = self._sums(answers, truths)
         if not found.count:
-            return Quality(float(np.mean(similar)), None, None, None)
+            return Quality(ssim, None, None, None)
+        best = min(self._sums(depths, truths).scores().abs_rel for depths in trained.values())
         scores = found.scores()
-        loss = scores.abs_rel - trained.scores().abs_rel
-        return Quality(float(np.mean(similar)), scores.abs_rel, scores.delta1, loss)
+        return Quality(ssim, scores.abs_rel, scores.delta1, scores.abs_rel - best)
+
+    def _sums(self, depths: np.ndarray, truths: np.ndarray) -> PixelSums:
+        pairs = zip(depths, truths, strict=True)
+        sums = (pixel_sums(depth, truth, valid_pixels(truth, self._crop)) for depth, truth in pairs)
+        return sum(sums, PixelSums(0, *[0.0] * 6))
 
 
 class Search:
@@ -218,5 +222,5 @@ def _try_here(
         if not budget.misses(trial, HOPE):
             parity, _ = measure_parity(session, contender.reference)
             faults = (*contender.faults, *gate_faults(parity, contender.precision))
-            trial = replace(trial, faults=faults, quality=panel.judge(session))
+            trial = replace(trial, faults=faults, quality=panel.judge(session, candidate.run))
     return trial, contender.open

@@ -34,6 +34,7 @@ __all__ = [
     "depth_units_of",
     "find_engines",
     "find_runs",
+    "folder_names",
     "is_run",
     "locate",
     "open_target",
@@ -52,6 +53,22 @@ def find_runs(folder: Path) -> list[Path]:
             f"({', '.join(shipped_names())})"
         )
     return runs
+
+
+def folder_names(folders: Iterable[Path]) -> dict[Path, str]:
+    """A unique name for each folder: its own, preceded by as many parent folders as needed; `folders` are resolved.
+
+    >>> list(folder_names([Path("/a/compact"), Path("/b/compact"), Path("/b/nano")]).values())
+    ['a/compact', 'b/compact', 'nano']
+    """
+    wanted = dict.fromkeys(folders)
+    names = {}
+    for folder in wanted:
+        parts = folder.parts
+        namesakes = (sum(other.parts[-n:] == parts[-n:] for other in wanted) for n in range(1, len(parts) + 1))
+        length = next((n for n, count in enumerate(namesakes, 1) if count == 1), len(parts))
+        names[folder] = "/".join(parts[-length:])
+    return names
 
 
 def is_run(path: Path) -> bool:

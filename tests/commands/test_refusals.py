@@ -80,6 +80,8 @@ OUT_OF_RANGE = [
         ("export compact --int8", ["--calibrate"]),
         ("export compact --int8 --calibrate nowhere", ["--calibrate nowhere: no such data set"]),
         ("adopt collections:OrderedDict --weights weights.safetensors --data nowhere", ["nowhere"]),
+        ("tune compact nowhere", ["nowhere", "depthkit train"]),
+        ("tune compact compact", ["are the same run; name each run once"]),
         ("tune compact --size 100x128", ["100x128"]),
         ("tune compact --size 33x48", ["not divisible by 16"]),
         ("tune compact --backend tensorrt", ["tensorrt cannot run here"]),

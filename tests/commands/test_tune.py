@@ -24,10 +24,13 @@ from depthkit.engines.store import Store
 from depthkit.metrics import EIGEN_CROP
 from depthkit.pipeline import search as search_module
 from depthkit.pipeline.budget import Candidate, Tuning
-from depthkit.pipeline.candidates import Workshop, read_panel
+from depthkit.pipeline.candidates import Workshop, read_panel, read_runs
 from depthkit.pipeline.pictures import read_pictures
+from depthkit.pipeline.targets import locate
 from depthkit.precisions import Precision
-from depthkit.train.bundle import read_bundle
+from depthkit.spec import Preprocessing
+from depthkit.train.bundle import read_bundle, write_bundle
+from depthkit.train.networks import build_network, describe_network
 
 from ..support import STEM, Cli, save_noise
 
@@ -123,12 +126,12 @@ def _pictures(folder: Path, seed: int) -> str:
 
 
 def test_key_depends_on_gpu_and_calibration(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = read_bundle(run)
-    panel = read_panel(bundle)
+    bundles = read_runs([run])
+    panel = read_panel(bundles)
     one, same, other = (_pictures(tmp_path / str(index), seed) for index, seed in enumerate((1, 1, 2)))
 
     def key(calibrate: str, precision: Precision) -> str:
-        return Workshop(bundle, tmp_path, calibrate).key(panel, [Candidate("onnxruntime", precision, (32, 48))])
+        return Workshop(bundles, calibrate).key(panel, [Candidate("onnxruntime", precision, (32, 48))])
 
     assert key(one, "int8") == key(same, "int8") != key(other, "int8")
     before = key(one, "fp32")
@@ -151,6 +154,55 @@ def test_eigen_crop_needs_its_size(tmp_path: Path, size: tuple[int, int], crop: 
     for split in ("train", "test"):
         (tmp_path / "data" / f"nyu2_{split}.csv").write_text("\n".join(rows))
     assert read_pictures(str(tmp_path), "val", 4).crop == crop
+
+
+def _p95(tuning: Tuning, run: str) -> list[float]:
+    return [trial.p95_ms for trial in tuning.trials if trial.candidate.run == run]
+
+
+def test_the_budget_decides_which_of_two_runs_wins(store: Store, here: Path, cli: Cli) -> None:
+    """The built-in weights are accurate; nano is untrained, and much faster."""
+    network = build_network("nano").eval()
+    spec = describe_network("nano", network, (96, 128), preprocessing=Preprocessing(), depth_range=(0.1, 10.0))
+    write_bundle(Path("runs/nano"), network, spec, None, read_bundle(locate(Path("compact"))).frames)
+    line = ["tune", "compact", "runs/nano", *QUICK[2:], "--size", "96x128"]
+    compact = Path("runs/compact-pretrained")
+
+    printed = cli(*line, "--max-latency", "10s")
+    assert "pictures: compact's own frames" in printed.out
+    assert f"best  {compact / 'best'}" in printed.out
+    tuning = _tuning(compact)
+    assert tuning.chosen.startswith("compact onnxruntime fp32 96x128")
+    assert [trial.candidate.run for trial in tuning.trials][:2] == ["compact", "nano"], "in turns"
+    for trial in tuning.trials:
+        assert trial.quality is not None
+        assert trial.quality.ssim > 0.999, "to torch of its own run"
+        assert trial.quality.abs_rel_loss is not None
+        assert (trial.quality.abs_rel_loss > 0.1) == (trial.candidate.run == "nano"), "to torch of the better run"
+    assert not (compact / ".tune").exists()
+    assert not Path("runs/nano/.tune").exists()
+
+    count = len(tuning.trials)
+    known = f"{count} candidates, {count} of them known"
+    fast, slow = max(_p95(tuning, "nano")), min(_p95(tuning, "compact"))
+    printed = cli(*line, "--max-latency", f"{(fast * slow) ** 0.5:.3f}ms")
+    assert known in printed.out
+    assert "best  runs/nano/best" in printed.out
+    assert not Path("runs/nano/tune.json").exists()
+
+    printed = cli(*line, "--min-ssim", "0.5")
+    assert known in printed.out
+    assert "AbsRel may be 0.005 worse than torch FP32 of the most accurate run" in printed.out
+    assert _tuning(compact).chosen.startswith("compact ")
+
+
+def test_runs_without_measured_depth_or_named_twice_are_refused(run: Path, tmp_path: Path, cli: Cli) -> None:
+    message = cli("tune", run, "compact", "--data", _pictures(tmp_path / "pictures", 0), code=2).message
+    assert "only measured depth can compare several runs" in message
+    assert "give a data set with --data, or name one run" in message
+    shutil.copytree(run, tmp_path / "copy")
+    assert "are the same run; name each run once" in cli("tune", run, tmp_path / "copy", code=2).message
+    assert not (run / ".tune").exists()
 
 
 @pytest.mark.slow

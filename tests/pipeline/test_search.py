@@ -22,6 +22,8 @@ from depthkit.pipeline import search as search_module
 from depthkit.pipeline.budget import Budget, Candidate, Quality, Trial, Tuning
 from depthkit.pipeline.search import Make, Panel, Search
 
+from ..support import Recorded
+
 Makes = dict[Candidate, Make]
 Start = Callable[..., Search]
 FP32, FP16, FILE, NULL = (Candidate(name, "fp32", (32, 48)) for name in ("fp32", "fp16", "file", "null"))
@@ -43,10 +45,11 @@ def makes(contenders: list[Contender]) -> Makes:
 def start(contenders: list[Contender], tmp_path: Path) -> Start:
     """Begins a search, judged by the reference's own frames."""
     reference = contenders[0].reference
-    np.savez(tmp_path / "panel.npz", images=reference.images, depths=reference.depths, truths=reference.truths)
+    path = tmp_path / "panel.npz"
+    np.savez(path, images=reference.images, runs=[""], depths=[reference.depths], truths=reference.truths)
 
     def begin(makes: Mapping[Candidate, Make], budget: Budget | None = None, key: str = "key") -> Search:
-        panel = Panel(tmp_path / "panel.npz", None)
+        panel = Panel(path, None)
         return Search(tmp_path / "tune.json", key, budget or Budget(), makes.__getitem__, panel, "depthkit tune")
 
     return begin
@@ -73,6 +76,18 @@ def test_what_holds_its_gate_is_measured_and_the_best_chosen(makes: Makes, start
     text = (tmp_path / "tune.json").read_text()
     assert from_json(Tuning, text, source="tune.json") == tuning
     assert tuning.environment.command == "depthkit tune"
+
+
+def test_loss_is_that_to_the_best_run_and_ssim_that_to_its_own(tmp_path: Path) -> None:
+    images, truth = np.zeros((2, 16, 32, 3), np.uint8), np.full((2, 16, 32), 2.0, np.float32)
+    depths = [1.2 * truth, 1.5 * truth, 1.1 * truth]
+    np.savez(tmp_path / "panel.npz", images=images, runs=["near", "far", "best"], depths=depths, truths=truth)
+    panel = Panel(tmp_path / "panel.npz", None)
+    far = Recorded([], answer=lambda _frame: depths[1][0])
+    own, foreign = (panel.judge(far, run) for run in ("far", "near"))
+    assert own.ssim == pytest.approx(1) != foreign.ssim
+    assert own.abs_rel == pytest.approx(0.5)
+    assert own.abs_rel_loss == pytest.approx(0.4)
 
 
 def test_a_candidate_that_dies_or_fails_is_recorded_and_the_search_goes_on(makes: Makes, start: Start) -> None:
