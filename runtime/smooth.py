@@ -1,0 +1,114 @@
+"""Smooth the depth of a clip over time: less flicker, and edges and moving things stay where they are.
+
+A network judges every frame anew, so its depth trembles although the room does not. The filter keeps the logarithm of
+depth. For each frame it
+
+1. finds by how much the camera's turn has shifted the picture (phase correlation, Kuglin and Hines, 1975), and shifts
+   what it keeps;
+2. trusts it where the picture is as before (colour) and so is the depth: at the edge of a thing that moves neither
+   holds, and there the frame's own depth counts;
+3. moves the frame's depth towards it by that trust.
+
+It looks back only, so a live source is not delayed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Smoother", "Smoothing", "find_shift"]
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """How strongly to smooth.
+
+    Attributes:
+        keep: share of the kept depth where it is trusted fully, 0 to below 1; depth then follows a real change with a
+            delay of keep / (1 - keep) frames.
+        colour: difference of brightness, 0 to 1, at which trust has fallen to 1/e.
+        depth: the same of log depth, a relative change.
+    """
+
+    keep: float = 0.8
+    colour: float = 0.1
+    depth: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.keep < 1 and self.colour > 0 and self.depth > 0):
+            raise ValueError(f"keep must be from 0 to below 1, colour and depth above 0, not {self}")
+
+
+class Smoother:
+    """Smooths the frames of one clip, in order. A frame of another size begins anew, as after `reset`."""
+
+    def __init__(self, how: Smoothing | None = None) -> None:
+        self._how = how or Smoothing()
+        self._kept: tuple[np.ndarray, np.ndarray] | None = None
+
+    def reset(self) -> None:
+        """Forget all frames, for example at a cut or after a stream was lost."""
+        self._kept = None
+
+    def __call__(self, depth: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """The smoothed depth of the next frame, a new array.
+
+        Args:
+            depth: H x W float32 metres, above 0.
+            image: H x W x 3 uint8, the picture at the size of the depth.
+        """
+        # float32 of uint8 sums: brightness is only compared, so channels count alike.
+        grey = image.astype(np.float32).sum(axis=2) / (3 * 255)
+        fresh = np.log(depth)
+        if self._kept is None or self._kept[0].shape != fresh.shape:
+            self._kept = fresh, grey
+            return depth.copy()
+        (kept, before), how = self._kept, self._how
+        rows, columns = find_shift(before, grey)
+        kept, before, known = _shifted(kept, rows, columns), _shifted(before, rows, columns), _seen(kept, rows, columns)
+        change = fresh - kept
+        strange = (_blur(np.abs(grey - before)) / how.colour) ** 2 + (change / how.depth) ** 2
+        fresh -= how.keep * np.exp(-strange) * known * change
+        self._kept = fresh, grey
+        smoothed: np.ndarray = np.exp(fresh)
+        return smoothed
+
+
+def find_shift(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
+    """By how many rows and columns the content of H x W `before` has moved in `after`; (0, 0) if that is not clear."""
+    window = np.outer(np.hanning(before.shape[0]), np.hanning(before.shape[1])).astype(np.float32)
+    old, new = (np.fft.rfft2((each - each.mean()) * window) for each in (before, after))
+    cross = new * old.conj()
+    peak = np.fft.irfft2(cross / (np.abs(cross) + 1e-6), s=before.shape)
+    row, column = np.unravel_index(int(peak.argmax()), peak.shape)
+    rows, columns = (
+        int(at) - length if at > length // 2 else int(at) for at, length in zip((row, column), peak.shape, strict=True)
+    )
+    moved = abs(rows) <= before.shape[0] // 4 and abs(columns) <= before.shape[1] // 4
+    return (rows, columns) if moved else (0, 0)
+
+
+def _shifted(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    return np.roll(values, (rows, columns), (0, 1)) if rows or columns else values
+
+
+def _seen(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Where a shifted array has values of before, and not those that came in from the other side."""
+    seen = np.ones(values.shape, np.float32)
+    for axis, by in enumerate((rows, columns)):
+        border = slice(0, by) if by > 0 else slice(values.shape[axis] + by, None)
+        if by:
+            seen[(slice(None),) * axis + (border,)] = 0
+    return seen
+
+
+def _blur(values: np.ndarray, radius: int = 2) -> np.ndarray:
+    """The mean of the square around each pixel, by sums of sums."""
+    side = 2 * radius + 1
+    padded = np.pad(values, ((radius + 1, radius), (radius + 1, radius)), mode="edge").astype(np.float64)
+    padded[0], padded[:, 0] = 0, 0
+    sums = padded.cumsum(axis=0).cumsum(axis=1)
+    total = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    return (total / side**2).astype(np.float32)
