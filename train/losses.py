@@ -19,6 +19,7 @@ __all__ = [
     "masked_mean",
     "scale_invariant",
     "ssim_map",
+    "step_difference",
 ]
 
 # Wang et al. 2004, for a data range of 1.
@@ -31,7 +32,8 @@ class LossWeights:
     """Weights of the loss's terms.
 
     The paper's terms are L1, 1 - SSIM and the edge term; it gives alpha = 2 and gamma = 5, and beta = 1 is depthkit's
-    choice. The scale-invariant and the gradient term on log depth are not the paper's; they are added to its loss.
+    choice. The scale-invariant, the gradient and the step term on log depth are not the paper's; they are added to its
+    loss.
     """
 
     alpha: float = 2.0
@@ -39,6 +41,7 @@ class LossWeights:
     gamma: float = 5.0
     scale_invariant: float = 0.0
     gradient: float = 0.0
+    step: float = 0.0
 
 
 class DepthLoss:
@@ -59,12 +62,15 @@ class DepthLoss:
         with torch.autocast(prediction.device.type, enabled=False):  # sums over a picture need FP32
             loss = self._paper(prediction, target, valid, image)
             w = self.weights
-            if w.scale_invariant or w.gradient:
-                residual = torch.where(valid, _log(prediction) - _log(torch.where(valid, target, 1.0)), 0.0)
+            if w.scale_invariant or w.gradient or w.step:
+                truth = _log(torch.where(valid, target, 1.0))
+                residual = torch.where(valid, _log(prediction) - truth, 0.0)
                 if w.scale_invariant:
                     loss = loss + w.scale_invariant * scale_invariant(residual, valid)
                 if w.gradient:
                     loss = loss + w.gradient * gradient_difference(residual, valid)
+                if w.step:
+                    loss = loss + w.step * step_difference(residual, truth, valid)
         return loss
 
     def _paper(self, prediction: Tensor, target: Tensor, valid: Tensor, image: Tensor) -> Tensor:
@@ -116,6 +122,35 @@ def gradient_difference(residual: Tensor, valid: Tensor, scales: int = 4) -> Ten
             total = total + masked_mean(residual.diff(dim=dim).abs(), both)
         residual, valid = residual[..., ::2, ::2], valid[..., ::2, ::2]
     return total / scales
+
+
+def step_difference(
+    residual: Tensor, truth: Tensor, valid: Tensor, reaches: tuple[int, ...] = (2, 6), least: float = 0.15
+) -> Tensor:
+    """How much of the steps of true log depth the prediction lacks: a soft edge costs here, and a soft wall does not.
+
+    A network that is unsure where an edge is draws it soft, because that costs least in the mean over all pixels. This
+    mean is over the pixels at edges only: pairs, `reaches` pixels apart in x or y, between which true depth changes by
+    more than `least`, as a share. It is the absolute difference of the two changes.
+
+    Args:
+        residual: N x 1 x H x W, predicted minus true log depth; 0 where not valid.
+        truth: true log depth in the same form.
+        valid: N x 1 x H x W bool.
+        reaches: distances in pixels.
+        least: smallest change of true log depth that counts as a step.
+    """
+    total = residual.new_zeros(())
+    for reach in reaches:
+        for dim in (-1, -2):
+            count = valid.shape[dim] - reach
+
+            def change(values: Tensor, dim: int = dim, count: int = count, reach: int = reach) -> Tensor:
+                return values.narrow(dim, reach, count) - values.narrow(dim, 0, count)
+
+            steps = valid.narrow(dim, reach, count) & valid.narrow(dim, 0, count) & (change(truth).abs() > least)
+            total = total + masked_mean(change(residual).abs(), steps)
+    return total / (2 * len(reaches))
 
 
 def _log(share: Tensor, floor: float = 0.03) -> Tensor:

@@ -75,11 +75,11 @@ PRESETS: Final[dict[PresetName, Preset]] = {
         # With fewer than 48 rows, the built-in networks' coarsest level (1/16) is too small.
         (Stage(0.5, scenes=True, scale=0.5, least_rows=48), Stage(0.1, scale=0.5, least_rows=48), Stage(0.4)),
     ),
-    # From the weights of another run: they know what the scenes teach.
+    # From the weights of another run: they know what the scenes teach, and need to be told about edges.
     "refine": Preset(
         "adamw",
         2e-3,
-        LossWeights(scale_invariant=0.1, gradient=0.1),
+        LossWeights(scale_invariant=0.1, gradient=0.5, step=0.3),
         "strong",
         0.02,
         (Stage(0.5, scale=0.6), Stage(0.5)),

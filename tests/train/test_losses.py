@@ -18,6 +18,7 @@ from depthkit.train.losses import (
     masked_mean,
     scale_invariant,
     ssim_map,
+    step_difference,
 )
 
 TERMS = {
@@ -219,3 +220,32 @@ def test_masked_mean_is_numpys(seed: int, holes: float) -> None:
     chosen = values.double().numpy()[valid.numpy()]
     expected = chosen.mean() if chosen.size else 0.0
     assert masked_mean(values.double(), valid).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_soft_edge_costs_in_the_step_term_and_a_soft_wall_does_not() -> None:
+    """By NumPy for one reach; and only pairs across a step count, with both pixels valid."""
+    truth = np.full((12, 16), 2.0)
+    truth[:, 8:] = 3.0
+    soft = np.where(np.abs(np.arange(16) - 7.5) < 3, np.linspace(2, 3, 16), truth[0])[None].repeat(12, axis=0)
+    valid = np.ones_like(truth, bool)
+    valid[3, 8] = False
+    change_truth, change_soft = (np.log(d[:, 2:]) - np.log(d[:, :-2]) for d in (truth, soft))
+    across = (np.abs(change_truth) > 0.15) & valid[:, 2:] & valid[:, :-2]
+    expected = np.abs(change_soft - change_truth)[across].mean() / 2  # no step in y
+    t, p, v = (torch.from_numpy(array)[None, None] for array in (np.log(truth), np.log(soft), valid))
+    found = step_difference(torch.where(v, p - t, 0.0), t, v, reaches=(2,))
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+    assert expected > 0.05
+
+    wavy = torch.where(v, 0.1 * torch.sin(torch.arange(16.0, dtype=torch.float64)), 0.0)
+    smooth = step_difference(wavy.expand_as(t), torch.zeros_like(t), v)
+    assert smooth == 0, "without a step in the truth there is nothing to miss"
+
+
+def test_the_step_term_is_added() -> None:
+    prediction, target, valid, image = _batch(4)
+    prediction, target = 0.1 + 0.8 * prediction, 0.1 + 0.8 * target
+    truth = torch.where(valid, target, 1.0).log()
+    residual = torch.where(valid, prediction.log() - truth, 0.0)
+    expected = DepthLoss()(prediction, target, valid, image) + 0.3 * step_difference(residual, truth, valid)
+    torch.testing.assert_close(DepthLoss(LossWeights(step=0.3))(prediction, target, valid, image), expected)
