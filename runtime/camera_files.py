@@ -62,10 +62,9 @@ def read_camera_file(path: Path) -> StoredCamera:
     """
     document = _document(path)
     try:
-        if isinstance(document, Mapping) and isinstance(document.get("intrinsic"), Mapping):
-            document = document["intrinsic"]  # Open3D's PinholeCameraParameters
-        if not isinstance(document, Mapping):
+        if isinstance(document, list):
             return StoredCamera(_of_matrix(document), None)
+        document = _flattened(document)
         return StoredCamera(_numbers(document), _size(document), _distortion(document))
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: {error}") from error
@@ -151,6 +150,16 @@ def _yaml(path: Path, text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
 
 
+def _flattened(document: Any) -> Mapping[str, Any]:
+    """The document, with the entries of a camera within it, such as Open3D's PinholeCameraParameters has."""
+    if not isinstance(document, Mapping):
+        return {}
+    inner = (document[name] for name in ("intrinsics", "intrinsic") if name in document)
+    return next(
+        ({**document, **found} for found in inner if isinstance(found, Mapping) and "data" not in found), document
+    )
+
+
 def _numbers(document: Mapping[str, Any]) -> tuple[float, float, float, float]:
     """fx, fy, cx, cy. Raises ValueError."""
     for names in _NUMBERS:
@@ -160,9 +169,7 @@ def _numbers(document: Mapping[str, Any]) -> tuple[float, float, float, float]:
     for name in _MATRICES:
         if name in document:
             value = document[name]
-            if isinstance(value, Mapping):
-                return _of_matrix(value["data"]) if "data" in value else _numbers(value)
-            return _of_matrix(value)
+            return _of_matrix(value.get("data") if isinstance(value, Mapping) else value)
     raise ValueError("has no camera matrix; needed are K (3x3), camera_matrix, intrinsic_matrix, or fx, fy, cx and cy")
 
 

@@ -52,14 +52,13 @@ class Intrinsics:
     size: tuple[int, int]
 
     def __post_init__(self) -> None:
+        _require_size(self.size)
         for name in ("fx", "fy", "cx", "cy"):
             value = getattr(self, name)
             if not math.isfinite(value):
                 raise UserError(f"{name} is {value}; intrinsics are finite numbers of pixels")
             if name in {"fx", "fy"} and value <= 0:
                 raise UserError(f"{name} is {value:g}; a focal length is above 0 pixels")
-        if min(self.size) <= 0:
-            raise UserError(f"intrinsics are of pictures of {_named(self.size)}; both sides must be above 0")
 
     @classmethod
     def from_fov(cls, degrees: float, size: tuple[int, int]) -> Intrinsics:
@@ -101,7 +100,8 @@ class Intrinsics:
         """
         if size == self.size:
             return self
-        if min(size) <= 0 or not (_is_resize(self.size, size) or _is_resize(size, self.size)):
+        _require_size(size)
+        if not (_is_resize(self.size, size) or _is_resize(size, self.size)):
             turned = _is_resize(self.size, size[::-1]) or _is_resize(size[::-1], self.size)
             why = "is turned by 90 degrees" if turned else "has another aspect ratio (a crop?)"
             raise UserError(
@@ -144,7 +144,7 @@ def read_intrinsics(text: str, picture_size: tuple[int, int], *, picture: Path |
         _warn(source, stored, found)
         return found.resized(picture_size)
     except UserError as error:
-        if source and source in str(error):
+        if Path(source).suffix.lower() in SUFFIXES and source in str(error):
             raise
         raise type(error)(f"intrinsics {source or repr(text)}: {error}") from error
 
@@ -271,6 +271,11 @@ def _is_resize(old: tuple[int, int], new: tuple[int, int]) -> bool:
     least = max((after - 1) / before for before, after in zip(old, new, strict=True))
     most = min((after + 1) / before for before, after in zip(old, new, strict=True))
     return least <= most
+
+
+def _require_size(size: tuple[int, int]) -> None:
+    if min(size) <= 0:
+        raise UserError(f"a picture of {_named(size)} has no camera; both sides must be above 0")
 
 
 def _named(size: tuple[int, int]) -> str:
