@@ -63,16 +63,25 @@ def unproject(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     points = np.empty((*depth.shape, 3), np.float32)
     points[..., 2] = depth
     across, down = _rays(intrinsics)
-    np.multiply(points[..., 2], across, out=points[..., 0])
-    np.multiply(points[..., 2], down, out=points[..., 1])
+    with np.errstate(invalid="ignore"):  # infinitely far, straight ahead: 0 * inf
+        np.multiply(points[..., 2], across, out=points[..., 0])
+        np.multiply(points[..., 2], down, out=points[..., 1])
     return points
 
 
-def cloud(depth: np.ndarray, image: np.ndarray, intrinsics: Intrinsics, *, jump: float | None = None) -> Cloud:
+def cloud(
+    depth: np.ndarray,
+    image: np.ndarray,
+    intrinsics: Intrinsics,
+    *,
+    jump: float | None = None,
+    engine_size: tuple[int, int] | None = None,
+) -> Cloud:
     """The coloured points of a picture, without pixels that have no depth or that fly between two surfaces.
 
     A pixel flies if its depth and that of the next pixel, in its row or column, differ by more than `jump`. Both are
-    dropped, so that surfaces lose one row of pixels along their edges.
+    dropped, and with `engine_size` all pixels within half an engine pixel of them: surfaces lose a narrow border.
+    Surfaces steeper than `jump` are dropped too, for instance a floor farther away than 11 times the camera's height.
 
     Args:
         depth: H x W metres; not finite or not above 0 where there is none.
@@ -80,6 +89,7 @@ def cloud(depth: np.ndarray, image: np.ndarray, intrinsics: Intrinsics, *, jump:
         intrinsics: for pictures of this height and width.
         jump: largest difference, as a share of the nearer depth; `math.inf` keeps all pixels. None: that of a
             surface seen at 85 degrees (`STEEPEST`), whatever the picture's size.
+        engine_size: height and width at which depth was computed (`session.spec.size`), if it was resized since.
 
     Raises:
         FrameError: an array's shape or dtype does not fit.
@@ -96,9 +106,11 @@ def cloud(depth: np.ndarray, image: np.ndarray, intrinsics: Intrinsics, *, jump:
     valid = np.isfinite(metres) & (metres > 0)
     metres = np.where(valid, metres, np.float32(np.nan))  # no comparison with NaN is true: holes are no jumps
     slope = math.tan(math.radians(STEEPEST))
-    for axis, focal in enumerate((intrinsics.fy, intrinsics.fx)):
-        _drop_jumps(valid, metres, axis, slope / focal if jump is None else jump)
-    kept = np.flatnonzero(valid)
+    flying = _jumps(metres, jump or slope / intrinsics.fx, jump or slope / intrinsics.fy)
+    if engine_size is not None:
+        scale = max(size / small for size, small in zip(depth.shape, engine_size, strict=True))
+        _grow(flying, math.ceil(scale / 2) if scale > 1 else 0)
+    kept = np.flatnonzero(valid & ~flying)
     rows, columns = np.divmod(kept, depth.shape[1])
     across, down = _rays(intrinsics)
     points = np.empty((len(kept), 3), np.float32)
@@ -166,13 +178,27 @@ def _rays(intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
     return across.astype(np.float32), down.astype(np.float32)
 
 
-def _drop_jumps(valid: np.ndarray, metres: np.ndarray, axis: int, limit: float) -> None:
-    """Clear `valid` on both sides of every jump along an axis."""
-    swapped, kept = (array if axis == 0 else array.T for array in (metres, valid))
-    before, after = swapped[:-1], swapped[1:]
-    jumps = np.abs(before - after) > np.float32(limit) * np.minimum(before, after)
-    kept[:-1] &= ~jumps
-    kept[1:] &= ~jumps
+def _jumps(metres: np.ndarray, across: float, down: float) -> np.ndarray:
+    """The pixels (H x W bool) on both sides of every jump, by the limits along rows and columns."""
+    found = np.zeros(metres.shape, bool)
+    for depth, mask, limit in ((metres.T, found.T, across), (metres, found, down)):
+        before, after = depth[:-1], depth[1:]
+        jumps = np.abs(before - after) > np.float32(limit) * np.minimum(before, after)
+        mask[:-1] |= jumps
+        mask[1:] |= jumps
+    return found
+
+
+def _grow(mask: np.ndarray, reach: int) -> None:
+    """Grow what is true by `reach` pixels in all eight directions, in place."""
+    for lines in (mask, mask.T):
+        done = 0
+        while done < reach:
+            step = min(2 * done + 1, reach - done)  # no gap is left by a step of up to the width so far
+            old = lines.copy()
+            lines[step:] |= old[:-step]
+            lines[:-step] |= old[step:]
+            done += step
 
 
 def _require_size(depth: np.ndarray, intrinsics: Intrinsics) -> None:
