@@ -7,21 +7,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import DepthkitError
+    from .runtime.cameras import Intrinsics
+    from .runtime.clouds import unproject
     from .runtime.load import load
     from .session import Session
     from .spec import ModelSpec
     from .train.hub import DepthModel, pretrained
 
 __version__ = "0.1.0"
-__all__ = ["DepthModel", "DepthkitError", "ModelSpec", "Session", "__version__", "load", "pretrained"]
+__all__ = [
+    "DepthModel",
+    "DepthkitError",
+    "Intrinsics",
+    "ModelSpec",
+    "Session",
+    "__version__",
+    "load",
+    "pretrained",
+    "unproject",
+]
 
 _HOME = {
     "DepthModel": ".train.hub",
     "DepthkitError": ".errors",
+    "Intrinsics": ".runtime.cameras",
     "ModelSpec": ".spec",
     "Session": ".session",
     "load": ".runtime.load",
     "pretrained": ".train.hub",
+    "unproject": ".runtime.clouds",
 }
 
 

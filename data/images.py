@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError, FrameError, UserError
 from ..files import atomic_write
@@ -24,6 +24,7 @@ __all__ = [
     "is_result",
     "looks_like_picture",
     "read_depth",
+    "read_exif",
     "read_image",
     "read_pair",
     "read_resized",
@@ -142,6 +143,16 @@ def read_depth(path: Path) -> np.ndarray:
     if stored.min() < 0:
         raise DataError(f"{path} holds negative depth ({stored.min()}); store 0 where nothing was measured")
     return stored
+
+
+def read_exif(path: Path) -> tuple[dict[int, Any], tuple[int, int]]:
+    """The EXIF tags of a picture by their numbers, and its height and width as stored, not turned upright.
+
+    Nothing is decoded. Raises DataError.
+    """
+    with _opened(path) as picture:
+        found = picture.getexif()
+        return {**found, **found.get_ifd(ExifTags.IFD.Exif)}, (picture.height, picture.width)
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
