@@ -39,7 +39,7 @@ def shown(address: str) -> str:
 
 
 def open_http(address: str, *, timeout: float, retries: int = 5, threads: int = 1) -> Source:
-    """Open an address. With a known length it is a file, otherwise a live stream.
+    """Open an address. What has a known length and is no multipart is a file; all else is a live stream.
 
     Raises:
         DataError: it does not answer within `timeout` seconds, refuses, is a web page, or holds no video.
@@ -48,22 +48,27 @@ def open_http(address: str, *, timeout: float, retries: int = 5, threads: int = 
     import_av()
     name = shown(address)
     first: list[HTTPResponse] = [_request(address, name, timeout)]
-    if first[0].length is not None:
+    if first[0].length is not None and not _is_multipart(first[0]):
         first.pop().close()
         return open_video(address, name, timeout=timeout, threads=threads)
 
     def connect() -> Opened:
         response = first.pop() if first else _request(address, name, timeout)
-        is_multipart = response.headers.get_content_type().startswith("multipart/")
         stream = _Stream(response)
         try:
-            container = open_container(stream, name, container="mpjpeg" if is_multipart else None, options=_OPTIONS)
-        except DataError:
-            stream.interrupt()
+            container = open_container(
+                stream, name, container="mpjpeg" if _is_multipart(response) else None, options=_OPTIONS
+            )
+        except BaseException:
+            stream.close()
             raise
-        return Opened(container, stream.interrupt)
+        return Opened(container, stream.interrupt, stream.close)
 
     return open_live(connect, name, patience=timeout, has_rate=False, retries=retries, threads=threads)
+
+
+def _is_multipart(response: HTTPResponse) -> bool:
+    return response.headers.get_content_type().startswith("multipart/")
 
 
 class _Stream:
@@ -72,7 +77,7 @@ class _Stream:
     def __init__(self, response: HTTPResponse) -> None:
         self._response = response
         # Of our own, because `response` gives its socket up where it ends.
-        self._socket: socket.socket | None = socket.socket(fileno=os.dup(response.fileno()))
+        self._socket = socket.socket(fileno=os.dup(response.fileno()))
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; none at the end, and where the connection broke."""
@@ -83,15 +88,12 @@ class _Stream:
     def interrupt(self) -> None:
         """End a read in another thread."""
         with suppress(OSError):
-            if self._socket is not None:
-                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Called by PyAV with its container."""
+        """Free the connection. No thread may be reading."""
         self._response.close()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._socket.close()
 
 
 def _request(address: str, name: str, timeout: float) -> HTTPResponse:

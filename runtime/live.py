@@ -25,10 +25,17 @@ _POLL: Final = 0.5  # seconds that a read may block before it is asked whether t
 
 @dataclass(frozen=True)
 class Opened:
-    """An open container of a live source, and how to end a read that blocks in another thread."""
+    """An open container of a live source.
+
+    Attributes:
+        container: PyAV's.
+        interrupt: ends a read that blocks in another thread.
+        close: frees what the container reads from, after the container.
+    """
 
     container: Any
     interrupt: Callable[[], None] = lambda: None
+    close: Callable[[], None] = lambda: None
 
 
 class Connection:
@@ -45,8 +52,8 @@ class Connection:
         self._connect, self._name, self._patience, self._retries = connect, name, patience, retries
         self._threads = threads
         self._slot, self._closing = Slot(self.tally), threading.Event()
-        self._interrupt: Callable[[], None] = lambda: None
         self._heard, self._index = monotonic(), 0
+        self._opened: Opened
         self._video: Video = self._open(None)
         self.size, self.fps = self._video.size, self._video.fps
         self._begin = perf_counter()
@@ -63,23 +70,30 @@ class Connection:
         self._closing.set()
         self._slot.end(discard=True)
         if self._thread.ident is None:
-            self._video.close()
+            self._disconnect()
             return
-        self._interrupt()
+        self._opened.interrupt()
         join(self._thread)
 
     def _open(self, seen: int | None) -> Video:
-        opened = self._connect()
-        self._interrupt = opened.interrupt
+        self._opened = self._connect()
         self._heard = monotonic()
-        return Video(
-            opened.container,
-            self._name,
-            self.tally,
-            threads=self._threads,
-            keep_waiting=self._may_wait,
-            seen=seen,
-        )
+        try:
+            return Video(
+                self._opened.container,
+                self._name,
+                self.tally,
+                threads=self._threads,
+                keep_waiting=self._may_wait,
+                seen=seen,
+            )
+        except BaseException:
+            self._opened.close()
+            raise
+
+    def _disconnect(self) -> None:
+        self._video.close()
+        self._opened.close()
 
     def _may_wait(self) -> bool:
         return not self._closing.is_set() and monotonic() - self._heard < self._patience
@@ -95,7 +109,7 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - a thread has nobody else to tell
             self._slot.end(DataError(f"{self._name} cannot be read further: {error}"))
         finally:
-            self._video.close()
+            self._disconnect()
             self._slot.end()
 
     def _read(self) -> None:
@@ -110,7 +124,7 @@ class Connection:
 
     def _reconnect(self) -> None:
         """Connect again, up to the bound. Raises DataError: it did not come back, or with another size."""
-        self._video.close()
+        self._disconnect()
         wait = _FIRST_WAIT
         for _ in range(self._retries):
             if self._closing.wait(wait):
@@ -120,13 +134,12 @@ class Connection:
                 video = self._open(self._video.mark)
             except DataError:
                 continue
+            self._video = video
             if video.size != self.size:
-                video.close()
                 raise DataError(
                     f"{self._name} came back with the size {video.size[0]}x{video.size[1]} instead of "
                     f"{self.size[0]}x{self.size[1]} (HxW); open it again"
                 )
-            self._video = video
             self.tally.count("time the stream was lost and came back", "times the stream was lost and came back")
             return
         raise DataError(

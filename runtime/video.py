@@ -28,6 +28,7 @@ __all__ = ["Video", "import_av", "open_container", "open_video", "refusal"]
 _FPS: Final = 30.0  # for the step between frames of a video that states no rate
 _READ_ERRORS: Final = 20  # in a row, after which nothing more is expected of a file
 _EARLY: Final = 1.0  # seconds that a video may end before the length it states
+_TEXT: Final = frozenset({"ansi", "bintext", "idf", "xbin"})  # FFmpeg draws text files as pictures
 _SQUARE: Final = (None, 0, 1)  # aspect ratios of pixels that are square, or not stated
 
 BROKEN: Final = ("broken packet was skipped", "broken packets were skipped")
@@ -153,6 +154,7 @@ class Video:
 
         streams = self._container.streams
         videos = [each for each in streams.video if not each.disposition & Disposition.attached_pic]
+        videos = [each for each in videos if each.codec_context is None or each.codec_context.name not in _TEXT]
         if not videos:
             kind = "only sound" if streams.audio else "no video stream"
             raise DataError(f"{self.name} has {kind}; name a video or a picture")
@@ -259,7 +261,9 @@ def open_video(place: str, name: str, *, file: Any = None, timeout: float | None
         UserError: PyAV is not installed.
     """
     tally = Tally()
-    container = open_container(file or place, name, timeout=timeout)
+    # A playlist that lies on the disk must not read other places.
+    options = {"protocol_whitelist": "file"} if place.startswith("file:") else {}
+    container = open_container(file or place, name, options=options, timeout=timeout)
     video = Video(container, name, tally, threads=threads)
     count, sound = video.stream.frames or None, video.sound(place)
     if file is not None and sound is not None:
