@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from depthkit.errors import DataError, UserError
 from depthkit.runtime.source import Frame, Slot, Source, Tally
@@ -31,74 +26,17 @@ from depthkit.runtime.sources import open_source, paced  # noqa: E402
 from depthkit.runtime.video import open_container  # noqa: E402
 
 from .clips import SIZE, number, numbered, write_clip  # noqa: E402
-
-
-def jpeg(image: np.ndarray) -> bytes:
-    """A JPEG file."""
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "JPEG", quality=95)
-    return out.getvalue()
-
-
-class Camera:
-    """A server of MJPEG: what `/video` sends is the test's to say."""
-
-    def __init__(self) -> None:
-        self.connections = 0
-        self.stopping = threading.Event()
-        self.play: Callable[[Callable[[bytes], None], int], None] = lambda *_: None
-        camera = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                camera.connections += 1
-                if self.path == "/silent":
-                    camera.stopping.wait(5)
-                    return
-                if self.path == "/private" and self.headers.get("Authorization") != "Basic bWU6c2VjcmV0":
-                    self.send_response(401)
-                    self.send_header("WWW-Authenticate", 'Basic realm="camera"')
-                    self.end_headers()
-                    return
-                content = {"/video": "multipart/x-mixed-replace; boundary=frame", "/page": "text/html"}
-                if self.path not in {*content, "/private"}:
-                    self.send_error(404)
-                    return
-                self.send_response(200)
-                self.send_header("Content-Type", content.get(self.path, content["/video"]))
-                self.end_headers()
-                with suppress(OSError):
-                    camera.play(self._part, camera.connections)
-
-            def _part(self, data: bytes) -> None:
-                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-                self.wfile.write(head.encode() + data + b"\r\n")
-                self.wfile.flush()
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-
-    def close(self) -> None:
-        self.stopping.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+from .servers import MjpegServer, RtspServer, jpeg  # noqa: E402
 
 
 @pytest.fixture
-def camera() -> Iterator[Camera]:
-    made = Camera()
+def camera() -> Iterator[MjpegServer]:
+    made = MjpegServer()
     yield made
     made.close()
 
 
-def stream_of(camera: Camera, images: list[np.ndarray], *, pause: float, then: float = 0.0) -> None:
+def stream_of(camera: MjpegServer, images: list[np.ndarray], *, pause: float, then: float = 0.0) -> None:
     """Let the camera send these pictures, and then wait."""
     parts = [jpeg(image) for image in images]
 
@@ -117,7 +55,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_module, "_FIRST_WAIT", 0.02)
 
 
-def test_a_slow_reader_gets_the_newest_frames_and_the_rest_is_counted(camera: Camera) -> None:
+def test_a_slow_reader_gets_the_newest_frames_and_the_rest_is_counted(camera: MjpegServer) -> None:
     stream_of(camera, numbered(28), pause=0.02, then=5)
     with open_source(f"{camera.address}/video", timeout=3) as source:
         assert (source.size, source.live, source.count, source.fps) == (SIZE, True, None, None)
@@ -136,7 +74,7 @@ def test_a_slow_reader_gets_the_newest_frames_and_the_rest_is_counted(camera: Ca
     assert all(0 <= time.perf_counter() - frame.arrived < 60 for frame in taken)
 
 
-def test_a_lost_stream_comes_back_and_its_last_picture_is_not_given_again(camera: Camera) -> None:
+def test_a_lost_stream_comes_back_and_its_last_picture_is_not_given_again(camera: MjpegServer) -> None:
     parts = [jpeg(image) for image in numbered(8)]
 
     def play(send: Callable[[bytes], None], connection: int) -> None:
@@ -157,7 +95,7 @@ def test_a_lost_stream_comes_back_and_its_last_picture_is_not_given_again(camera
     assert {2, 5, 6, 7} <= {*taken}
 
 
-def test_a_stream_that_stays_lost_is_an_error_after_a_bound(camera: Camera) -> None:
+def test_a_stream_that_stays_lost_is_an_error_after_a_bound(camera: MjpegServer) -> None:
     stream_of(camera, numbered(3), pause=0.02)
     with open_http(f"{camera.address}/video", timeout=1, retries=2) as source:
         first = camera.connections
@@ -169,7 +107,7 @@ def test_a_stream_that_stays_lost_is_an_error_after_a_bound(camera: Camera) -> N
     assert camera.connections - first == 2
 
 
-def test_a_stream_that_comes_back_with_another_size_is_refused(camera: Camera) -> None:
+def test_a_stream_that_comes_back_with_another_size_is_refused(camera: MjpegServer) -> None:
     def play(send: Callable[[bytes], None], connection: int) -> None:
         for image in numbered(3, SIZE if connection == 1 else (64, 96)):
             send(jpeg(image))
@@ -183,7 +121,7 @@ def test_a_stream_that_comes_back_with_another_size_is_refused(camera: Camera) -
         list(source)
 
 
-def test_a_stream_that_changes_its_size_is_refused(camera: Camera) -> None:
+def test_a_stream_that_changes_its_size_is_refused(camera: MjpegServer) -> None:
     stream_of(camera, [*numbered(3), *numbered(3, (64, 96))], pause=0.02, then=5)
     with (
         open_source(f"{camera.address}/video", timeout=3) as source,
@@ -192,7 +130,7 @@ def test_a_stream_that_changes_its_size_is_refused(camera: Camera) -> None:
         list(source)
 
 
-def test_close_does_not_wait_for_a_stream_that_is_silent(camera: Camera) -> None:
+def test_close_does_not_wait_for_a_stream_that_is_silent(camera: MjpegServer) -> None:
     stream_of(camera, numbered(3), pause=0.01, then=30)
     source = open_source(f"{camera.address}/video", timeout=20)
     frames = iter(source)
@@ -206,7 +144,7 @@ def test_close_does_not_wait_for_a_stream_that_is_silent(camera: Camera) -> None
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("depthkit")]
 
 
-def test_a_source_that_is_never_read_can_be_closed(camera: Camera) -> None:
+def test_a_source_that_is_never_read_can_be_closed(camera: MjpegServer) -> None:
     stream_of(camera, numbered(3), pause=0.01, then=5)
     open_source(f"{camera.address}/video", timeout=3).close()
 
@@ -215,12 +153,12 @@ def test_a_source_that_is_never_read_can_be_closed(camera: Camera) -> None:
     ("path", "message"),
     [("/nothing", "answers 404"), ("/private", "answers 401.*USER:PASSWORD"), ("/page", "web page")],
 )
-def test_addresses_that_give_no_stream_are_refused(camera: Camera, path: str, message: str) -> None:
+def test_addresses_that_give_no_stream_are_refused(camera: MjpegServer, path: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         open_source(f"{camera.address}{path}", timeout=3)
 
 
-def test_an_address_that_does_not_answer_in_time_is_refused(camera: Camera) -> None:
+def test_an_address_that_does_not_answer_in_time_is_refused(camera: MjpegServer) -> None:
     before = time.perf_counter()
     with pytest.raises(DataError, match=r"did not answer within 0\.3 s"):
         open_source(f"{camera.address}/silent", timeout=0.3)
@@ -236,7 +174,7 @@ def test_a_port_that_nobody_listens_at_is_refused() -> None:
         open_source("http://127.0.0.1:9/video", timeout=0)
 
 
-def test_a_password_is_used_and_never_shown(camera: Camera) -> None:
+def test_a_password_is_used_and_never_shown(camera: MjpegServer) -> None:
     stream_of(camera, numbered(3), pause=0.02, then=5)
     address = camera.address.replace("//", "//me:secret@")
     with open_source(f"{address}/private", timeout=3) as source:
@@ -267,82 +205,17 @@ def test_a_file_on_a_web_server_is_read_whole(tmp_path: Path) -> None:
         thread.join()
 
 
-class Rtsp:
-    """A small RTSP server: it sends an MPEG transport stream in RTP, interleaved in the connection (RFC 2326, 2250)."""
-
-    def __init__(self, stream: bytes) -> None:
-        self._stream, self.stopping, self.connections = stream, threading.Event(), 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"rtsp://127.0.0.1:{self._listener.getsockname()[1]}/camera"
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        self._listener.settimeout(0.05)
-        while not self.stopping.is_set():
-            with suppress(TimeoutError):
-                connection, _ = self._listener.accept()
-                self.connections += 1
-                self._threads.append(threading.Thread(target=self._serve, args=(connection,)))
-                self._threads[-1].start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        connection.settimeout(5)
-        with connection, suppress(OSError):
-            while not self.stopping.is_set():
-                request = b""
-                while not request.endswith(b"\r\n\r\n"):
-                    part = connection.recv(1)
-                    if not part:
-                        return
-                    request += part
-                method, headers = (
-                    request.split()[0],
-                    dict(line.split(": ", 1) for line in request.decode().splitlines()[1:] if ": " in line),
-                )
-                extra, body = "", ""
-                if method == b"DESCRIBE":
-                    body = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:1\r\n"
-                    extra = "Content-Type: application/sdp\r\n"
-                elif method == b"SETUP":
-                    extra = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1\r\n"
-                elif method == b"OPTIONS":
-                    extra = "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n"
-                answer = (
-                    f"RTSP/1.0 200 OK\r\nCSeq: {headers['CSeq']}\r\n{extra}Content-Length: {len(body)}\r\n\r\n{body}"
-                )
-                connection.sendall(answer.encode())
-                if method == b"PLAY":
-                    self._play(connection)
-                    return
-
-    def _play(self, connection: socket.socket) -> None:
-        for count, begin in enumerate(range(0, len(self._stream), 7 * 188)):
-            payload = self._stream[begin : begin + 7 * 188]
-            packet = struct.pack(">BBHII", 0x80, 33, count & 0xFFFF, count * 900, 1) + payload
-            connection.sendall(b"$\0" + struct.pack(">H", len(packet)) + packet)
-            if self.stopping.wait(0.01):
-                return
-        self.stopping.wait(10)  # silent, but connected
-
-    def close(self) -> None:
-        self.stopping.set()
-        for thread in self._threads:
-            thread.join()
-        self._listener.close()
-
-
 @pytest.fixture
-def rtsp(tmp_path: Path) -> Iterator[Rtsp]:
+def rtsp(tmp_path: Path) -> Iterator[RtspServer]:
     noise = np.random.default_rng(0)
     images = [image + noise.integers(0, 2, image.shape, np.uint8) for image in numbered(28)]
     path = write_clip(tmp_path / "clip.ts", images, options={"g": "5", "bf": "0", "tune": "zerolatency"})
-    server = Rtsp(path.read_bytes())
+    server = RtspServer(path.read_bytes())
     yield server
     server.close()
 
 
-def test_rtsp_gives_frames_and_closes_while_it_waits(rtsp: Rtsp) -> None:
+def test_rtsp_gives_frames_and_closes_while_it_waits(rtsp: RtspServer) -> None:
     source = open_source(rtsp.address, timeout=5)
     assert (source.size, source.live) == (SIZE, True)
     closing = threading.Timer(2.0, source.close)
@@ -355,7 +228,7 @@ def test_rtsp_gives_frames_and_closes_while_it_waits(rtsp: Rtsp) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("depthkit")]
 
 
-def test_rtsp_that_falls_silent_is_lost_and_comes_back(rtsp: Rtsp) -> None:
+def test_rtsp_that_falls_silent_is_lost_and_comes_back(rtsp: RtspServer) -> None:
     with open_source(rtsp.address, timeout=1) as source:
         for _ in source:
             if rtsp.connections > 1 and source.faults[-1:] == ["1 time the stream was lost and came back"]:
