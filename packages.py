@@ -20,6 +20,7 @@ EXTRAS: Final = {
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "gpu",
+    "av": "video",
 }
 """Optional modules, and the extra that installs each."""
 

@@ -61,6 +61,15 @@ def nyu() -> Path:
 
 
 @pytest.fixture(scope="session")
+def samples() -> Path:
+    """The real clips and photos that DEPTHKIT_SAMPLES names; the test is skipped where there are none."""
+    folder = os.environ.get("DEPTHKIT_SAMPLES")
+    if not folder:
+        pytest.skip("DEPTHKIT_SAMPLES does not name a folder with photos/ and video/")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
     """A folder of this name that all workers of a test run have in common; whoever asks first fills it. Read only."""
     root = tmp_path_factory.getbasetemp()
