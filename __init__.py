@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import DepthkitError
+    from .pipeline.predictor import Predictor
     from .runtime.load import load
     from .session import Session
     from .spec import ModelSpec
     from .train.hub import DepthModel, pretrained
 
 __version__ = "0.1.0"
-__all__ = ["DepthModel", "DepthkitError", "ModelSpec", "Session", "__version__", "load", "pretrained"]
+__all__ = ["DepthModel", "DepthkitError", "ModelSpec", "Predictor", "Session", "__version__", "load", "pretrained"]
 
 _HOME = {
     "DepthModel": ".train.hub",
     "DepthkitError": ".errors",
     "ModelSpec": ".spec",
+    "Predictor": ".pipeline.predictor",
     "Session": ".session",
     "load": ".runtime.load",
     "pretrained": ".train.hub",
