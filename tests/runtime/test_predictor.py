@@ -64,7 +64,8 @@ def test_depth_has_the_size_of_the_frame_and_belongs_to_the_caller(size: tuple[i
     model, frame = AnySize(FirstChannel()), noise(*size)
     (depth,) = model.run([frame])
     expected = resize_depth(resize_image(frame, (16, 32))[..., 0].astype(np.float32), size, smooth=True)
-    assert (depth.shape, depth.dtype) == (size, np.float32)
+    assert depth.shape == size
+    assert depth.dtype == np.float32
     assert np.abs(depth - expected).max() <= 1 + 1e-3
     before = depth.copy()
     next(model.run([255 - frame]))
@@ -212,17 +213,16 @@ def test_an_error_does_not_lose_the_session(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_session_that_cannot_be_opened_leaves_its_place_free(
     opened: list[FirstChannel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    working = module.open_target
 
     def refuse(_: Path) -> FirstChannel:
         raise BackendError("no memory")
 
     with Predictor("x", threads=2) as predictor, predictor._pool.lend():
-        monkeypatch.setattr(module, "open_target", refuse)
-        for _ in range(3):
-            with pytest.raises(BackendError, match="no memory"):
-                predictor(noise(8, 8))
-        monkeypatch.setattr(module, "open_target", working)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "open_target", refuse)
+            for _ in range(3):
+                with pytest.raises(BackendError, match="no memory"):
+                    predictor(noise(8, 8))
         assert predictor(noise(8, 8)).shape == (8, 8)
     assert len(opened) == 2
 
