@@ -145,7 +145,7 @@ def _print_enlarging(depth: np.ndarray) -> None:
 def _print_overhead(picture: np.ndarray) -> None:
     click.echo("\n| all but the engine, ms | RGB | BGR |")
     click.echo("|---|---:|---:|")
-    for source, goal in FRAMES:
+    for source, goal in (*FRAMES, ((720, 1280), (240, 320))):
         frame = by_pillow(picture, source)
         spec = _spec(goal)
         both = [AnySize(NullSession(spec, 1.0), flip=flip) for flip in (False, True)]
