@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import DepthkitError
+    from .pipeline.predictor import Predictor
     from .runtime.cameras import Intrinsics
     from .runtime.clouds import unproject
     from .runtime.load import load
@@ -20,6 +21,7 @@ __all__ = [
     "DepthkitError",
     "Intrinsics",
     "ModelSpec",
+    "Predictor",
     "Session",
     "__version__",
     "load",
@@ -32,6 +34,7 @@ _HOME = {
     "DepthkitError": ".errors",
     "Intrinsics": ".runtime.cameras",
     "ModelSpec": ".spec",
+    "Predictor": ".pipeline.predictor",
     "Session": ".session",
     "load": ".runtime.load",
     "pretrained": ".train.hub",

@@ -7,10 +7,10 @@ from itertools import tee
 
 import numpy as np
 
+from ..frames import predict_frames
 from ..metrics import Alignment, DepthScores, aggregate, score_frame
 from ..parity import loss_faults
 from ..precisions import Precision
-from ..runtime.frames import predict_frames
 from ..session import Session
 
 __all__ = ["accuracy_faults", "measure_accuracy"]

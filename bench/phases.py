@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from ..data.images import resize_depth, resize_image
+from ..data.images import fill_image, resize_depth
 from ..session import Session
 from .results import PHASES, Phase
 from .timing import allocate
@@ -41,7 +41,7 @@ def measure_phases(
         group = [next(shown) for _ in image]
         start = perf_counter()
         for target, picture in zip(image, group, strict=True):
-            target[...] = resize_image(picture, target.shape[:2])
+            fill_image(target, picture)
         filled = perf_counter()
         times: dict[Phase, float] = {phase: ms for phase, ms in session.run_phases().items()}  # noqa: C416 - other keys
         times["preprocess"] = (filled - start) * 1000

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import EngineError
+from ..frames import predict_frames
 from ..parity import Parity, compare
 from ..reference import Reference
-from ..runtime.frames import predict_frames
 from ..session import Session
 
 __all__ = ["measure_parity"]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .options import PathType, expand
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @click.command()
@@ -47,10 +51,9 @@ def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None
     """
     import numpy as np
 
-    from ..data.images import colour, read_resized, resize_depth, write_depth_png, write_image
+    from ..data.images import colour, read_resized, write_depth_png, write_image
     from ..files import atomic_write
-    from ..pipeline.targets import open_target
-    from ..runtime.frames import predict_frames
+    from ..pipeline.predictor import Predictor
     from .console import out as console
     from .console import progress
 
@@ -58,15 +61,14 @@ def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None
     pictures = _pictures(inputs)
     names = _names(pictures)
     _require_goals(pictures, names, out)
-    with open_target(target) as session, progress() as bar:
+    with Predictor(target) as predictor, progress() as bar:
         # Read every picture before the first result is written: a broken one must not leave half of the results.
         for picture in pictures:
-            read_resized(picture, session.spec.size)
+            read_resized(picture, predictor.size)
         for picture in bar.track(pictures, description="depth"):
-            image, shape = read_resized(picture, session.spec.size)
-            (small,) = predict_frames(session, [image])
-            low, high = (float(v) for v in np.percentile(small, (2, 98)))
-            depth = resize_depth(small, shape, smooth=True)
+            image, shape = read_resized(picture, predictor.size)
+            depth = predictor(image, shape)
+            low, high = (float(v) for v in np.percentile(_sampled(depth, predictor.size), (2, 98)))
             write_image(out / f"{names[picture]}_depth.png", colour(depth, (low, high)))
             write_depth_png(out / f"{names[picture]}_depth16.png", depth)
             with atomic_write(out / f"{names[picture]}_depth.npy") as temporary:
@@ -75,6 +77,12 @@ def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None
                 f"{picture}: {low:.2f} to {high:.2f} m  ->  {out / names[picture]}_depth[.png|16.png|.npy]",
                 markup=False,
             )
+
+
+def _sampled(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Every n-th row and column, so that about `size` of them are left; percentiles of a large picture are slow."""
+    down, across = (max(1, have // want) for have, want in zip(depth.shape, size, strict=True))
+    return depth[::down, ::across]
 
 
 def _split(arguments: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:

@@ -15,11 +15,13 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError, FrameError, UserError
 from ..files import atomic_write
+from .resample import can_shrink, enlarge, shrink
 
 __all__ = [
     "RESULTS",
     "DataWarning",
     "colour",
+    "fill_image",
     "find_images",
     "is_result",
     "looks_like_picture",
@@ -161,11 +163,50 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Raises:
         FrameError: the array is not H x W x 3 uint8.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise FrameError(f"a picture must be H x W x 3 uint8, not {image.shape} {image.dtype}")
+    _check_picture(image)
     if image.shape[:2] == size:
         return image
     return _array(_resized(Image.fromarray(image), size, Image.Resampling.BILINEAR))
+
+
+def fill_image(target: np.ndarray, image: np.ndarray, *, flip: bool = False) -> None:
+    """Write H x W x 3 uint8 into `target`, another such array, at its size.
+
+    The pixels are those of `resize_image`, up to a rounding by 1 where the sizes divide: that case is faster here.
+
+    Args:
+        target: written.
+        image: of any size and memory layout; it may be read-only.
+        flip: reverse the order of the channels, from BGR to RGB.
+
+    Raises:
+        FrameError: `image` is not H x W x 3 uint8.
+    """
+    _check_picture(image)
+    height, width = target.shape[:2]
+    if can_shrink(image.shape[:2], (height, width)):
+        shrink(image, target, flip=flip)
+    else:
+        resized = resize_image(image, (height, width))
+        target[...] = resized[..., ::-1] if flip else resized
+
+
+def _check_picture(image: np.ndarray) -> None:
+    """Raise FrameError unless the array is H x W x 3 uint8, and not empty."""
+    if not isinstance(image, np.ndarray):
+        raise FrameError(f"a picture must be an H x W x 3 uint8 array, not {type(image).__name__}; see numpy.asarray")
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+        return
+    remedy = ""
+    if image.ndim == 4:
+        remedy = "; pass the pictures of a batch one by one"
+    elif image.ndim == 2:
+        remedy = "; repeat a grey picture's channel: np.repeat(picture[..., None], 3, axis=2)"
+    elif image.ndim == 3 and image.shape[2] == 4:
+        remedy = "; drop the fourth channel: picture[..., :3]"
+    elif image.size and image.dtype != np.uint8:
+        remedy = "; convert it to 8 bits, 0 to 255"
+    raise FrameError(f"a picture must be H x W x 3 uint8, not {image.shape} {image.dtype}{remedy}")
 
 
 def resize_depth(depth: np.ndarray, size: tuple[int, int], *, smooth: bool) -> np.ndarray:
@@ -176,6 +217,8 @@ def resize_depth(depth: np.ndarray, size: tuple[int, int], *, smooth: bool) -> n
     """
     if depth.shape == size:
         return depth
+    if smooth and depth.shape[0] <= size[0] and depth.shape[1] <= size[1]:
+        return enlarge(depth, size)
     method = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
     return _array(_resized(Image.fromarray(depth), size, method))
 

@@ -20,10 +20,10 @@ from ..engines.store import locked
 from ..errors import BackendError, DataError, UserError
 from ..export.recipe import ExportOptions, find_current
 from ..files import atomic_folder, atomic_write, make_folder, sha256_arrays, sha256_text
+from ..frames import predict_frames
 from ..names import DEPTH_UNITS
 from ..precisions import PRECISIONS, WIDENED, Precision
 from ..reference import reference_path
-from ..runtime.frames import predict_frames
 from ..runtime.load import load
 from ..sizes import smaller_size
 from .budget import Candidate

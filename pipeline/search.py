@@ -27,9 +27,9 @@ from ..bench.timing import Steady, Times, time_steady
 from ..documents import from_json, to_json
 from ..errors import BackendError, DepthkitError
 from ..files import write_text
+from ..frames import predict_frames
 from ..metrics import PixelSums, pixel_sums, scaled_ssim, valid_pixels
 from ..parity import gate_faults
-from ..runtime.frames import predict_frames
 from ..session import Session
 from .budget import HOPE, Budget, Candidate, Quality, Trial, Tuning, choose, could_win
 

@@ -111,4 +111,5 @@ def _blur(values: np.ndarray, radius: int = 2) -> np.ndarray:
     padded[0], padded[:, 0] = 0, 0
     sums = padded.cumsum(axis=0).cumsum(axis=1)
     total = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    return (total / side**2).astype(np.float32)
+    blurred: np.ndarray = (total / side**2).astype(np.float32)
+    return blurred

@@ -22,8 +22,8 @@ from depthkit.bench.accuracy import measure_accuracy
 from depthkit.data.images import write_depth_png, write_image
 from depthkit.data.sources import open_dataset
 from depthkit.files import sha256
+from depthkit.frames import predict_frames
 from depthkit.metrics import aggregate, score_frame
-from depthkit.runtime.frames import predict_frames
 from depthkit.train.networks import build_network
 from depthkit.train.torch_session import TorchSession
 

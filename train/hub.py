@@ -17,19 +17,19 @@ from typing import Final
 import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
-from torch import Tensor
 from typing_extensions import Self
 
-from ..data.images import resize_depth, resize_image
 from ..data.sources import open_dataset
 from ..documents import to_json
 from ..errors import BundleError
 from ..files import write_text
+from ..frames import predict_frames
 from ..names import is_import_path
 from .bundle import Bundle, Frames, read_bundle, write_bundle
 from .camera_ready import CameraReady
 from .document import FRAMES, MODEL, WEIGHTS, TrainingRecord, read_document
 from .shipped import shipped_run
+from .torch_session import ModuleSession
 
 __all__ = ["CARD", "DepthModel", "pretrained"]
 
@@ -81,7 +81,6 @@ class DepthModel(
         self.spec = bundle.spec
         self.eval()
 
-    @torch.inference_mode()
     def predict(self, image: np.ndarray) -> np.ndarray:
         """Depth of one picture: the picture is resized to the model's size, and the depth back.
 
@@ -94,9 +93,8 @@ class DepthModel(
         Raises:
             FrameError: `image` has another shape or dtype.
         """
-        frame = torch.from_numpy(resize_image(image, self.spec.size).copy())
-        depth: Tensor = self(frame[None].to(self.gain.device))
-        return resize_depth(depth[0].cpu().numpy(), (image.shape[0], image.shape[1]), smooth=True)
+        with ModuleSession(self, self.spec, self.gain.device) as session:
+            return next(predict_frames(session, [image]))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the bundle with frames of the built-in scenes, and without paths of this machine.

@@ -15,44 +15,38 @@ from torch import Tensor
 from ..errors import UserError
 from ..precisions import Precision
 from ..session import RunPhase, SessionBase
+from ..spec import ModelSpec
 from .bundle import Bundle, read_bundle
 from .camera_ready import DTYPES, CameraReady
 
-__all__ = ["TorchSession"]
+__all__ = ["ModuleSession", "TorchSession"]
 
 
-class TorchSession(SessionBase):
-    """PyTorch at any size that the network supports.
+class ModuleSession(SessionBase):
+    """A torch module from camera frames to metres, as it is: not copied, on its device.
 
     Args:
-        bundle: a run folder, or a bundle in memory, which is not changed.
-        size: height and width of frames; None: the size of training.
-        batch: frames per run.
-        device: "cpu" or "cuda".
-        precision: of the network: "fp32", "fp16" or "bf16".
-        compiled: use `torch.compile(mode="max-autotune")`, which takes minutes, and replays a graph on CUDA.
+        module: maps N x H x W x 3 uint8 to N x H x W metres; usually a `CameraReady` in evaluation mode.
+        spec: the module's.
+        device: where the module is.
+        precision: that the module computes in.
+        how: "eager" or "compile ...", for the provider's name.
     """
 
     def __init__(
         self,
-        bundle: Path | Bundle,
-        size: tuple[int, int] | None = None,
-        *,
-        batch: int = 1,
-        device: str = "cpu",
+        module: Callable[[Tensor], Tensor],
+        spec: ModelSpec,
+        device: torch.device,
         precision: Precision = "fp32",
-        compiled: bool = False,
+        how: str = "eager",
     ) -> None:
-        if precision == "int8":
-            raise UserError("torch does not run INT8 networks here; choose fp32, fp16 or bf16, or export an engine")
-        bundle = read_bundle(bundle) if isinstance(bundle, Path) else bundle
-        self.spec = bundle.spec_at(size).with_batch(batch)
+        self.spec = spec
         self.precision = precision
-        self.provider = f"torch {'compile max-autotune' if compiled else 'eager'}, {device}"
-        self._device = torch.device(device)
-        self.device = "cpu" if self._device.type == "cpu" else "gpu"
-        camera = CameraReady(copy.deepcopy(bundle.network), self.spec, DTYPES[precision]).eval().to(self._device)
-        self._model: Callable[[Tensor], Tensor] = torch.compile(camera, mode="max-autotune") if compiled else camera
+        self.provider = f"torch {how}, {device}"
+        self._device = device
+        self.device = "cpu" if device.type == "cpu" else "gpu"
+        self._model = module
         self._tensors: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def bind(self, *, image: np.ndarray, depth: np.ndarray) -> None:
@@ -97,3 +91,35 @@ class TorchSession(SessionBase):
         """See `Session.close`."""
         super().close()
         self._tensors = None
+
+
+class TorchSession(ModuleSession):
+    """PyTorch at any size that the network supports.
+
+    Args:
+        bundle: a run folder, or a bundle in memory, which is not changed.
+        size: height and width of frames; None: the size of training.
+        batch: frames per run.
+        device: "cpu" or "cuda".
+        precision: of the network: "fp32", "fp16" or "bf16".
+        compiled: use `torch.compile(mode="max-autotune")`, which takes minutes, and replays a graph on CUDA.
+    """
+
+    def __init__(
+        self,
+        bundle: Path | Bundle,
+        size: tuple[int, int] | None = None,
+        *,
+        batch: int = 1,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+        compiled: bool = False,
+    ) -> None:
+        if precision == "int8":
+            raise UserError("torch does not run INT8 networks here; choose fp32, fp16 or bf16, or export an engine")
+        bundle = read_bundle(bundle) if isinstance(bundle, Path) else bundle
+        spec = bundle.spec_at(size).with_batch(batch)
+        camera = CameraReady(copy.deepcopy(bundle.network), spec, DTYPES[precision]).eval().to(device)
+        model: Callable[[Tensor], Tensor] = torch.compile(camera, mode="max-autotune") if compiled else camera
+        how = "compile max-autotune" if compiled else "eager"
+        super().__init__(model, spec, torch.device(device), precision, how)

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 from depthkit.data.images import read_image, resize_depth, resize_image
 from depthkit.files import atomic_write
+from depthkit.frames import predict_frames
 from depthkit.pipeline.targets import open_target
-from depthkit.runtime.frames import predict_frames
 
 _TILE: Final = (180, 240)
 _GAP, _TOP, _DPI = 4, 22, 100

@@ -36,8 +36,8 @@ from depthkit.data.dataset import RGBDDataset, evenly_spaced
 from depthkit.data.images import resize_image
 from depthkit.data.sources import open_dataset
 from depthkit.errors import BundleError, GateError, UserError
+from depthkit.frames import predict_frames
 from depthkit.metrics import DepthScores, FrameScore, aggregate, score_frame, valid_pixels
-from depthkit.runtime.frames import predict_frames
 from depthkit.runtime.load import load
 from depthkit.runtime.null import NullSession
 from depthkit.session import Session

@@ -32,11 +32,11 @@ from depthkit.export.quantize import (
     plan,
 )
 from depthkit.export.recipe import Calibration, ExportOptions, Frames
+from depthkit.frames import predict_frames
 from depthkit.onnx_graph import convolutions, describe_onnx
 from depthkit.parity import gate_faults
 from depthkit.pipeline.pictures import read_pictures
 from depthkit.reference import Reference, read_reference, reference_path
-from depthkit.runtime.frames import predict_frames
 from depthkit.runtime.load import load
 from depthkit.spec import Dim
 from depthkit.testing import assert_parity

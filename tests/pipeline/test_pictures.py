@@ -17,8 +17,8 @@ from depthkit.commands.options import DataType, PathType
 from depthkit.data.dataset import Split
 from depthkit.data.images import write_image
 from depthkit.data.sources import open_dataset
+from depthkit.frames import predict_frames
 from depthkit.pipeline.pictures import read_pictures
-from depthkit.runtime.frames import predict_frames
 from depthkit.runtime.load import load
 
 from ..support import run_code, save_array

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from depthkit.data.images import read_image, resize_depth, resize_image
 from depthkit.errors import FrameError
+from depthkit.frames import predict_frames
 from depthkit.reference import Reference
-from depthkit.runtime.frames import predict_frames
 from depthkit.runtime.load import load
 from depthkit.runtime.null import NullSession
 from depthkit.spec import Dim

@@ -21,7 +21,7 @@ from depthkit.data.nyu import official_test_frames
 from depthkit.data.sources import open_dataset
 from depthkit.documents import from_json
 from depthkit.errors import BundleError, FrameError, UserError
-from depthkit.runtime.frames import predict_frames
+from depthkit.frames import predict_frames
 from depthkit.spec import ModelSpec
 from depthkit.train.bundle import read_bundle
 from depthkit.train.document import read_document

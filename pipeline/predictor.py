@@ -1,0 +1,112 @@
+"""`depthkit.Predictor`: depth of frames of any size, for any number of threads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+import numpy as np
+from typing_extensions import Self
+
+from ..errors import FrameError, UserError
+from ..frames import AnySize
+from ..runtime.pool import Pool
+from .targets import open_target
+
+__all__ = ["Color", "Predictor"]
+
+Color = Literal["rgb", "bgr"]
+_COLORS: Final = get_args(Color)
+
+
+class Predictor:
+    """Depth in metres of frames of any size. Threads may share it.
+
+    Args:
+        engine: an engine, an ONNX file that depthkit exported, a run folder, or the name of built-in weights. A run and
+            built-in weights run by torch, or without torch by an engine of their FP32 ONNX file.
+        color: order of the frames' channels: "rgb", or "bgr" as OpenCV reads them.
+        threads: how many frames are computed at the same time. Each has a session of its own, which is opened when it
+            is first needed; the first is opened now. More threads than that wait for each other. Answers do not depend
+            on it. The sessions share the processor: on a CPU, several are faster than one only if each engine was built
+            for a part of the cores.
+
+    Attributes:
+        spec: the model's tensors, preprocessing and depth range (`ModelSpec`).
+        provider: see `Session`.
+        precision: see `Session`.
+
+    Raises:
+        UserError: another `color`, or `threads` below 1.
+        EngineError: see `depthkit.load`; also BackendError, BundleError and SpecError.
+
+    >>> with Predictor("compact") as predictor:
+    ...     predictor(np.zeros((48, 64, 3), np.uint8)).shape
+    (48, 64)
+    """
+
+    def __init__(self, engine: str | Path, color: Color = "rgb", threads: int = 1) -> None:
+        if color not in _COLORS:
+            raise UserError(f"color must be one of {', '.join(map(repr, _COLORS))}, not {color!r}")
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise UserError(f"threads must be a whole number from 1, not {threads!r}")
+        self._engine = Path(engine)
+        self._color = color
+        self._threads = threads
+        self._pool = Pool(self._open, threads, "predictor")
+        with self._pool.lend() as first:
+            session = first.session
+            self.spec, self.provider, self.precision = session.spec, session.provider, session.precision
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames that the engine itself takes; those are not resized."""
+        return self.spec.size
+
+    def __call__(self, frame: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Depth of one frame: the frame is resized to the engine's size, and the depth back.
+
+        Args:
+            frame: H x W x 3 uint8, of any size and memory layout; only read.
+            size: height and width of the depth; None: the frame's. `predictor.size` is the fastest.
+
+        Returns:
+            float32 metres, H x W or of `size`: a new array, owned by the caller.
+
+        Raises:
+            FrameError: `frame` has another shape or dtype, or `size` is not two positive numbers.
+            EngineError: the predictor is closed.
+        """
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise FrameError(f"size must be a height and a width of at least 1, not {size}")
+        with self._pool.lend() as model:
+            (depth,) = model.run([frame], size)
+        return depth
+
+    def close(self) -> None:
+        """Wait for the calls in flight, and free the sessions; waiting calls and later ones raise EngineError.
+
+        Closing twice is harmless.
+        """
+        self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return (
+            f"<Predictor {self._engine}: {self.spec.network} at {height}x{width}, {self.precision} by {self.provider}, "
+            f"color={self._color}, threads={self._threads}>"
+        )
+
+    def _open(self) -> AnySize:
+        session = open_target(self._engine)
+        try:
+            return AnySize(session, flip=self._color == "bgr")
+        except BaseException:
+            session.close()
+            raise
