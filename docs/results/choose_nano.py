@@ -1,11 +1,11 @@
 """Choose `nano`: train every candidate alike, for a short time; score on the validation split; time all engines.
 
     cd docs/results
-    python nano.py train --data path/to/nyu --out runs/nano
-    python nano.py time --data path/to/nyu --out runs/nano > nano.json
-    python nano.py table nano.json
-    python nano.py start --out runs/start
-    python nano.py ablate --data path/to/taught-nyu --start runs/start/nano --out runs/ablation
+    python choose_nano.py train --data path/to/nyu --out runs/nano
+    python choose_nano.py time --data path/to/nyu --out runs/nano > nano.json
+    python choose_nano.py table nano.json
+    python choose_nano.py start --out runs/start
+    python choose_nano.py ablate --data path/to/taught-nyu --start runs/start/nano --out runs/ablation
 
 The tables are those of nano.md. `start` writes the run that nano's training starts from: compact's weights, widened.
 
