@@ -150,7 +150,7 @@ def test_run_of_other_weights_is_replaced(here: Path, run: Path, capsys: pytest.
 @pytest.mark.parametrize("target", ["compcat", "runs/nowhere", "weights/compact"])
 def test_unknown_name_lists_the_known_ones(here: Path, target: str) -> None:
     for call in (lambda: resolve_run(Path(target), Path("runs"), tell), lambda: open_target(Path(target))):
-        with pytest.raises(UserError, match=rf"{target}.*depthkit train.*\(compact\)"):
+        with pytest.raises(UserError, match=rf"{target}.*depthkit train.*\(compact, nano\)"):
             call()
 
 

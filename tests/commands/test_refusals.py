@@ -60,7 +60,7 @@ OUT_OF_RANGE = [
         ("demo --size 100x128", ["100x128"]),
         ("data prepare nowhere --out prepared", ["nowhere"]),
         ("data prepare scenes --size 100x128x3 --out prepared", ["100x128x3"]),
-        ("export", ["(compact)"]),
+        ("export", ["(compact, nano)"]),
         ("export nowhere", ["nowhere", "depthkit train"]),
         ("export compact nowhere", ["nowhere"]),
         ("export --runs nowhere", ["nowhere", "depthkit train"]),

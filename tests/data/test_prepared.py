@@ -19,65 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from depthkit.cli import run as depthkit
-from depthkit.data.dataset import SkipBad, Split
-from depthkit.data.images import resize_depth
 from depthkit.data.pairs import Pairs
 from depthkit.data.prepare import prepare
 from depthkit.data.sources import open_dataset
-from depthkit.errors import DataError, EngineError, OutputError, SchemaVersionError, SpecError
+from depthkit.errors import DataError, OutputError, SchemaVersionError, SpecError
 
 from ..support import at, files_at_most, places, save_array
-
-SIZE = (16, 32)
-SPLITS: tuple[Split, ...] = ("train", "val")
-ARRAYS = [f"{split}.{kind}.npy" for split in SPLITS for kind in ("images", "depths")]
-TAUGHT = "train.taught.npy"
-
-
-class _Red:
-    """A teacher whose depth in decimetres is the red of a pixel, and a bit; it counts the pictures."""
-
-    weights_sha256 = "ab" * 32
-
-    def __init__(self) -> None:
-        self.pictures = 0
-
-    def depths(self, images: np.ndarray) -> np.ndarray:
-        assert images.dtype == np.uint8
-        self.pictures += len(images)
-        return images[..., 0].astype(np.float32) / 10 + np.float32(0.0123)
-
-
-def _write_pairs(root: Path, counts: dict[Split, int], size: tuple[int, int] = (24, 40), seed: int = 0) -> Path:
-    """A `pairs` folder of noise, with holes in its depth."""
-    random = np.random.default_rng(seed)
-    for split, count in counts.items():
-        for name in range(count):
-            depth = random.integers(1, 65536, size) * (random.random(size) < 0.8)
-            depth[0, 0] = 1
-            save_array(root / "images" / split / f"{name}.png", random.integers(0, 256, (*size, 3)).astype(np.uint8))
-            save_array(root / "depth" / split / f"{name}.png", depth.astype(np.uint16))
-    return root
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """A `pairs` folder with 5 training and 3 validation samples."""
-    return _write_pairs(tmp_path / "source", {"train": 5, "val": 3})
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared folder of such a source, with a teacher's answers. Read only: take `prepared` to change it."""
-    root = tmp_path_factory.mktemp("prepared")
-    prepare(_write_pairs(root / "source", {"train": 5, "val": 3}), root / "out", size=SIZE, teacher=_Red())
-    return root / "out"
-
-
-@pytest.fixture
-def prepared(pristine: Path, tmp_path: Path) -> Path:
-    """A prepared folder of the test's own."""
-    return Path(shutil.copytree(pristine, tmp_path / "out"))
+from .sets import ARRAYS, SIZE, SPLITS, TAUGHT, Red, break_files, write_pairs
 
 
 @settings(max_examples=25, deadline=None)
@@ -93,7 +41,7 @@ def test_what_comes_out_is_what_the_source_gives_at_that_size(
     counts: tuple[int, int], native: tuple[int, int], size: tuple[int, int], units: float, workers: int, seed: int
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
-        root = _write_pairs(Path(name), dict(zip(SPLITS, counts, strict=True)), native, seed)
+        root = write_pairs(Path(name), dict(zip(SPLITS, counts, strict=True)), native, seed)
         given = {split: open_dataset(root, split, size=size, depth_units=units) for split in SPLITS}
         measured = {
             split: [n for n in range(len(data)) if (data[n].depth * 1000).round().any()]
@@ -118,7 +66,7 @@ def test_what_comes_out_is_what_the_source_gives_at_that_size(
 
 
 def test_depth_beyond_what_16_bits_hold_ends_there(tmp_path: Path) -> None:
-    root = _write_pairs(tmp_path / "source", {"train": 1, "val": 1})
+    root = write_pairs(tmp_path / "source", {"train": 1, "val": 1})
     save_array(root / "depth" / "train" / "0.png", np.full((24, 40), 60_000, np.uint16))
     prepare(root, tmp_path / "out", size=SIZE, depth_units=500.0)  # 120 m
     np.testing.assert_allclose(open_dataset(tmp_path / "out", "train")[0].depth, 65.535)
@@ -149,7 +97,7 @@ def test_a_size_that_would_enlarge_is_refused(prepared: Path, size: tuple[int, i
 
 
 def test_a_worker_gets_the_path_and_not_the_arrays(tmp_path: Path) -> None:
-    root = _write_pairs(tmp_path / "source", {"train": 3, "val": 1})
+    root = write_pairs(tmp_path / "source", {"train": 3, "val": 1})
     prepare(root, tmp_path / "out", size=(160, 160))
     data = open_dataset(tmp_path / "out", "train")
     data[0]
@@ -164,17 +112,8 @@ def test_there_is_no_test_split(prepared: Path) -> None:
         open_dataset(prepared, "test")
 
 
-def _break(source: Path) -> list[Path]:
-    """Spoil a picture and a depth map of train and a picture of val."""
-    bad = [source / "images/train/1.png", source / "depth/train/3.png", source / "images/val/0.png"]
-    bad[0].write_bytes(bad[0].read_bytes()[:-900])
-    bad[1].write_bytes(b"")
-    bad[2].write_text("no picture")
-    return bad
-
-
 def test_all_bad_files_are_named_and_nothing_is_left(source: Path, tmp_path: Path) -> None:
-    bad = _break(source)
+    bad = break_files(source)
     with pytest.raises(DataError) as caught:
         prepare(source, tmp_path / "out", size=SIZE)
     assert all(str(path) in str(caught.value) for path in bad)
@@ -183,7 +122,7 @@ def test_all_bad_files_are_named_and_nothing_is_left(source: Path, tmp_path: Pat
 
 
 def test_bad_files_are_left_out_where_that_is_asked(source: Path, tmp_path: Path) -> None:
-    bad = _break(source)
+    bad = break_files(source)
     document = prepare(source, tmp_path / "out", size=SIZE, skip_bad=True)
     assert [len(document.train.unreadable), len(document.val.unreadable)] == [2, 1]
     faults = document.train.unreadable + document.val.unreadable
@@ -259,7 +198,7 @@ def test_a_full_disk(source: Path, tmp_path: Path) -> None:
 def test_threads_that_silence_pillows_warnings_do_not_undo_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = _write_pairs(tmp_path / "source", {"train": 60, "val": 1}, (48, 64))
+    root = write_pairs(tmp_path / "source", {"train": 60, "val": 1}, (48, 64))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 64 - 1)  # Pillow warns of each
     before = list(warnings.filters)
     prepare(root, tmp_path / "out", size=SIZE, workers=8)
@@ -302,7 +241,7 @@ def test_an_array_of_something_else_is_refused_by_name(
     prepared: Path, tmp_path: Path, name: str, change: Callable[[Path, Path], object]
 ) -> None:
     other = tmp_path / "other"
-    prepare(_write_pairs(tmp_path / "another", {"train": 5, "val": 3}, seed=1), other, size=SIZE, teacher=_Red())
+    prepare(write_pairs(tmp_path / "another", {"train": 5, "val": 3}, seed=1), other, size=SIZE, teacher=Red())
     change(prepared / name, other)
     with pytest.raises(DataError, match=name):
         open_dataset(prepared, "train")
@@ -331,16 +270,9 @@ def test_a_document_with_unknown_missing_or_mistyped_keys_is_refused(pristine: P
 def test_a_copy_has_the_camera_of_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for focal in (0.81, None):
         monkeypatch.setattr(Pairs, "focal", focal)
-        source = _write_pairs(tmp_path / f"source {focal}", {"train": 1, "val": 1})
+        source = write_pairs(tmp_path / f"source {focal}", {"train": 1, "val": 1})
         prepare(source, tmp_path / f"out {focal}", size=SIZE)
         assert open_dataset(tmp_path / f"out {focal}", "train").focal == focal
-
-
-def test_a_copy_of_before_has_an_unknown_camera(prepared: Path) -> None:
-    document = json.loads((prepared / "prepared.json").read_text())
-    del document["focal"], document["teacher"]
-    (prepared / "prepared.json").write_text(json.dumps({**document, "schema_version": 1}))
-    assert open_dataset(prepared, "val").focal is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b'{"schema_version": 99}'])
@@ -352,117 +284,20 @@ def test_a_document_of_another_kind_or_version_is_refused(prepared: Path, conten
 
 
 def test_a_folder_of_before_is_read(prepared: Path) -> None:
-    """Version 1 of the document had no teacher."""
+    """Version 1 of the document had neither a teacher nor a focal length."""
     document = json.loads((prepared / "prepared.json").read_text())
-    del document["teacher"]
+    del document["teacher"], document["focal"]
     (prepared / "prepared.json").write_text(json.dumps({**document, "schema_version": 1}))
     (prepared / TAUGHT).unlink()
     data = open_dataset(prepared, "train")
-    assert (len(data), data.taught_by) == (5, None)
-
-
-def test_the_teachers_answers_lie_beside_the_pictures_they_are_for(tmp_path: Path) -> None:
-    """Also where samples are skipped, and for more pictures than are asked about at once."""
-    root, teacher = _write_pairs(tmp_path / "source", {"train": 40, "val": 2}), _Red()
-    (root / "images" / "train" / "3.png").write_bytes(b"no picture")
-    save_array(root / "depth" / "train" / "5.png", np.zeros((24, 40), np.uint16))
-    shares: list[float] = []
-    prepare(root, tmp_path / "out", size=SIZE, skip_bad=True, teacher=teacher, on_progress=shares.append)
-    data = open_dataset(tmp_path / "out", "train")
-    assert len(data) == teacher.pictures == 38
-    assert data.taught_by == teacher.weights_sha256
-    for index in range(len(data)):
-        found, expected = data.taught(index), teacher.depths(data[index].image[None])[0]
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, rtol=0, atol=0.0005 + 1e-5)
-    assert shares == sorted(shares)
-    assert shares[-1] == 1
-    assert open_dataset(tmp_path / "out", "val").taught_by is None
-    assert (tmp_path / "out" / TAUGHT).stat().st_size == 38 * 16 * 32 * 2 + 128
-
-
-def test_answers_are_resized_like_predictions(pristine: Path) -> None:
-    size = (8, 16)
-    stored = open_dataset(pristine, "train")
-    for data in (open_dataset(pristine, "train", size=size), SkipBad(open_dataset(pristine, "train", size=size))):
-        assert data.taught_by == _Red.weights_sha256
-        np.testing.assert_array_equal(data.taught(2), resize_depth(stored.taught(2), size, smooth=True))
-
-
-def test_a_sample_that_cannot_be_read_has_no_answer(prepared: Path) -> None:
-    data = SkipBad(open_dataset(prepared, "train", size=SIZE))
-    (prepared / TAUGHT).unlink()
-    late = pickle.loads(pickle.dumps(data))  # a worker, which opens the arrays again
-    assert late[1].position == ~1
-    assert not late.taught(1).any()
-
-
-@pytest.mark.parametrize("answer", [np.nan, np.inf, -0.1, 80.0])
-def test_answers_that_cannot_be_stored_are_refused(source: Path, tmp_path: Path, answer: float) -> None:
-    class Odd(_Red):
-        def depths(self, images: np.ndarray) -> np.ndarray:
-            depths = super().depths(images)
-            depths[-1, 3, 4] = answer
-            return depths
-
-    with pytest.raises(DataError, match=r"teacher predicts .* m for .*4\.png, and only answers of 0 to 65\.535 m"):
-        prepare(source, tmp_path / "out", size=SIZE, teacher=Odd())
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("error", [EngineError("out of memory"), KeyboardInterrupt()])
-def test_a_teacher_that_fails_leaves_nothing(source: Path, tmp_path: Path, error: BaseException) -> None:
-    class Failing(_Red):
-        def depths(self, images: np.ndarray) -> np.ndarray:
-            raise error
-
-    with pytest.raises(type(error)):
-        prepare(source, tmp_path / "out", size=SIZE, teacher=Failing())
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_teacher_is_not_asked_for_a_set_that_is_refused(source: Path, tmp_path: Path) -> None:
-    _break(source)
-    teacher = _Red()
-    with pytest.raises(DataError, match="3 samples"):
-        prepare(source, tmp_path / "out", size=SIZE, teacher=teacher)
-    assert not teacher.pictures
-
-
-def test_answers_that_a_killed_run_left_are_replaced(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    for name in (TAUGHT, f".tmp-1-{TAUGHT}"):
-        (out / name).write_bytes(b"left")
-    prepare(source, out, size=SIZE)
-    assert sorted(path.name for path in out.iterdir()) == sorted([*ARRAYS, "prepared.json"])
-
-
-def test_without_a_teacher_it_needs_no_torch(source: Path, tmp_path: Path) -> None:
-    program = (
-        "import sys; sys.modules.update(dict.fromkeys(('torch', 'lightning', 'kornia')));"
-        "from depthkit.cli import run; sys.exit(run(sys.argv[1:]))"
-    )
-    command = ["data", "prepare", str(source), "--size", "16x32", "--out", str(tmp_path / "out")]
-    subprocess.run([sys.executable, "-c", program, *command], check=True)
-    assert len(open_dataset(tmp_path / "out", "train")) == 5
-
-
-def test_with_a_teacher_it_says_how_to_get_torch(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("depthkit.packages.find_spec", lambda _: None)
-    command = ["data", "prepare", str(source), "--size", "16x32", "--out", str(tmp_path / "out")]
-    assert depthkit([*command, "--teacher", "compact"]) == 2
-    assert "torch, which is not installed; pip install 'depthkit[train]'" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert (len(data), data.taught_by, data.focal) == (5, None, None)
 
 
 def test_the_command_prepares_what_training_takes(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_array(source / "depth" / "train" / "2.png", np.zeros((24, 40), np.uint16))
-    bad = _break(source)
+    bad = break_files(source)
     out = tmp_path / "out"
     command = ["data", "prepare", str(source), "--size", "16x32", "--out", str(out)]
     assert depthkit(command) == 2

@@ -199,7 +199,7 @@ def test_shipped_weights_are_small_and_show_nobodys_pictures(name: str) -> None:
     shipped = {*PUBLISHED, "evaluation.json", f"{stem}.fp32.onnx", f"{stem}.reference.npz"}
     assert {path.name for path in folder.iterdir()} == shipped
     assert (folder / "model.safetensors").stat().st_size <= 5_000_000
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 12_000_000
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 15_000_000
     assert is_rooms(folder)
     assert read_document(folder).model.network == name
 

@@ -1,11 +1,11 @@
 """Choose `nano`: train every candidate alike, for a short time; score on the validation split; time all engines.
 
     cd docs/results
-    python nano.py train --data path/to/nyu --out runs/nano
-    python nano.py time --data path/to/nyu --out runs/nano > nano.json
-    python nano.py table nano.json
-    python nano.py start --out runs/start
-    python nano.py ablate --data path/to/taught-nyu --start runs/start/nano --out runs/ablation
+    python choose_nano.py train --data path/to/nyu --out runs/nano
+    python choose_nano.py time --data path/to/nyu --out runs/nano > nano.json
+    python choose_nano.py table nano.json
+    python choose_nano.py start --out runs/start
+    python choose_nano.py ablate --data path/to/taught-nyu --start runs/start/nano --out runs/ablation
 
 The tables are those of nano.md. `start` writes the run that nano's training starts from: compact's weights, widened.
 
@@ -36,7 +36,7 @@ from depthkit.data.images import resize_image
 from depthkit.data.nyu import NyuCsv
 from depthkit.data.sources import open_dataset
 from depthkit.engines.fingerprint import cpu_fingerprint
-from depthkit.errors import GateError
+from depthkit.errors import BackendError, GateError
 from depthkit.export.recipe import ExportOptions
 from depthkit.names import NETWORKS
 from depthkit.pipeline.calibration import read_calibration
@@ -95,7 +95,7 @@ def time(data: str, out: Path, seconds: float, names: tuple[str, ...]) -> None:
             for backend in BACKENDS:
                 try:
                     (engine,) = export_run(out / name, options, EngineOptions((backend,)), _tell)
-                except GateError as error:
+                except (BackendError, GateError) as error:
                     row[precision][backend] = str(error)
                 else:
                     sessions.append((row[precision], backend, load(engine)))
@@ -184,7 +184,9 @@ def render(rows: list[dict[str, Any]]) -> str:
 
 
 def _time(found: float | str) -> str:
-    return "gate" if isinstance(found, str) else f"{found:.2f}"
+    if isinstance(found, str):
+        return "in part" if "of the convolutions" in found else "gate"
+    return f"{found:.2f}"
 
 
 if __name__ == "__main__":
