@@ -49,6 +49,7 @@ _SIXTEEN_BITS: Final = frozenset({"JPEG2000", "PNG", "PPM", "TIFF"})  # formats 
 _DEPTH_MODES: Final = frozenset({"L", "I", "I;16", "I;16B"})
 _ORIENTATION: Final = 0x0112
 _TURNING: Final = range(2, 9)
+_SIDEWAYS: Final = range(5, 9)  # of them, those that exchange height and width
 _BITS, _PHOTOMETRIC = 258, 262  # TIFF tags
 _MILLIMETRES: Final = 1000
 _LARGE: Final = 1 << 24  # pixels above which a JPEG is decoded at reduced size, if the target is small
@@ -154,7 +155,16 @@ def read_exif(path: Path) -> tuple[dict[int, Any], tuple[int, int]]:
     """
     with _opened(path) as picture:
         found = picture.getexif()
-        return {**found, **found.get_ifd(ExifTags.IFD.Exif)}, (picture.height, picture.width)
+        size = (picture.height, picture.width)
+        if picture.format == "TIFF":  # Pillow turns its size, but not its pixels, when it opens one
+            size = (found[ExifTags.Base.ImageLength], found[ExifTags.Base.ImageWidth])
+        return {**found, **found.get_ifd(ExifTags.IFD.Exif)}, size
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture when upright; nothing is decoded. Raises DataError."""
+    tags, (height, width) = read_exif(path)
+    return (width, height) if tags.get(_ORIENTATION, 1) in _SIDEWAYS else (height, width)
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -266,7 +276,7 @@ def _read(path: Path, size: tuple[int, int] | None = None) -> tuple[Image.Image,
         picture.load()
         ImageOps.exif_transpose(picture, in_place=True)
         width, height = stored if is_smaller else picture.size
-        shape = (width, height) if is_smaller and orientation >= 5 else (height, width)
+        shape = (width, height) if is_smaller and orientation in _SIDEWAYS else (height, width)
         shown = _eight_bits(path, picture)
         return (shown if shown.mode == "RGB" else shown.convert("RGB")), shape, orientation
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -11,6 +12,10 @@ from typing_extensions import Self
 from ..errors import FrameError, UserError
 from ..frames import AnySize
 from ..runtime.pool import Pool
+from ..runtime.smooth import Smoother
+from ..runtime.source import Source
+from ..runtime.sources import open_source
+from .stream import Result, stream
 from .targets import open_target
 
 __all__ = ["Color", "Predictor"]
@@ -82,6 +87,33 @@ class Predictor:
         with self._pool.lend() as model:
             (depth,) = model.run([frame], size)
         return depth
+
+    def stream(self, source: str | Path | Source, *, smooth: bool = False) -> Iterator[Result]:
+        """The depth of every frame of a source, in order: read, resized and computed at the same time.
+
+        Args:
+            source: a place for `open_source`, or what that returned. It is closed at the end, also if you stop early.
+            smooth: less flicker from frame to frame (`depthkit.runtime.smooth`).
+
+        Raises:
+            DataError: see `open_source`; or the source cannot be read further, after all results before.
+            UserError: the predictor's `color` is not "rgb"; see also `open_source`.
+            EngineError: the predictor is closed.
+
+        >>> with Predictor("compact") as predictor:
+        ...     for result in predictor.stream("clip.mp4"):  # doctest: +SKIP
+        ...         print(result.frame.time, result.depth.min())  # seconds, metres
+        """
+        if self._color != "rgb":
+            raise UserError("the frames of a source are RGB; make the predictor without color=")
+        opened = source if isinstance(source, Source) else open_source(source)
+        return stream(
+            opened,
+            lambda image: self(image, self.size),
+            self.size,
+            threads=self._threads,
+            smoother=Smoother() if smooth else None,
+        )
 
     def close(self) -> None:
         """Wait for the calls in flight, and free the sessions; waiting calls and later ones raise EngineError.

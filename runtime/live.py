@@ -120,7 +120,7 @@ class Connection:
             self._heard = monotonic()
             now = perf_counter()
             index, self._index = self._index, self._index + 1
-            self._slot.put(Frame(now - self._begin, index, f"{index:06d}", self._video.rgb(frame), now))
+            self._slot.put(Frame(self.size, now - self._begin, index, f"{index:06d}", self._video.rgb(frame), now))
 
     def _reconnect(self) -> None:
         """Connect again, up to the bound. Raises DataError: it did not come back, or with another size."""

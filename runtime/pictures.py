@@ -11,7 +11,15 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
-from ..data.images import find_images, is_result, looks_like_picture, read_image, read_resized, resize_image
+from ..data.images import (
+    find_images,
+    is_result,
+    looks_like_picture,
+    picture_size,
+    read_image,
+    read_resized,
+    resize_image,
+)
 from ..errors import DataError, UserError
 from .source import Frame, Source, Tally
 
@@ -30,7 +38,8 @@ def open_pictures(name: str, paths: Sequence[Path], *, fps: float | None = None)
     rate = fps or FPS
     stems = _stems(paths)
     frames = (
-        Frame(index / rate, index, stems[index], partial(_picture, path), None) for index, path in enumerate(paths)
+        Frame(picture_size(path), index / rate, index, stems[index], partial(_picture, path))
+        for index, path in enumerate(paths)
     )
     return Source(name, frames, size, fps=rate if len(paths) > 1 else None, count=len(paths))
 
@@ -78,7 +87,7 @@ def open_sequence(place: str, *, fps: float | None = None) -> Source:
                     f"{path.name}; scale its pictures to one size first"
                 )
             index = number - begin
-            yield Frame(index / rate, index, path.stem, partial(_resized, image))
+            yield Frame(size, index / rate, index, path.stem, partial(_resized, image))
 
     return Source(place, frames(), size, fps=rate, count=len(numbered), tally=tally)
 
@@ -104,7 +113,7 @@ def open_raw(stream: BinaryIO, size: tuple[int, int], *, fps: float | None = Non
         data, index = first, 0
         while len(data) == length:
             image = np.frombuffer(data, np.uint8).reshape(height, width, 3)
-            yield Frame(index / rate, index, f"{index:06d}", partial(_resized, image))
+            yield Frame(size, index / rate, index, f"{index:06d}", partial(_resized, image))
             data, index = _filled(stream, length), index + 1
         if data:
             tally.say(f"the last frame was incomplete ({len(data)} of {length} bytes) and is not used")

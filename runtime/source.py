@@ -27,16 +27,19 @@ class Frame:
     """One picture of a source.
 
     Attributes:
+        size: its height and width, upright.
         time: presentation time in seconds; the first frame has 0.
         index: position in the source; frames that were dropped are counted.
         name: a name for files of this frame, without suffix; unique in its source.
         arrived: when the frame was decoded or captured, on the clock of `time.perf_counter`.
     """
 
-    __slots__ = ("_image", "arrived", "index", "name", "time")
+    __slots__ = ("_image", "arrived", "index", "name", "size", "time")
 
-    def __init__(self, time: float, index: int, name: str, image: Image, arrived: float | None = None) -> None:
-        self.time, self.index, self.name, self._image = time, index, name, image
+    def __init__(
+        self, size: tuple[int, int], time: float, index: int, name: str, image: Image, arrived: float | None = None
+    ) -> None:
+        self.size, self.time, self.index, self.name, self._image = size, time, index, name, image
         self.arrived = perf_counter() if arrived is None else arrived
 
     def image(self, size: tuple[int, int] | None = None, *, exact: bool = True) -> np.ndarray:
@@ -60,10 +63,10 @@ class Frame:
 
     def at(self, time: float, index: int) -> Frame:
         """The same picture at another time and position, captured now."""
-        return Frame(time, index, self.name, self._image)
+        return Frame(self.size, time, index, self.name, self._image)
 
     def __repr__(self) -> str:
-        return f"<Frame {self.index} {self.name!r} at {self.time:.3f} s>"
+        return f"<Frame {self.index} {self.name!r} {self.size[0]}x{self.size[1]} at {self.time:.3f} s>"
 
 
 @dataclass(frozen=True)

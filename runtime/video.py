@@ -284,7 +284,7 @@ def open_video(place: str, name: str, *, file: Any = None, timeout: float | None
             if line.repaired:
                 line.repaired = 0
                 tally.count(*UNORDERED)
-            yield Frame(time, index, f"{stem}_{index:06d}", video.rgb(frame))
+            yield Frame(video.size, time, index, f"{stem}_{index:06d}", video.rgb(frame))
         with reading:
             if not closed.is_set():
                 video.name_missing(time)

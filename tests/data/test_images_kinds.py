@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from depthkit.data.images import DataWarning, find_images, read_depth, read_image, read_pair, read_resized, resize_image
+from depthkit.data.images import (
+    DataWarning,
+    find_images,
+    picture_size,
+    read_depth,
+    read_image,
+    read_pair,
+    read_resized,
+    resize_image,
+)
 from depthkit.errors import DataError
 
 from ..support import run_python
@@ -151,7 +160,7 @@ def test_many_skipped_files_are_counted(tmp_path: Path) -> None:
 def test_resized_pictures_are_turned_as_whole_ones_are(tmp_path: Path, orientation: int, suffix: str) -> None:
     path = _turned(tmp_path / f"a.{suffix}", orientation)
     whole = read_image(path)
-    assert whole.shape[:2] == ((40, 24) if orientation >= 5 else (24, 40))
+    assert whole.shape[:2] == picture_size(path) == ((40, 24) if orientation >= 5 else (24, 40))
     small, shape = read_resized(path, (12, 16))
     assert shape == whole.shape[:2]
     np.testing.assert_array_equal(small, resize_image(whole, (12, 16)))

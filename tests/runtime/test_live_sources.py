@@ -305,10 +305,12 @@ def test_pacing_ends_with_close_and_passes_errors_on(tmp_path: Path) -> None:
     source = paced(open_source(path), 0.5)
     frames = iter(source)
     next(frames)
-    threading.Timer(0.2, source.close).start()
+    closing = threading.Timer(0.2, source.close)
+    closing.start()
     before = time.perf_counter()
     assert list(frames) == []
     assert time.perf_counter() - before < 1.5
+    closing.join()
 
     def broken() -> Iterator[Frame]:
         raise DataError("the disk is gone")
@@ -328,7 +330,7 @@ def test_a_slot_gives_each_frame_once() -> None:
 
     def give() -> None:
         for index in range(count):
-            slot.put(Frame(float(index), index, str(index), lambda *_: image))
+            slot.put(Frame(SIZE, float(index), index, str(index), lambda *_: image))
         slot.end()
 
     thread = threading.Thread(target=give)
