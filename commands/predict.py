@@ -51,7 +51,8 @@ def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None
     """
     import numpy as np
 
-    from ..data.images import colour, read_resized, write_depth_png, write_image
+    from ..data.colours import colour
+    from ..data.images import read_resized, write_depth_png, write_image
     from ..files import atomic_write
     from ..pipeline.predictor import Predictor
     from .console import out as console

@@ -20,7 +20,6 @@ from .resample import can_shrink, enlarge, shrink
 __all__ = [
     "RESULTS",
     "DataWarning",
-    "colour",
     "fill_image",
     "find_images",
     "is_result",
@@ -231,18 +230,6 @@ def resize_depth(depth: np.ndarray, size: tuple[int, int], *, smooth: bool) -> n
         return enlarge(depth, size)
     method = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
     return _array(_resized(Image.fromarray(depth), size, method))
-
-
-def colour(depth: np.ndarray, span: tuple[float, float]) -> np.ndarray:
-    """Map H x W metres to H x W x 3 uint8 by matplotlib's `turbo`: blue (near) to red (far) over `span` in metres."""
-    from matplotlib import colormaps
-
-    low, high = span
-    coloured = np.empty((*depth.shape, 3), np.uint8)
-    for top in range(0, len(depth), _STRIP):
-        share = np.clip((depth[top : top + _STRIP] - low) / max(high - low, 1e-6), 0, 1)
-        coloured[top : top + _STRIP] = colormaps["turbo"](share, bytes=True)[..., :3]
-    return coloured
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

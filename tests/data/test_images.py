@@ -13,7 +13,6 @@ from hypothesis.extra import numpy as npst
 from PIL import Image
 
 from depthkit.data.images import (
-    colour,
     read_depth,
     read_image,
     resize_depth,
@@ -162,21 +161,6 @@ def test_resizing_a_picture_is_antialiased() -> None:
     stripes[:, ::2] = 255
     small = resize_image(stripes, (8, 8))
     assert abs(small.astype(int) - 127).max() < 40
-
-
-def test_colours_run_from_blue_to_red_and_clip_at_both_ends() -> None:
-    near, far, below, above = colour(np.array([[1.0, 4.0, -9.0, 99.0]], np.float32), (1.0, 4.0))[0].astype(int)
-    assert near.tolist() == below.tolist() == [48, 18, 59]
-    assert far.tolist() == above.tolist() == [122, 4, 2]
-    blue, red = colour(np.array([[1.3, 3.7]], np.float32), (1.0, 4.0))[0].astype(int)
-    assert blue[2] > blue[0]
-    assert red[0] > red[2]
-
-
-def test_colours_of_one_depth_need_no_span() -> None:
-    flat = colour(np.full((2, 3), 2.0, np.float32), (2.0, 2.0))
-    assert flat.shape == (2, 3, 3)
-    assert flat.dtype == np.uint8
 
 
 def test_writing_where_nothing_can_be_written_leaves_nothing(tmp_path: Path) -> None:
