@@ -150,7 +150,7 @@ def test_what_comes_before_an_error_of_the_source_is_answered() -> None:
             yield Frame(SIZE, index, index, str(index), lambda *_: np.zeros((*SIZE, 3), np.uint8))
         raise DataError("the disk is gone")
 
-    answered = []
+    answered: list[int] = []
     with pytest.raises(DataError, match="disk is gone"):
         answered.extend(result.frame.index for result in stream(Source("x", frames(), SIZE), grey, SIZE, threads=2))
     assert answered == [0, 1, 2, 3, 4]
