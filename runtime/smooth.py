@@ -15,10 +15,16 @@ It looks back only, so a live source is not delayed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+from PIL import Image
+from scipy.ndimage import uniform_filter
 
 __all__ = ["Smoother", "Smoothing", "find_shift"]
+
+_ROWS: Final = 96  # of the picture in which the camera's turn is sought, at least: finer costs time and gains nothing
+_AROUND: Final = 5  # pixels: the side of the square whose brightness is compared
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Smoother:
 
     def __init__(self, how: Smoothing | None = None) -> None:
         self._how = how or Smoothing()
-        self._kept: tuple[np.ndarray, np.ndarray] | None = None
+        self._kept: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # log depth; the picture, grey and coarse
 
     def reset(self) -> None:
         """Forget all frames, for example at a cut or after a stream was lost."""
@@ -59,19 +65,21 @@ class Smoother:
             depth: H x W float32 metres, above 0.
             image: H x W x 3 uint8, the picture at the size of the depth.
         """
-        # float32 of uint8 sums: brightness is only compared, so channels count alike.
-        grey = image.astype(np.float32).sum(axis=2) / (3 * 255)
+        picture = Image.fromarray(image).convert("L")
+        grey = np.asarray(picture, np.float32) / 255
+        step = max(1, image.shape[0] // _ROWS)
+        coarse = np.asarray(picture.reduce(step), np.float32)
         fresh = np.log(depth)
         if self._kept is None or self._kept[0].shape != fresh.shape:
-            self._kept = fresh, grey
+            self._kept = fresh, grey, coarse
             return depth.copy()
-        (kept, before), how = self._kept, self._how
-        rows, columns = find_shift(before, grey)
+        (kept, before, coarse_before), how = self._kept, self._how
+        rows, columns = (step * by for by in find_shift(coarse_before, coarse))
         kept, before, known = _shifted(kept, rows, columns), _shifted(before, rows, columns), _seen(kept, rows, columns)
         change = fresh - kept
-        strange = (_blur(np.abs(grey - before)) / how.colour) ** 2 + (change / how.depth) ** 2
+        strange = (uniform_filter(np.abs(grey - before), _AROUND) / how.colour) ** 2 + (change / how.depth) ** 2
         fresh -= how.keep * np.exp(-strange) * known * change
-        self._kept = fresh, grey
+        self._kept = fresh, grey, coarse
         smoothed: np.ndarray = np.exp(fresh)
         return smoothed
 
@@ -102,14 +110,3 @@ def _seen(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
         if by:
             seen[(slice(None),) * axis + (border,)] = 0
     return seen
-
-
-def _blur(values: np.ndarray, radius: int = 2) -> np.ndarray:
-    """The mean of the square around each pixel, by sums of sums."""
-    side = 2 * radius + 1
-    padded = np.pad(values, ((radius + 1, radius), (radius + 1, radius)), mode="edge").astype(np.float64)
-    padded[0], padded[:, 0] = 0, 0
-    sums = padded.cumsum(axis=0).cumsum(axis=1)
-    total = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    blurred: np.ndarray = (total / side**2).astype(np.float32)
-    return blurred
