@@ -98,7 +98,7 @@ def fit(options: TrainOptions) -> Path | None:
             _run(trainer, module, feed, checkpoint, options)
         if not trainer.is_global_zero:
             return None
-        record = replace(_record(options, module, trainer, len(train), init), stored_answers=stored)
+        record = _record(options, module, trainer, len(train), init, stored)
         _write(options, work, spec, record, val)
         if work != options.folder:
             replace_run(work, options.folder)
@@ -125,7 +125,7 @@ def _open(options: TrainOptions, split: Literal["train", "val"]) -> RGBDDataset:
 
 
 def _record(
-    options: TrainOptions, module: DepthModule, trainer: L.Trainer, samples: int, init: Bundle | None
+    options: TrainOptions, module: DepthModule, trainer: L.Trainer, samples: int, init: Bundle | None, stored: bool
 ) -> TrainingRecord:
     place = place_of(options.data)
     data = open_dataset(options.data, "train", depth_units=options.depth_units)
@@ -150,6 +150,7 @@ def _record(
         stages=tuple((stage, len(list(epochs))) for stage, epochs in groupby(e.stage for e in module.history)),
         init=None if init is None else init.weights_sha256,
         teacher=None if options.teacher is None else options.teacher.weights_sha256,
+        stored_answers=stored,
         skipped=tuple(sorted(module.skipped)),
         versions={name: version(name) for name in ("torch", "lightning", "kornia", "numpy")},
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -38,11 +38,13 @@ from depthkit.data.sources import open_dataset
 from depthkit.engines.fingerprint import cpu_fingerprint
 from depthkit.errors import BackendError, GateError
 from depthkit.export.recipe import ExportOptions
+from depthkit.metrics import aggregate, score_frame
 from depthkit.names import NETWORKS
 from depthkit.pipeline.calibration import read_calibration
 from depthkit.pipeline.export import EngineOptions, export_run
 from depthkit.pipeline.pictures import read_pictures
-from depthkit.pipeline.targets import open_teacher
+from depthkit.pipeline.targets import open_target, open_teacher
+from depthkit.runtime.frames import predict_frames
 from depthkit.runtime.load import load
 from depthkit.train.bundle import Frames, read_bundle, write_bundle
 from depthkit.train.document import MODEL
@@ -54,6 +56,7 @@ from depthkit.train.shipped import shipped_run
 
 SIZE: Final = (240, 320)
 BACKENDS: Final = ("openvino", "onnxruntime")
+FACTORS: Final = tuple(percent / 100 for percent in range(97, 107))
 SHORT: Final = replace(PRESETS["best"], stages=(Stage(0.8, scale=0.4), Stage(0.2)))
 """Without built-in scenes, whose rendering takes longer than a step of these networks."""
 
@@ -119,6 +122,47 @@ def start(out: Path) -> None:
     write_bundle(
         out / "nano", network.eval(), spec, None, Frames.from_dataset(open_dataset("scenes", "val", size=SIZE))
     )
+
+
+@main.command()
+@click.option("--data", required=True, help="As for `depthkit train`.")
+@click.option("--init", type=click.Path(path_type=Path), required=True, help="The run whose training this ends.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/end"), show_default=True)
+@click.option("--epochs", default=12, show_default=True)
+def finish(data: str, init: Path, out: Path, epochs: int) -> None:
+    """Train nano on: at full size only, at half the rate, without a teacher."""
+    refine = PRESETS["refine"]
+    preset = replace(refine, stages=(Stage(1.0),), learning_rate=refine.learning_rate / 2)
+    options = TrainOptions("nano", data, SIZE, epochs=epochs, preset=preset, init=init, precision="bf16-mixed")
+    fit(replace(options, resume=True, out=out))
+
+
+@main.command()
+@click.option("--data", required=True, help="Data set whose validation split chooses.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/scaled"), show_default=True)
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+def scale(data: str, out: Path, run: Path) -> None:
+    """Multiply the depth of RUN by one factor: that with the highest δ1 on the validation split.
+
+    Losses of log and absolute depth train a network to answer medians, which are nearer than means, and δ1 counts
+    ratios. The head is linear, so its weights are multiplied.
+    """
+    frames, bundle = open_dataset(data, "val"), read_bundle(run)
+    samples = [frames[index] for index in range(len(frames))]
+    with open_target(run) as session:
+        depths = [depth.copy() for depth in predict_frames(session, (sample.image for sample in samples))]
+    found = {}
+    click.echo("| factor | δ1 | AbsRel | RMSE m |")
+    click.echo("|---:|---:|---:|---:|")
+    for factor in FACTORS:
+        pairs = zip(depths, samples, strict=True)
+        scores = aggregate(score_frame(depth * np.float32(factor), s.depth, frames.crop) for depth, s in pairs).pooled
+        found[factor] = scores.delta1
+        click.echo(f"| {factor:.2f} | {scores.delta1:.4f} | {scores.abs_rel:.4f} | {scores.rmse:.4f} |")
+    weights = bundle.network.state_dict()
+    for name in ("head.0.weight", "head.0.bias"):
+        weights[name] *= max(found, key=lambda factor: found[factor])
+    write_bundle(out / "nano", bundle.network, bundle.spec, bundle.document.training, bundle.frames)
 
 
 @main.command()

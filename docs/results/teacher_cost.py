@@ -3,7 +3,7 @@
 The three take turns, a run of 20 steps each, in one process, so that a busy machine slows all of them alike. CPU time
 is of the whole run, with its 8 validation samples and the bundle.
 
-    python tests/perf_teacher.py [ROUNDS [NETWORK]]
+    python docs/results/teacher_cost.py [ROUNDS [NETWORK]]
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import median
 from time import process_time
 from typing import Final
+
+import click
 
 from depthkit.data.images import write_depth_png, write_image
 from depthkit.data.prepare import prepare
@@ -48,7 +50,7 @@ def main() -> int:
         for data, guide in (("plain", None), ("taught", teacher)):
             start = process_time()
             prepare(folder / "pairs", folder / data, size=SIZE, teacher=guide)
-            print(f"prepare {data}: {process_time() - start:.1f} s of CPU time", flush=True)
+            click.echo(f"prepare {data}: {process_time() - start:.1f} s of CPU time")
         kinds = {"no teacher": ("plain", None), "asked": ("plain", teacher), "stored": ("taught", teacher)}
         times: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
         for turn in range(rounds):
@@ -59,10 +61,10 @@ def main() -> int:
                 start = process_time()
                 fit(replace(options, teacher=guide, out=out, on_epoch=epochs.append))
                 times[kind].append((STEPS * BATCH / epochs[0].images_per_second, process_time() - start))
-                print(f"{network}, {kind}: {times[kind][-1][0]:.1f} s, {times[kind][-1][1]:.1f} s of CPU", flush=True)
+                click.echo(f"{network}, {kind}: {times[kind][-1][0]:.1f} s, {times[kind][-1][1]:.1f} s of CPU")
         for kind, found in times.items():
             wall, cpu = (median(each) for each in zip(*found, strict=True))
-            print(f"{network}, {kind}: median {wall:.1f} s, {cpu:.1f} s of CPU time", flush=True)
+            click.echo(f"{network}, {kind}: median {wall:.1f} s, {cpu:.1f} s of CPU time")
     return 0
 
 
