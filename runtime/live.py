@@ -257,16 +257,11 @@ def paced(source: Source, fps: float, playing: threading.Event | None = None) ->
     slot, closing = Slot(source.tally), threading.Event()
 
     def run() -> None:
-        begin = perf_counter()
+        beat = _Beat(fps, closing, playing)
         try:
             for index, frame in enumerate(source):
-                if closing.wait(max(begin + index / fps - perf_counter(), 0)):
+                if not beat.wait(index):
                     return
-                if playing is not None and not playing.is_set():
-                    stopped = perf_counter()
-                    if not _resumed(playing, closing):
-                        return
-                    begin += perf_counter() - stopped
                 slot.put(frame.at(index / fps, index))
         except Exception as error:  # noqa: BLE001 - raised again where the frames are taken
             slot.end(error)
@@ -290,6 +285,25 @@ def paced(source: Source, fps: float, playing: threading.Event | None = None) ->
     return Source(
         source.name, frames(), source.size, live=True, fps=fps, audio=source.audio, tally=source.tally, close=close
     )
+
+
+class _Beat:
+    """When the frames of a paced file are due. Time stands still while `playing` is clear."""
+
+    def __init__(self, fps: float, closing: threading.Event, playing: threading.Event | None) -> None:
+        self._fps, self._closing, self._playing = fps, closing, playing
+        self._begin = perf_counter()
+
+    def wait(self, index: int) -> bool:
+        """Wait until frame `index` is due; False if it is closing instead."""
+        if self._closing.wait(max(self._begin + index / self._fps - perf_counter(), 0)):
+            return False
+        if self._playing is None or self._playing.is_set():
+            return True
+        stopped = perf_counter()
+        goes_on = _resumed(self._playing, self._closing)
+        self._begin += perf_counter() - stopped
+        return goes_on
 
 
 def held(source: Source, playing: threading.Event) -> Source:

@@ -102,9 +102,12 @@ export function ticksOf(low, high, most) {
   return found;
 }
 
+const SETTLING_MS = 700;
+
 /* A range that follows the scene: round, and unchanged until the scene has left it or fills it no longer. */
 export class AutoRange {
   range = null;
+  at = -Infinity;
 
   /* Look at the next frame; metres. */
   follow({ levels }, unit) {
@@ -112,9 +115,11 @@ export class AutoRange {
     if (!sampled.length) return this.range ?? [0, 1];
     const at = (share) => sampled[Math.round(share * (sampled.length - 1))] * unit;
     const near = at(0.02), far = at(0.98);
-    // Averages over about a second, so that one frame moves nothing.
-    this.near = this.near === undefined ? near : this.near + 0.08 * (near - this.near);
-    this.far = this.far === undefined ? far : this.far + 0.08 * (far - this.far);
+    // Averages over the last second, so that one frame moves nothing.
+    const now = performance.now(), fresh = 1 - Math.exp((this.at - now) / SETTLING_MS);
+    this.at = now;
+    this.near = near - (1 - fresh) * (near - (this.near ?? near));
+    this.far = far - (1 - fresh) * (far - (this.far ?? far));
     const span = Math.max(this.far - this.near, 0.05);
     const [low, high] = this.range ?? [Infinity, -Infinity];
     const left = low - this.near > 0.05 * span || this.far - high > 0.05 * span;

@@ -63,12 +63,16 @@ class Page:
 
 
 class Hub:
-    """All pages that are open. Its methods belong to the event loop, but `post` and what it is given."""
+    """All pages that are open. Its methods belong to the event loop, except `post`.
 
-    def __init__(self, on_watchers: Callable[[int], None]) -> None:
-        """`on_watchers` is told how many pages are visible, whenever that changes."""
+    Attributes:
+        pages: which are open.
+        on_watchers: is told how many pages are visible, whenever that may have changed.
+    """
+
+    def __init__(self) -> None:
         self.pages: set[Page] = set()
-        self._on_watchers = on_watchers
+        self.on_watchers: Callable[[int], None] = lambda _: None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._newest: Shot | None = None
         self._ended = False
@@ -125,4 +129,4 @@ class Hub:
             page.end()
 
     def _count(self) -> None:
-        self._on_watchers(sum(page.watching for page in self.pages))
+        self.on_watchers(sum(page.watching for page in self.pages))

@@ -62,6 +62,7 @@ class Player:
         self.error: BaseException | None = None
         self.shown = 0
         self._list, self._source = playlist, playlist.source
+        self._timed = playlist.source  # the same one at its own rate, once it plays
         self._show, self._tell, self._over = show, tell, over
         self._smoother = Smoother()
         self._smooth, self._paused, self._ended = smooth, False, False
@@ -99,13 +100,13 @@ class Player:
         self._watchers = count
         self._set_playing()
 
-    def pause(self, on: bool) -> None:  # noqa: FBT001 - set by a message
+    def pause(self, on: bool) -> None:
         """Stand still, or go on."""
         self._paused = on
         self._set_playing()
         self._tell(self.state())
 
-    def smooth(self, on: bool) -> None:  # noqa: FBT001 - set by a message
+    def smooth(self, on: bool) -> None:
         """Smooth the next frames over time, or not."""
         self._smooth = on
         self._tell(self.state())
@@ -119,6 +120,7 @@ class Player:
         """End the thread and close the source."""
         self._closing.set()
         self._again.set()
+        self._timed.close()
         self._source.close()
         if self._thread.ident is not None:
             join(self._thread, _LEAVING_S)
@@ -154,14 +156,16 @@ class Player:
     def _play(self) -> None:
         """One pass over the source. Raises DataError, EngineError."""
         source = self._source
-        timed = (
-            held(source, self._playing)
-            if source.live
-            else paced(source, self._list.fps or source.fps or FPS, self._playing)
-        )
+        if source.live:
+            self._timed = held(source, self._playing)
+        else:
+            self._timed = paced(source, self._list.fps or source.fps or FPS, self._playing)
+        if self._closing.is_set():
+            self._timed.close()
+            return
         self._smoother.reset()
         faults: list[str] = []
-        for result in self._list.stream(timed):
+        for result in self._list.stream(self._timed):
             if self._closing.is_set():
                 return
             if self._smooth and not self.is_still:

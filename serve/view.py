@@ -77,8 +77,7 @@ class View:
         name: str = "",
     ) -> None:
         look = look or Look()
-        self._live = playlist.source.live
-        self._hub = Hub(lambda count: self.player.watched(count))
+        self._hub = Hub()
         self.player = Player(
             playlist,
             smooth=smooth,
@@ -86,6 +85,7 @@ class View:
             tell=lambda state: self._hub.post(self._hub.tell, "state", state),
             over=self._fail,
         )
+        self._hub.on_watchers = self.player.watched
         self._hello = {
             "title": title(playlist.source.name),
             "model": look.model,

@@ -84,7 +84,8 @@ def levels(depth: np.ndarray, unit: float) -> bytes:
     scaled = np.nan_to_num(depth, nan=0.0, posinf=_LEVELS) * np.float32(1 / unit)
     np.rint(scaled, out=scaled)
     np.clip(scaled, 0, _LEVELS, out=scaled)
-    return scaled.astype("<u2").tobytes()
+    encoded: bytes = scaled.astype("<u2").tobytes()
+    return encoded
 
 
 def unit_of(depth_range: Sequence[float]) -> float:
