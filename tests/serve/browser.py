@@ -38,6 +38,7 @@ class Tab:
         self._connection, self._count = connection, 0
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol; events that come in between are noted."""

@@ -21,13 +21,14 @@ pytest.importorskip("websockets", reason="pip install 'depthkit[serve]'")
 from websockets.exceptions import ConnectionClosed as Closed
 from websockets.sync.client import connect
 
-from depthkit.pipeline.stream import stream
+from depthkit.pipeline.stream import Result
+from depthkit.pipeline.stream import stream as compute
 from depthkit.runtime.source import Frame, Source
 from depthkit.serve.player import Playlist
 from depthkit.serve.server import listen
 from depthkit.serve.view import Look, View
 
-__all__ = ["FRAME", "SIZE", "Client", "Closed", "Look", "Page", "Serve", "Shown", "a_file", "connect", "grey_frames"]
+__all__ = ["FRAME", "SIZE", "Client", "Closed", "Look", "Page", "Serve", "Shown", "a_file", "connect", "served"]
 
 SIZE = (24, 32)
 """Of the engine."""
@@ -168,12 +169,14 @@ def served(
     reopen: Callable[[], Source] | None = None,
     look: Look | None = None,
     size: tuple[int, int] = SIZE,
+    stream: Callable[[Source], Iterator[Result]] | None = None,
+    port: int = 0,
     **more: Any,
 ) -> Iterator[Page]:
-    """Serve a source until the block ends."""
+    """Serve a source until the block ends; by `engine`, or by `stream` of a predictor."""
     listed = {key: more.pop(key) for key in ("fps", "loop", "unit") if key in more}
-    playlist = Playlist(source, reopen, partial(stream, predict=engine, size=size), **listed)
-    page = Page(View(playlist, listen("127.0.0.1", 0, 0), look, **more))
+    playlist = Playlist(source, reopen, stream or partial(compute, predict=engine, size=size), **listed)
+    page = Page(View(playlist, listen("127.0.0.1", port, 0), look, **more))
     page.start()
     try:
         yield page

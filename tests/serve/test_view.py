@@ -290,6 +290,7 @@ def test_nonsense_closes_the_page_that_sends_it(serve: Serve, text: str) -> None
     with pytest.raises(Closed) as closed:
         while True:
             client.next()
+    assert closed.value.rcvd is not None
     assert closed.value.rcvd.code in {1008, 1009}
     other.frame()
     other.frame()
