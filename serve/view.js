@@ -226,8 +226,8 @@ $("measured").addEventListener("keydown", (event) => {
   if (!(across || down) || !shot) return;
   event.preventDefault();
   const [height, width] = shot.header.size, step = event.shiftKey ? 20 : 2;
-  const [x, y] = point ?? [0.5, 0.5];
-  movePoint(x + (across * step) / width, y + (down * step) / height);
+  const to = (share, side, by) => (Math.floor(share * side) + by * step + 0.5) / side;
+  movePoint(to(point?.[0] ?? 0.5, width, across), to(point?.[1] ?? 0.5, height, down));
 });
 $("measured").addEventListener("focus", () => point ?? movePoint(0.5, 0.5));
 addEventListener("keydown", (event) => {

@@ -23,6 +23,7 @@ from PIL import Image
 
 from ..data.colours import palette
 from ..pipeline.stream import Result
+from ..runtime.source import Frame
 
 __all__ = ["COLORMAPS", "Shot", "pack", "palettes", "title", "unit_of", "without_paths"]
 
@@ -76,7 +77,21 @@ def pack(result: Result, unit: float, *, dropped: int) -> Shot:
         "engine": round(result.spent["engine"] * 1000, 2),
         "dropped": dropped,
     }
-    return Shot(frame.arrived, fields, levels(depth, unit) + _jpeg(frame.image(_fitting(frame.size), exact=False)))
+    return Shot(frame.arrived, fields, levels(depth, unit) + encode(shown(frame)))
+
+
+def shown(frame: Frame) -> np.ndarray:
+    """A frame as RGB, at its own size or so that its longer side fits."""
+    share = _LARGEST / max(frame.size)
+    size = None if share >= 1 else (max(1, round(frame.size[0] * share)), max(1, round(frame.size[1] * share)))
+    return frame.image(size, exact=False)
+
+
+def encode(image: np.ndarray) -> bytes:
+    """H x W x 3 uint8 as JPEG."""
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, "JPEG", quality=_QUALITY)
+    return encoded.getvalue()
 
 
 def levels(depth: np.ndarray, unit: float) -> bytes:
@@ -121,15 +136,3 @@ def without_paths(sentence: str, name: str) -> str:
     'a.mp4 is damaged; see x.txt or http://a.b/c/d'
     """
     return _FOLDERS.sub("", sentence.replace(name, title(name)))
-
-
-def _fitting(size: tuple[int, int]) -> tuple[int, int] | None:
-    """The size at which a frame is shown; None for its own."""
-    share = _LARGEST / max(size)
-    return None if share >= 1 else (max(1, round(size[0] * share)), max(1, round(size[1] * share)))
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    encoded = io.BytesIO()
-    Image.fromarray(image).save(encoded, "JPEG", quality=_QUALITY)
-    return encoded.getvalue()
