@@ -34,6 +34,7 @@ SLIDES_A_SECOND: Final = 0.5
     "--range",
     "span",
     type=RangeType(),
+    metavar="LOW,HIGH|auto",
     default="auto",
     show_default=True,
     help="Depth in metres of the first and last colour; auto follows the scene.",
@@ -102,7 +103,8 @@ def view(
         if open_browser:
             click.launch(page.address)
         page.run()
-        console.print(f"{page.player.shown} frames shown, {page.player.dropped} dropped")
+        shown = page.player.shown
+        console.print(f"{shown} frame{'' if shown == 1 else 's'} shown, {page.player.dropped} dropped")
 
 
 def _split(arguments: tuple[str, ...]) -> tuple[Path | None, str]:

@@ -21,13 +21,28 @@ from .support import run_python
 
 ROOT = Path(depthkit.__file__).resolve().parent
 TRAINING = ("torch", "lightning", "kornia", "polygraphy", "onnxscript", "safetensors", "huggingface_hub", "h5py")
-VENDORS = ("av", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda")
+VENDORS = (
+    "av",
+    "starlette",
+    "uvicorn",
+    "websockets",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt_rtx",
+    "cuda",
+)
 HEAVY = (*TRAINING, *VENDORS, "scipy", "skimage", "matplotlib", "torchmetrics", "psutil")
 DATA_FILES = {
     "depthkit/py.typed",
     "depthkit/report/report.css",
     "depthkit/report/report.html.j2",
     "depthkit/report/report.js",
+    "depthkit/serve/depth.js",
+    "depthkit/serve/view.css",
+    "depthkit/serve/view.html",
+    "depthkit/serve/view.js",
     "depthkit/data/nyu_test_frames.txt",
 }
 
