@@ -130,7 +130,7 @@ def _slides(place: str) -> float | None:
 
 def _describe(predictor: Predictor) -> str:
     height, width = predictor.size
-    return f"{predictor.spec.network} at {width} × {height}, {predictor.precision}, {predictor.provider}"
+    return f"{predictor.spec.network} {height}x{width}, {predictor.precision}, {predictor.provider}"
 
 
 def _say_where(address: str, sock: socket.socket, asked: int | None) -> None:

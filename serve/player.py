@@ -172,8 +172,8 @@ class Player:
                 result.small = self._smoother(result.small, result.image)
             else:
                 self._smoother.reset()
-            self._show(pack(result, self._list.unit, dropped=self.dropped))
             self.shown += 1
+            self._show(pack(result, self._list.unit, dropped=self.dropped, shown=self.shown))
             if faults != source.faults:
                 faults = source.faults
                 self._tell(self.state())

@@ -114,14 +114,18 @@ function drawDepth() {
 function showFigures() {
   const middle = (of) => drawn.map((each) => each[of]).sort((a, b) => a - b)[drawn.length >> 1];
   const ms = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
-  if (!shot || state.paused || state.ended || failed) return;
+  if (!shot || state.paused || failed) return;
+  if (hello.still) $("engine").textContent = ms(shot.header.engine);
+  if (state.ended) return;
   const span = drawn.length > 1 ? drawn.at(-1).at - drawn[0].at : 0;
   const idle = performance.now() - (drawn.at(-1)?.at ?? 0) > 2000;
   $("fps").textContent = idle ? "0" : span ? ((1000 * (drawn.length - 1)) / span).toFixed(1) : "–";
   if (!drawn.length) return;
   $("engine").textContent = ms(middle("engine"));
   $("age").textContent = ms(middle("age"));
-  $("dropped").textContent = shot.header.dropped + shot.header.skipped;
+  const { dropped, skipped, shown } = shot.header;
+  $("dropped").textContent = dropped + skipped;
+  $("of").textContent = ` of ${dropped + shown}`;
 }
 
 /* Range and colours */
@@ -133,7 +137,7 @@ function setRange([low, high]) {
   const key = `${low} ${high} ${$("ticks").clientWidth}`;
   if ($("ticks").dataset.key === key) return;
   $("ticks").dataset.key = key;
-  const ticks = ticksOf(low, high, $("ticks").clientWidth < 500 ? 5 : 9);
+  const width = $("ticks").clientWidth, ticks = ticksOf(low, high, width < 400 ? 4 : width < 700 ? 6 : 9);
   $("ticks").replaceChildren(...ticks.map(({ metres, text }) => {
     const tick = document.createElement("li"), share = (metres - low) / (high - low);
     tick.style.left = `${100 * share}%`;

@@ -55,7 +55,7 @@ class Shot:
         return b"".join((len(header).to_bytes(4, "little"), header, self._body))
 
 
-def pack(result: Result, unit: float, *, dropped: int) -> Shot:
+def pack(result: Result, unit: float, *, dropped: int, shown: int) -> Shot:
     """Encode a result.
 
     Depth is sent at the engine's size, from which the page interpolates as `Result.depth` does; for a frame that is
@@ -65,6 +65,7 @@ def pack(result: Result, unit: float, *, dropped: int) -> Shot:
         result: is only read.
         unit: metres per level of the depth that is sent.
         dropped: frames that the source has dropped so far.
+        shown: frames that were computed so far, with this one.
     """
     frame = result.frame
     is_smaller = any(have < engine for have, engine in zip(frame.size, result.small.shape, strict=True))
@@ -76,11 +77,12 @@ def pack(result: Result, unit: float, *, dropped: int) -> Shot:
         "depth": depth.shape,
         "engine": round(result.spent["engine"] * 1000, 2),
         "dropped": dropped,
+        "shown": shown,
     }
-    return Shot(frame.arrived, fields, levels(depth, unit) + encode(shown(frame)))
+    return Shot(frame.arrived, fields, levels(depth, unit) + encode(visible(frame)))
 
 
-def shown(frame: Frame) -> np.ndarray:
+def visible(frame: Frame) -> np.ndarray:
     """A frame as RGB, at its own size or so that its longer side fits."""
     share = _LARGEST / max(frame.size)
     size = None if share >= 1 else (max(1, round(frame.size[0] * share)), max(1, round(frame.size[1] * share)))

@@ -43,7 +43,7 @@ def test_a_page_is_greeted_and_gets_frames(serve: Serve) -> None:
     shown = client.frame()
     assert shown.header["size"] == list(FRAME)
     assert shown.depth.shape == SIZE
-    assert {"index", "time", "engine", "age", "dropped", "skipped"} <= shown.header.keys()
+    assert {"index", "time", "engine", "age", "dropped", "shown", "skipped"} <= shown.header.keys()
     assert 0 <= shown.header["age"] < 5000
     assert Image.open(io.BytesIO(shown.jpeg)).size == FRAME[::-1]
 
@@ -109,6 +109,7 @@ def test_frames_that_the_engine_is_too_slow_for_are_dropped(serve: Serve) -> Non
     shown = [client.frame() for _ in range(8)]
     last = shown[-1].header
     assert last["dropped"] >= last["index"] - 8 - 3 > 8
+    assert last["shown"] == 8
     assert all(frame.header["engine"] >= 50 for frame in shown)
     assert sorted(frame.header["age"] for frame in shown)[4] < 150
 
