@@ -33,14 +33,15 @@ def photo(here: Path) -> Path:
 
 
 @contextmanager
-def viewing(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def viewing(*arguments: object, stdin: bytes = b"") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run `depthkit view` in a process of its own; the process, and the address that it prints."""
     command = [sys.executable, "-m", "depthkit", "view", *map(str, arguments)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    ) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=0) as process:
         try:
+            assert process.stdin is not None
             assert process.stdout is not None
+            os.write(process.stdin.fileno(), stdin)  # and it stays open
             line = process.stdout.readline()
             assert line.startswith("http://"), process.communicate()[1]
             yield process, line.split()[0]
@@ -68,6 +69,15 @@ def test_a_picture_is_shown_until_ctrl_c(exports: Path, photo: Path) -> None:
         assert process.returncode == 0, err
         assert out == "1 frame shown, 0 dropped\n"
         assert "Traceback" not in err
+
+
+def test_ctrl_c_ends_a_wait_for_standard_input(exports: Path, here: Path) -> None:
+    raw = ("-", "--input-size", "48x64", "--port", "0")
+    with viewing(exports / f"{STEM}.fp32.null", *raw, stdin=bytes(2 * 48 * 64 * 3)) as (process, address):
+        assert first_frame(address)["size"] == [48, 64]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (0, "")
 
 
 def test_a_source_that_fails_ends_it_with_its_sentence(exports: Path, here: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from depthkit.errors import DataError, EngineError
 from depthkit.runtime.source import Frame, Slot, Source, Tally
 
+from ..support import run_code
 from .pages import FRAME, SIZE, Client, Closed, Look, Serve, Shown, a_file, connect, grey_frames, metres
 
 
@@ -111,7 +112,7 @@ def test_frames_that_the_engine_is_too_slow_for_are_dropped(serve: Serve) -> Non
     assert last["dropped"] >= last["index"] - 8 - 3 > 8
     assert last["shown"] == 8
     assert all(frame.header["engine"] >= 50 for frame in shown)
-    assert sorted(frame.header["age"] for frame in shown)[4] < 150
+    assert sorted(frame.header["age"] for frame in shown)[4] < 250
 
 
 def test_pause_holds_a_file_for_all_pages(serve: Serve) -> None:
@@ -161,14 +162,14 @@ def test_after_a_pause_a_camera_shows_what_is_new_and_counts_no_drops(serve: Ser
     before = client.frame().header
     client.ask("pause", on=True)
     client.text("state", paused=True)
-    time.sleep(0.5)
+    time.sleep(1)
     while client.has_frame(0.1):
         client.ask("drawn")
     client.ask("pause", on=False)
     after = client.frame().header
-    assert after["index"] > before["index"] + 40
-    assert after["age"] < 200
-    assert after["dropped"] - before["dropped"] < 20
+    assert after["index"] > before["index"] + 50
+    assert after["age"] < 500
+    assert after["dropped"] - before["dropped"] < 40
     stopped.set()
     filming.join()
 
@@ -365,6 +366,13 @@ def test_answers_let_a_browser_do_no_more_than_needed(serve: Serve) -> None:
         assert status == 404
         assert "content-security-policy" in headers
         assert "/" not in text
+
+
+def test_serving_loads_no_torch_and_no_vendor_library() -> None:
+    code = "import sys, depthkit.serve.view; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = set(run_code(code).split())
+    assert "starlette" in loaded
+    assert not loaded & {"torch", "lightning", "rich", "av", "matplotlib", "onnxruntime", "openvino"}
 
 
 def test_the_page_that_comes_back_sees_the_newest_frame_at_once(serve: Serve) -> None:
