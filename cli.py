@@ -37,6 +37,7 @@ COMMANDS: Final = (
     "bench",
     "tune",
     "predict",
+    "view",
     "doctor",
     "demo",
 )

@@ -25,8 +25,10 @@ __all__ = [
     "NumbersType",
     "PathType",
     "PercentType",
+    "RangeType",
     "SectionedCommand",
     "SizeType",
+    "built_in_engine",
     "command_line",
     "data_option",
     "depth_units_option",
@@ -216,6 +218,35 @@ class NumbersType(click.ParamType["tuple[float, ...]"]):
             between = f"numbers from {self._least:g} to {self._most:g}"
             self.fail(f"{value!r} is not {self.name}; write {between}, separated by commas", param, ctx)
         return numbers
+
+
+class RangeType(click.ParamType["tuple[float, float] | None"]):
+    """`LOW,HIGH` in metres, or `auto`, which is None."""
+
+    name = "LOW,HIGH|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float] | None:
+        """Parse "0.5,5" into (0.5, 5.0)."""
+        if isinstance(value, tuple) or value == "auto":
+            return None if value == "auto" else value
+        numbers = NumbersType("LOW,HIGH", 0, 1000).convert(value, param, ctx)
+        if not numbers[0] < numbers[1]:
+            self.fail(f"{value!r}: the nearest depth must be below the farthest, as in 0.5,5", param, ctx)
+        return numbers[0], numbers[1]
+
+
+def built_in_engine(alternative: str) -> Path:
+    """The most accurate built-in weights, which is said on stderr, with the `alternative` to them."""
+    from ..train.shipped import best_shipped, shipped_run
+    from .console import err
+
+    name, delta1 = best_shipped()
+    err.print(
+        f'Using built-in weights "{name}", the most accurate here (δ1 {delta1:.3f} on NYU Depth v2); {alternative}'
+    )
+    return shipped_run(name)
 
 
 def size_option(help_text: str, *, default: str) -> Callable[[_Command], _Command]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import PathType, expand
+from .options import PathType, built_in_engine, expand
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,17 +91,10 @@ def _split(arguments: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
     from ..data.images import looks_like_picture
     from ..errors import UserError
     from ..pipeline.targets import is_run
-    from ..train.shipped import best_shipped, shipped_run
-    from .console import err
 
     first, *rest = arguments
     if looks_like_picture(first) or (first.is_dir() and not is_run(first)):
-        name, delta1 = best_shipped()
-        err.print(
-            f'Using built-in weights "{name}", the most accurate here (δ1 {delta1:.3f} on NYU Depth v2); choose others '
-            "with --engine"
-        )
-        return shipped_run(name), arguments
+        return built_in_engine("choose others with --engine"), arguments
     if not rest:
         raise UserError(
             f"{first} is not a picture or a folder of pictures; name some after the engine: "

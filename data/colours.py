@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 
-__all__ = ["colour"]
+__all__ = ["colour", "palette"]
 
 _STRIP: Final = 64  # rows mapped at a time, which stay in the processor's cache
 
@@ -26,7 +26,7 @@ def colour(depth: np.ndarray, span: tuple[float, float], colormap: str = "turbo"
         UserError: matplotlib has no such colormap.
     """
     low, high = span
-    colours, scale = _colours(colormap), np.float32(256 / max(high - low, 1e-6))
+    colours, scale = palette(colormap), np.float32(256 / max(high - low, 1e-6))
     coloured = np.empty((*depth.shape, 3), np.uint8)
     for top in range(0, len(depth), _STRIP):
         level = (depth[top : top + _STRIP] - np.float32(low)) * scale
@@ -37,8 +37,8 @@ def colour(depth: np.ndarray, span: tuple[float, float], colormap: str = "turbo"
 
 
 @cache
-def _colours(colormap: str) -> np.ndarray:
-    """256 x 3 uint8. Raises UserError."""
+def palette(colormap: str) -> np.ndarray:
+    """The colours of a colormap from near to far, 256 x 3 uint8; not to be changed. Raises UserError."""
     from matplotlib import colormaps
 
     if colormap not in colormaps:

@@ -16,10 +16,11 @@ from ..errors import DataError, UserError
 from .source import Frame, Slot, Source, Tally, join
 from .video import Video, open_container
 
-__all__ = ["Connection", "Opened", "open_camera", "open_live", "open_rtsp", "paced"]
+__all__ = ["Connection", "Opened", "held", "open_camera", "open_live", "open_rtsp", "paced"]
 
 _RETRIES: Final = 5  # times that a lost stream is tried again, before it is given up
 _FIRST_WAIT: Final = 0.5  # seconds before the first of them; doubles each time
+_GLANCE: Final = 0.1  # seconds after which a source that stands still looks whether it was closed
 _POLL: Final = 0.5  # seconds that a read may block before it is asked whether to go on
 
 
@@ -238,21 +239,28 @@ def require_camera(path: Path) -> None:
         )
 
 
-def paced(source: Source, fps: float) -> Source:
+def paced(source: Source, fps: float, playing: threading.Event | None = None) -> Source:
     """Make a file behave like a camera of `fps` frames a second: frames that nobody takes in time are dropped.
 
-    It starts at the first iteration, closes `source` with itself, and ends with the file. Raises UserError: `source` is
-    live already, or `fps` is not positive.
+    It starts at the first iteration, closes `source` with itself, and ends with the file.
+
+    Args:
+        source: a file.
+        fps: frames a second.
+        playing: while it is clear, the file stands still.
+
+    Raises:
+        UserError: `source` is live already, or `fps` is not positive.
     """
     if source.live or not fps > 0:
         raise UserError(f"{source.name} cannot be paced at {fps:g} frames a second; name a file and a rate above 0")
     slot, closing = Slot(source.tally), threading.Event()
 
     def run() -> None:
-        begin = perf_counter()
+        beat = _Beat(fps, closing, playing)
         try:
             for index, frame in enumerate(source):
-                if closing.wait(max(begin + index / fps - perf_counter(), 0)):
+                if not beat.wait(index):
                     return
                 slot.put(frame.at(index / fps, index))
         except Exception as error:  # noqa: BLE001 - raised again where the frames are taken
@@ -277,3 +285,52 @@ def paced(source: Source, fps: float) -> Source:
     return Source(
         source.name, frames(), source.size, live=True, fps=fps, audio=source.audio, tally=source.tally, close=close
     )
+
+
+class _Beat:
+    """When the frames of a paced file are due. Time stands still while `playing` is clear."""
+
+    def __init__(self, fps: float, closing: threading.Event, playing: threading.Event | None) -> None:
+        self._fps, self._closing, self._playing = fps, closing, playing
+        self._begin = perf_counter()
+
+    def wait(self, index: int) -> bool:
+        """Wait until frame `index` is due; False if it is closing instead."""
+        if self._closing.wait(max(self._begin + index / self._fps - perf_counter(), 0)):
+            return False
+        if self._playing is None or self._playing.is_set():
+            return True
+        stopped = perf_counter()
+        goes_on = _resumed(self._playing, self._closing)
+        self._begin += perf_counter() - stopped
+        return goes_on
+
+
+def held(source: Source, playing: threading.Event) -> Source:
+    """A live source that is not asked for frames while `playing` is clear; the first one afterwards is new.
+
+    It closes `source` with itself.
+    """
+    closing = threading.Event()
+
+    def frames() -> Iterator[Frame]:
+        given = iter(source)
+        while _resumed(playing, closing):
+            frame = next(given, None)
+            if frame is None:
+                return
+            yield frame
+
+    def close() -> None:
+        closing.set()
+        source.close()
+
+    return Source(source.name, frames(), source.size, live=True, fps=source.fps, tally=source.tally, close=close)
+
+
+def _resumed(playing: threading.Event, closing: threading.Event) -> bool:
+    """Wait until `playing` is set; False if it is closing instead."""
+    while not closing.is_set():
+        if playing.wait(_GLANCE):
+            return not closing.is_set()
+    return False

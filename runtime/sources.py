@@ -10,7 +10,7 @@ import re
 import sys
 from io import BufferedReader
 from pathlib import Path
-from typing import Final, cast
+from typing import BinaryIO, Final, cast
 
 from ..data.images import looks_like_picture
 from ..errors import DataError, UserError
@@ -103,9 +103,11 @@ def _open_address(place: str, scheme: str, *, timeout: float, threads: int) -> S
 
 
 def _open_stdin(size: tuple[int, int] | None, *, fps: float | None, threads: int) -> Source:
-    stream = cast("BufferedReader", sys.stdin.buffer)
-    if stream.isatty():
+    buffered = cast("BufferedReader", sys.stdin.buffer)
+    if buffered.isatty():
         raise UserError("standard input is a terminal; pipe frames into it: ffmpeg -i INPUT -f matroska - | depthkit …")
+    # Unbuffered: a thread that waits in the buffer's read holds its lock, which Python asks for when it exits.
+    stream = cast("BinaryIO", buffered.raw)
     if size is not None:
         return open_raw(stream, size, fps=fps)
     return open_video("-", "standard input", file=_Pipe(stream), threads=threads)
@@ -114,9 +116,9 @@ def _open_stdin(size: tuple[int, int] | None, *, fps: float | None, threads: int
 class _Pipe:
     """Standard input for PyAV. It cannot seek, and gives what has arrived instead of waiting for more."""
 
-    def __init__(self, stream: BufferedReader) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; none at the end."""
-        return self._stream.read1(size)
+        return self._stream.read(size)

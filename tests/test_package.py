@@ -22,12 +22,17 @@ from .support import run_python
 ROOT = Path(depthkit.__file__).resolve().parent
 TRAINING = ("torch", "lightning", "kornia", "polygraphy", "onnxscript", "safetensors", "huggingface_hub", "h5py")
 VENDORS = ("av", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda")
-HEAVY = (*TRAINING, *VENDORS, "scipy", "skimage", "matplotlib", "torchmetrics", "psutil")
+SERVING = ("starlette", "uvicorn", "websockets")
+HEAVY = (*TRAINING, *VENDORS, *SERVING, "scipy", "skimage", "matplotlib", "torchmetrics", "psutil")
 DATA_FILES = {
     "depthkit/py.typed",
     "depthkit/report/report.css",
     "depthkit/report/report.html.j2",
     "depthkit/report/report.js",
+    "depthkit/serve/depth.js",
+    "depthkit/serve/view.css",
+    "depthkit/serve/view.html",
+    "depthkit/serve/view.js",
     "depthkit/data/nyu_test_frames.txt",
 }
 
@@ -199,7 +204,8 @@ def test_wheels_base_needs_neither_torch_nor_a_runtime(wheel: Path) -> None:
     vendors = {"onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "cuda-python"}
     assert not base & {"torch", "lightning", "kornia", *vendors}
     extras = {found[1] for line in lines if (found := re.search(r"extra == [\"']([\w-]+)[\"']", line))}
-    assert extras == {"cpu", "gpu", "openvino", "tensorrt", "tensorrt-rtx", "train", "video", "test", "docs", "pycuda"}
+    gpus = {"gpu", "tensorrt", "tensorrt-rtx", "pycuda"}
+    assert extras == gpus | {"cpu", "openvino", "train", "video", "serve", "test", "docs"}
 
 
 def test_every_package_of_the_extras_has_its_hint_and_no_other() -> None:

@@ -1,0 +1,1 @@
+"""Depth over HTTP: the live page of `depthkit view`. Needs the extra `serve`."""

@@ -1,0 +1,133 @@
+/* Depth as numbers: what a message holds, metres at a pixel, colours, and the range that suits a scene. */
+
+/* A message of serve/wire.py. */
+export function decode(buffer) {
+  const length = new DataView(buffer).getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  const [height, width] = header.depth;
+  const levels = new Uint16Array(buffer, 4 + length, height * width);
+  const picture = new Blob([new Uint8Array(buffer, 4 + length + levels.byteLength)], { type: "image/jpeg" });
+  return { header, depth: { levels, height, width }, picture };
+}
+
+/* For each of `goal` pixels: the two of `length` around it, and the second one's share; as depthkit's resize_depth. */
+function neighbours(length, goal) {
+  const before = new Uint32Array(goal), after = new Uint32Array(goal), share = new Float32Array(goal);
+  for (let i = 0; i < goal; i++) {
+    const centre = ((i + 0.5) * length) / goal - 0.5, floor = Math.floor(centre);
+    before[i] = Math.min(Math.max(floor, 0), length - 1);
+    after[i] = Math.min(Math.max(floor + 1, 0), length - 1);
+    share[i] = centre - floor;
+  }
+  return { before, after, share };
+}
+
+/* The level at pixel (row, column) of a frame of height x width; not a number where there is no depth. */
+export function levelAt({ levels, height: h, width: w }, row, column, height, width) {
+  const y = ((row + 0.5) * h) / height - 0.5, x = ((column + 0.5) * w) / width - 0.5;
+  const top = Math.floor(y), left = Math.floor(x);
+  const level = (r, c) => levels[Math.min(Math.max(r, 0), h - 1) * w + Math.min(Math.max(c, 0), w - 1)] || NaN;
+  const between = (a, b, share) => (share ? a + share * (b - a) : a);
+  const upper = between(level(top, left), level(top, left + 1), x - left);
+  const lower = between(level(top + 1, left), level(top + 1, left + 1), x - left);
+  return between(upper, lower, y - top);
+}
+
+/* Draws depth at any size: interpolates first and colours then, so that no false colours appear at edges. */
+export class Painter {
+  #key = "";
+
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d", { alpha: false });
+  }
+
+  /* `colours` are 256 pixels; the range [low, high] is in levels. */
+  paint(depth, height, width, colours, low, high) {
+    this.#resize(depth, height, width);
+    const { stretched, rows, columns, pixels } = this;
+    const { levels, height: h, width: w } = depth;
+    for (let row = 0; row < h; row++) {
+      for (let i = 0, at = row * width, from = row * w; i < width; i++, at++) {
+        const a = levels[from + columns.before[i]];
+        stretched[at] = a + columns.share[i] * (levels[from + columns.after[i]] - a);
+      }
+    }
+    const scale = 256 / Math.max(high - low, 1e-6);
+    for (let row = 0, at = 0; row < height; row++) {
+      const share = rows.share[row];
+      let upper = rows.before[row] * width, lower = rows.after[row] * width;
+      for (let i = 0; i < width; i++, at++, upper++, lower++) {
+        const level = (stretched[upper] + share * (stretched[lower] - stretched[upper]) - low) * scale;
+        pixels[at] = colours[level > 255 ? 255 : level > 0 ? level | 0 : 0];
+      }
+    }
+    this.context.putImageData(this.image, 0, 0);
+  }
+
+  #resize({ height: h, width: w }, height, width) {
+    const key = [h, w, height, width].join();
+    if (key === this.#key) return;
+    this.#key = key;
+    Object.assign(this.canvas, { height, width });
+    this.image = this.context.createImageData(width, height);
+    this.pixels = new Uint32Array(this.image.data.buffer);
+    this.stretched = new Float32Array(h * width);
+    this.rows = neighbours(h, height);
+    this.columns = neighbours(w, width);
+  }
+}
+
+/* 256 colours in base64 as pixels of an ImageData. */
+export function pixelsOf(palette) {
+  const bytes = Uint8Array.from(atob(palette), (letter) => letter.charCodeAt(0));
+  const rgba = new Uint8ClampedArray(4 * 256).fill(255);
+  for (let i = 0; i < 256; i++) rgba.set(bytes.subarray(3 * i, 3 * i + 3), 4 * i);
+  return new Uint32Array(rgba.buffer);
+}
+
+/* A round number of at least `least`: 1, 2 or 5 times a power of ten. */
+function round(least) {
+  const power = 10 ** Math.floor(Math.log10(least));
+  return [1, 2, 5, 10].find((n) => n * power >= least * 0.999) * power;
+}
+
+/* Round metres to write at a colour bar, about `most` of them, with their text. */
+export function ticksOf(low, high, most) {
+  const step = round((high - low) / most), digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const found = [];
+  for (let n = Math.ceil(low / step - 1e-6); n * step <= high + 1e-6 * step; n++) {
+    found.push({ metres: n * step, text: (n * step).toFixed(digits) });
+  }
+  return found;
+}
+
+const SETTLING_MS = 700;
+
+/* A range that follows the scene: round, and unchanged until the scene has left it or fills it no longer. */
+export class AutoRange {
+  range = null;
+  at = -Infinity;
+
+  /* Look at the next frame; metres. */
+  follow({ levels }, unit) {
+    const sampled = levels.filter((level, i) => i % 7 === 0 && level).sort();
+    if (!sampled.length) return this.range ?? [0, 1];
+    const at = (share) => sampled[Math.round(share * (sampled.length - 1))] * unit;
+    const near = at(0.02), far = at(0.98);
+    // Averages over the last second, so that one frame moves nothing.
+    const now = performance.now(), fresh = 1 - Math.exp((this.at - now) / SETTLING_MS);
+    this.at = now;
+    this.near = near - (1 - fresh) * (near - (this.near ?? near));
+    this.far = far - (1 - fresh) * (far - (this.far ?? far));
+    const span = Math.max(this.far - this.near, 0.05);
+    const [low, high] = this.range ?? [Infinity, -Infinity];
+    const left = low - this.near > 0.05 * span || this.far - high > 0.05 * span;
+    if (left || high - low > 1.8 * span) {
+      const step = round(span / 8);
+      const bound = (value, how) => Number((how(value / step) * step).toFixed(4));
+      this.range = [bound(this.near, Math.floor), bound(this.far, Math.ceil)];
+    }
+    return this.range;
+  }
+}

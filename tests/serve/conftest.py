@@ -1,0 +1,18 @@
+"""Live pages, for every test in this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Any]]:
+    """Serves sources until the test ends; see `pages.served`."""
+    from .pages import served
+
+    with ExitStack() as pages:
+        yield lambda source, **options: pages.enter_context(served(source, **options))
