@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def _reference(n: int = 2, height: int = 4, width: int = 5) -> Reference:
     return Reference(rng.integers(0, 256, (n, height, width, 3), np.uint8), depths, truths)
 
 
-def _arrays() -> dict[str, np.ndarray]:
+def _arrays() -> dict[str, Any]:
     reference = _reference()
     weights = np.array(reference.weights_sha256)
     return {

@@ -69,7 +69,7 @@ OUT_OF_RANGE = [
         ("export compact --camera 480", ["'480' is not a size"]),
         ("export compact --camera 90x640", ["camera 90x640", "smaller than the network's 96x128", "--size"]),
         ("export compact --size 240x320 --camera 480x300 --batch 1,2,4", ["480x300", "240x320"]),
-        ("export nano compact --int8 --calibrate scenes --camera 95x640 --backend null", ["95x640"]),
+        ("export compact --int8 --calibrate scenes --camera 95x640 --backend null", ["95x640"]),
         ("export compact --backend null -o threads=2", ["threads"]),
         ("export compact --backend onnxruntime -o threads", ["KEY=VALUE", "'threads'"]),
         ("export compact --backend onnxruntime -o =2", ["KEY=VALUE"]),

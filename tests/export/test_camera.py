@@ -176,7 +176,7 @@ def test_file_is_current_for_its_sizes_only(files: Files) -> None:
     same = ExportOptions(size=SIZE, camera=CAMERAS["whole"])
     assert find_current(path.parent, bundle.document, same) == path
     for other in ({"camera": None}, {"camera": (480, 640)}, {"size": (96, 128)}, {"batch": 2}, {"precision": "fp16"}):
-        assert find_current(path.parent, bundle.document, replace(same, **other)) is None  # type: ignore[arg-type]
+        assert find_current(path.parent, bundle.document, replace(same, **other)) is None
     assert replace(same, camera=SIZE).spec_of(bundle.spec) == replace(same, camera=None).spec_of(bundle.spec)
 
 
