@@ -5,6 +5,7 @@ With `<stem>.reference.npz` any machine can check an engine's parity, without Py
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from .errors import EngineError
 from .files import atomic_write
 from .precisions import PRECISIONS
+from .spec import ModelSpec
 
 __all__ = ["Reference", "find_reference", "onnx_stem", "read_reference", "reference_path", "write_reference"]
 
@@ -26,18 +28,25 @@ class Reference:
         depths: N x H x W, float32 metres: PyTorch's FP32 output.
         truths: N x H x W, float32 metres: measured depth; 0 where not measured.
         weights_sha256: of the weights that computed `depths`.
+        resized_to: see `ModelSpec.resized_to`.
     """
 
     images: np.ndarray
     depths: np.ndarray
     truths: np.ndarray
     weights_sha256: str = ""
+    resized_to: tuple[int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
         height, width = self.depths.shape[1:]
         return height, width
+
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """Height and width at which the network computed."""
+        return self.resized_to or self.size
 
 
 def onnx_stem(onnx: Path) -> str:
@@ -60,22 +69,34 @@ def reference_path(onnx: Path) -> Path:
     return onnx.with_name(f"{onnx_stem(onnx)}.reference.npz")
 
 
-def find_reference(onnx: Path, weights_sha256: str, size: tuple[int, int]) -> Path:
-    """The reference beside an ONNX file that has its weights and size; the file may have been renamed.
+def find_reference(onnx: Path, weights_sha256: str, model: ModelSpec) -> Path:
+    """The reference beside an ONNX file that has its weights and sizes; the file may have been renamed.
 
     `reference_path` comes first, and is also the answer if none fits.
     """
     named = reference_path(onnx)
     beside = (named, *sorted(onnx.parent.glob("*.reference.npz")))
-    return next((path for path in beside if _answers(path, weights_sha256, size)), named)
+    return next((path for path in beside if _answers(path, weights_sha256, model)), named)
 
 
-def _answers(path: Path, weights_sha256: str, size: tuple[int, int]) -> bool:
+def _answers(path: Path, weights_sha256: str, model: ModelSpec) -> bool:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            return str(content["weights_sha256"]) == weights_sha256 and content["depths"].shape[1:] == size
+            return (
+                str(content["weights_sha256"]) == weights_sha256
+                and content["depths"].shape[1:] == model.size
+                and _resized_to(content) == model.resized_to
+            )
     except Exception:  # noqa: BLE001 - `read_reference` reports what is wrong
         return False
+
+
+def _resized_to(content: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
+    """Files of older versions lack it."""
+    if "resized_to" not in content or not len(content["resized_to"]):
+        return None
+    height, width = content["resized_to"].tolist()
+    return height, width
 
 
 def write_reference(path: Path, reference: Reference) -> None:
@@ -87,6 +108,7 @@ def write_reference(path: Path, reference: Reference) -> None:
             depths=reference.depths,
             truths=reference.truths,
             weights_sha256=np.array(reference.weights_sha256),
+            resized_to=np.array(reference.resized_to or (), np.int64),
         )
 
 
@@ -99,11 +121,10 @@ def read_reference(path: Path) -> Reference:
     try:
         # Opened here, because NumPy does not close the file if the archive is damaged.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            weights_sha256 = str(content["weights_sha256"])
-            reference = Reference(content["images"], content["depths"], content["truths"], weights_sha256)
+            images, depths, truths = content["images"], content["depths"], content["truths"]
+            reference = Reference(images, depths, truths, str(content["weights_sha256"]), _resized_to(content))
     except Exception as error:  # zipfile, zlib and NumPy raise many different errors for damaged bytes
         raise EngineError(f"{path} is not a reference file ({error}); make it again with `depthkit export`") from error
-    images, depths, truths = reference.images, reference.depths, reference.truths
     fits = depths.ndim == 3 and len(depths) > 0 and images.shape == (*depths.shape, 3) and truths.shape == depths.shape
     if not fits or [a.dtype.name for a in (images, depths, truths)] != ["uint8", "float32", "float32"]:
         raise EngineError(f"{path} has arrays of mismatched shapes or types; make it again with `depthkit export`")

@@ -1,4 +1,4 @@
-"""Heights and widths that the built-in networks support."""
+"""Heights and widths: which ones networks and cameras may have, and how they are named."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from .errors import SpecError
 
-__all__ = ["SIZE_MULTIPLE", "check_size", "smaller_size"]
+__all__ = ["SIZE_MULTIPLE", "check_camera", "check_size", "describe_sizes", "smaller_size"]
 
 SIZE_MULTIPLE: Final = 16
 """Height and width must be divisible by this: the built-in networks halve them four times."""
@@ -28,6 +28,33 @@ def check_size(height: int, width: int) -> None:
         f"size {height}x{width} (HxW) is not divisible by {SIZE_MULTIPLE}; "
         f"the nearest {'are' if len(nearest) > 1 else 'is'} {' and '.join(nearest)}"
     )
+
+
+def check_camera(camera: tuple[int, int], network: tuple[int, int]) -> None:
+    """Raise SpecError if a camera's frames are lower or narrower than the network's input (height, width).
+
+    >>> check_camera((480, 640), (96, 128))
+    >>> check_camera((480, 100), (96, 128))
+    Traceback (most recent call last):
+    depthkit.errors.SpecError: camera 480x100 (HxW) is smaller than the network's 96x128; choose a smaller --size
+    """
+    if any(given < needed for given, needed in zip(camera, network, strict=True)):
+        raise SpecError(
+            f"camera {_by(camera)} (HxW) is smaller than the network's {_by(network)}; choose a smaller --size"
+        )
+
+
+def describe_sizes(frames: tuple[int, int], network: tuple[int, int]) -> str:
+    """The network's height and width; and those of the frames, if the graph resizes them.
+
+    >>> describe_sizes((96, 128), (96, 128)), describe_sizes((480, 640), (96, 128))
+    ('96x128', '96x128 from 480x640')
+    """
+    return _by(network) + ("" if frames == network else f" from {_by(frames)}")
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _neighbours(length: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from .documents import STRICT, is_version
 from .errors import FrameError, SpecError
+from .sizes import check_camera, describe_sizes
 
 __all__ = ["Dim", "Focal", "ModelSpec", "Preprocessing", "TensorSpec", "camera_ready"]
 
@@ -104,12 +105,14 @@ class ModelSpec:
         preprocessing: how the graph converts `image` to the network's input.
         depth_range: smallest and largest depth in metres that the model can predict.
         parameters: trainable parameters of the network, batch norm included.
-        macs: multiply-accumulate operations for one frame of this input's height and width.
+        macs: multiply-accumulate operations of the network for one frame.
         focal: focal length of the training camera, fx / width (NYU Depth v2: 518.86 / 640 = 0.8107); None: unknown.
             A picture does not show its camera's focal length f: with the same picture, a camera of twice the focal
             length stands twice as far away. The network predicts true depth * focal / f, hence
             true depth = predicted depth * f / focal (Yin et al., "Metric3D", 2023). This holds for pictures of
             the training pictures' shape; others are squeezed into it.
+        resized_to: the network's height and width, if the graph resizes frames to it and the depth back; None: frames
+            have the network's size.
         schema_version: version of this document's layout.
     """
 
@@ -122,25 +125,36 @@ class ModelSpec:
     parameters: int
     macs: int
     focal: Focal | None
-    schema_version: Literal[2] = 2
+    resized_to: tuple[_Positive, _Positive] | None = None
+    schema_version: Literal[3] = 3
 
     @staticmethod
     def upgrade(raw: Any) -> None:
-        """Version 1 had no focal length."""
+        """Version 1 had no focal length, and version 2 no resizing in the graph."""
         if is_version(raw, 1) and "focal" not in raw:
             raw.update(schema_version=2, focal=None)
+        if is_version(raw, 2) and "resized_to" not in raw:
+            raw.update(schema_version=3, resized_to=None)
 
     def __post_init__(self) -> None:
         if len(self.input.shape) != 4 or (self.input, self.output) != camera_ready(*self.size, self.batch):
             raise ValueError("input and output are not those of a camera-ready graph with one size and batch")
+        check_camera(self.size, self.network_size)
+        if self.resized_to == self.size:
+            raise ValueError("resized_to is the frames' own size")
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """Height and width of frames and depth in pixels."""
         _, height, width, _ = self.input.shape
         if isinstance(height, Dim) or isinstance(width, Dim):
             raise SpecError("height and width are fixed; only the batch may be dynamic")
         return height, width
+
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """Height and width at which the network computes; see `resized_to`."""
+        return self.resized_to or self.size
 
     @property
     def batch(self) -> int | Dim:
@@ -157,6 +171,21 @@ class ModelSpec:
         height, width = self.size
         image, depth = camera_ready(height, width, batch)
         return replace(self, input=image, output=depth)
+
+    def with_camera(self, size: tuple[int, int] | None) -> ModelSpec:
+        """The spec of a graph that resizes frames of this height and width to the network's; None: no resizing.
+
+        Raises:
+            SpecError: the frames are smaller than the network's input.
+        """
+        network = self.network_size
+        check_camera(size or network, network)
+        image, depth = camera_ready(*(size or network), self.batch)
+        return replace(self, input=image, output=depth, resized_to=None if size in {None, network} else network)
+
+    def describe_sizes(self) -> str:
+        """See `sizes.describe_sizes`."""
+        return describe_sizes(self.size, self.network_size)
 
     def describe_camera(self) -> str:
         """What the focal length means for pictures of another camera, in two sentences."""

@@ -61,9 +61,9 @@ def _message(session: Session, parity: Parity, precision: Precision, faults: lis
         ("finite", "everywhere", "yes" if parity.finite else "no", ""),
     ]
     table = "\n".join("  " + "".join(cell.ljust(14) for cell in row).rstrip() for row in rows)
-    height, width = spec.size
+    model = f"{spec.network} {spec.describe_sizes()}"
     return (
-        f"{spec.network} {height}x{width} on {session.provider} fails the {precision} gate: {'; '.join(faults)}\n"
+        f"{model} on {session.provider} fails the {precision} gate: {'; '.join(faults)}\n"
         f"{table}\n  on {parity.frames} reference frames, against torch FP32"
     )
 

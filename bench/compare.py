@@ -170,7 +170,7 @@ _SAME: Final[tuple[_Key, ...]] = (
 
 
 def _part(row: Row) -> tuple[object, ...]:
-    return row.network, row.size, row.batch, row.backend, row.precision, row.kind
+    return row.network, row.size, row.resized_to, row.batch, row.backend, row.precision, row.kind
 
 
 def _pairs(old: Sequence[Row], new: Sequence[Row]) -> dict[int, int]:

@@ -55,9 +55,10 @@ class Contender:
     profile: Callable[[np.ndarray], Sequence[LayerTime]] | None = None
 
     @property
-    def model(self) -> tuple[str, str, tuple[int, int], int]:
-        """The group it is compared within: run, weights, size and batch."""
-        return self.run, self.reference.weights_sha256, self.reference.size, self.batch
+    def model(self) -> tuple[str, str, tuple[int, int], tuple[int, int], int]:
+        """The group it is compared within: run, weights, sizes of frames and network, and batch."""
+        reference = self.reference
+        return self.run, reference.weights_sha256, reference.size, reference.network_size, self.batch
 
     @property
     def name(self) -> str:

@@ -187,6 +187,7 @@ class Entry:
             error=error,
             run=contender.run,
             weights=contender.reference.weights_sha256,
+            resized_to=contender.reference.resized_to,
         )
         return replace(row, notes=(*self.notes, *doubts(row)))
 

@@ -26,6 +26,7 @@ from ..metrics import DepthScores, Scores
 from ..names import file_name
 from ..parity import Parity
 from ..session import LayerTime
+from ..sizes import describe_sizes
 from .environment import Environment
 from .parts import Accuracy, MemoryUse, Peaks, Roofline, Throughput
 from .statistics import (
@@ -62,6 +63,8 @@ MAY_BE_NAN: Final = {
 _GZIP: Final = b"\x1f\x8b"  # how such a file begins (RFC 1952)
 _NAMELESS: Final = 4
 """The schema version in which rows have no `run` and `weights`."""
+_UNRESIZED: Final = 5
+"""The schema version in which rows have no `resized_to`."""
 _NAN: Final = frozenset[str]().union(*MAY_BE_NAN.values())
 
 
@@ -75,7 +78,7 @@ class Row:
         kind: "engine": a depthkit session; "peer": the raw vendor API; "trtexec": read from a file of trtexec.
         provider: what really computed, in the vendor's words.
         precision_asked, precision: as asked for, and as really computed.
-        size, batch: height and width; frames per run.
+        size, batch: height and width of frames; frames per run.
         parameters, macs: of the network; macs for one frame.
         file_bytes: size of the engine on disk.
         wall_ms: host time of each measured run, in order; empty only if `error` says why.
@@ -97,6 +100,7 @@ class Row:
         notes: reasons to doubt its figures.
         error: why the bench of this row ended early; empty: it did not.
         run, weights: name of the run, unique per run and weights in a result; SHA-256 of the weights; empty: unknown.
+        resized_to: the network's height and width, if the graph resizes frames to it; None: that of the frames.
     """
 
     network: str
@@ -128,6 +132,7 @@ class Row:
     error: str
     run: str = ""
     weights: str = ""
+    resized_to: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not (self.wall_ms or self.error):
@@ -143,13 +148,13 @@ class Row:
 
     @property
     def model(self) -> str:
-        """Network, size, batch, and the run unless it is named like the network; empty: unknown."""
+        """Network, sizes, batch, and the run unless it is named like the network; empty: unknown."""
         if not self.network or self.size is None:
             return ""
         network = file_name(self.network)
         batch = f" x{self.batch}" if self.batch > 1 else ""
         run = f" of {self.run}" if self.run not in {"", network} else ""
-        return f"{network} {self.size[0]}x{self.size[1]}{batch}{run}"
+        return f"{network} {describe_sizes(self.size, self.resized_to or self.size)}{batch}{run}"
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -231,7 +236,7 @@ class BenchResult:
     rows: tuple[Row, ...]
     complete: bool = True
     notes: tuple[str, ...] = ()
-    schema_version: Literal[5] = 5
+    schema_version: Literal[6] = 6
 
     @property
     def failed(self) -> list[Row]:
@@ -240,7 +245,7 @@ class BenchResult:
 
     @property
     def groups(self) -> list[list[Row]]:
-        """Rows that may be compared with each other: of the same run and weights, size and batch."""
+        """Rows that may be compared with each other: of the same run and weights, sizes and batch."""
         models = dict.fromkeys(row.model for row in self.rows)
         return [[row for row in self.rows if row.model == model] for model in models]
 
@@ -292,6 +297,8 @@ def _without_figures(content: bytes) -> bytes:
         document = json.loads(content)
         if document["schema_version"] == _NAMELESS:
             _name_runs(document)
+        if document["schema_version"] == _UNRESIZED:
+            document.update(schema_version=6, rows=[{**row, "resized_to": None} for row in document["rows"]])
         for row in document["rows"]:
             for part, kind in ((row, Row), (row["throughput"], Throughput)):
                 _drop_computed(part, kind)
@@ -309,7 +316,7 @@ def _name_runs(document: Any) -> None:
         target = Path(row["target"])
         folder = target if row["backend"].startswith("torch") else target.parent
         row.update(run="" if row["kind"] == "trtexec" else folder.name, weights="")
-    document["schema_version"] = BenchResult.schema_version
+    document["schema_version"] = _UNRESIZED
 
 
 def _drop_computed(part: Any, kind: Any) -> None:

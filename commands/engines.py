@@ -157,9 +157,9 @@ def prune(days: float | None, everything: bool) -> None:
 def _model(manifest: Manifest) -> str:
     from ..names import file_name
 
-    height, width = manifest.model.size
     batch = manifest.model.input.describe().strip("(").partition(",")[0]
-    return f"{file_name(manifest.model.network)} {height}x{width}" + ("" if batch == "1" else f" x{batch}")
+    sizes = manifest.model.describe_sizes()
+    return f"{file_name(manifest.model.network)} {sizes}" + ("" if batch == "1" else f" x{batch}")
 
 
 def _device(manifest: Manifest) -> str:

@@ -21,6 +21,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..export.recipe import ExportOptions
     from ..pipeline.calibration import PrecisionOptions
     from ..spec import Dim
 
@@ -117,7 +118,7 @@ class _SettingType(click.ParamType["tuple[str, str]"]):
             "--keep",
             "--explain",
         ),
-        "ONNX file": ("--size", "--batch", "--onnx-only", "--runs"),
+        "ONNX file": ("--size", "--camera", "--batch", "--onnx-only", "--runs"),
         "Engine": ("--backend", "--option", "--rebuild"),
     },
 )
@@ -130,7 +131,14 @@ class _SettingType(click.ParamType["tuple[str, str]"]):
     "--size",
     type=SizeType(),
     metavar="HxW",
-    help="Size of the engine.  [default: the run's]",
+    help="Size of the network's input.  [default: the run's]",
+)
+@click.option(
+    "--camera",
+    type=SizeType(),
+    metavar="HxW",
+    help="Size of frames and depth; the engine resizes frames to --size, and depth back. Cheapest if --size divides "
+    "it.  [default: --size, without resizing]",
 )
 @click.option("--batch", type=_BatchType(), default="1", show_default=True, help="Frames per run, or a dynamic range.")
 @click.option(
@@ -159,6 +167,7 @@ def export(
     keep: int | Literal["auto"] | None,
     explain: bool,
     size: tuple[int, int] | None,
+    camera: tuple[int, int] | None,
     batch: int | Dim,
     backends: tuple[str, ...],
     settings: tuple[tuple[str, str], ...],
@@ -183,6 +192,7 @@ def export(
       depthkit export --int8 --keep auto            INT8, calibrated on each run's training data
       depthkit export --int8 --explain runs/compact which layers lose most in INT8
       depthkit export --size 480x640 --batch 1,4,8  another size, dynamic batch
+      depthkit export --camera 480x640 compact      resize in the engine: frames and depth of 480x640
       depthkit export --backend openvino -o inference_precision=bf16
       depthkit export compact-96x128.fp16.onnx      only the engine, on the target machine
     """
@@ -203,9 +213,11 @@ def export(
     targets = run or find_runs(runs)
     for target in targets:  # refuse before the first is changed
         if target.suffix == ".onnx":
-            _require_exported_so(target, precision, explain, size, batch, onnx_only)
+            _require_exported_so(
+                target, precision, explain, ExportOptions(asked, size, batch, camera=camera), onnx_only
+            )
         else:
-            require_exportable(target, runs, ExportOptions(asked, size, batch, keep=keep), precision)
+            require_exportable(target, runs, ExportOptions(asked, size, batch, keep=keep, camera=camera), precision)
     for target in targets:
         console.print(str(target), style="bold", markup=False)
         if target.suffix == ".onnx":
@@ -215,18 +227,17 @@ def export(
 
             folder = run_folder(target, runs, tell)
             if explain:
-                _explain_layers(folder, size, precision)
+                _explain_layers(folder, size, camera, precision)
                 continue
-            calibration = precision.calibration(read_document(folder), size)
-            export_run(folder, ExportOptions(asked, size, batch, calibration, keep), engines, tell)
+            calibration = precision.calibration(read_document(folder), size, camera)
+            export_run(folder, ExportOptions(asked, size, batch, calibration, keep, camera=camera), engines, tell)
 
 
 def _require_exported_so(
     onnx: Path,
     precision: PrecisionOptions,
     explain: bool,
-    size: tuple[int, int] | None,
-    batch: int | Dim,
+    wanted: ExportOptions,
     onnx_only: bool,
 ) -> None:
     """Raise UserError if the options, which are for runs, ask for something else than an ONNX file is."""
@@ -239,8 +250,9 @@ def _require_exported_so(
         "--calibrate": precision.calibrate is not None,
         "--keep": precision.keep is not None,
         "--explain": explain,
-        "--size": size not in {None, found.model.size},
-        "--batch": batch not in (1, found.model.batch),
+        "--size": wanted.size not in {None, found.model.network_size},
+        "--camera": wanted.camera not in {None, found.model.size},
+        "--batch": wanted.batch not in (1, found.model.batch),
         "--onnx-only": onnx_only,
     }
     if wrong := [option for option, is_wrong in asked.items() if is_wrong]:
@@ -250,7 +262,9 @@ def _require_exported_so(
         )
 
 
-def _explain_layers(folder: Path, size: tuple[int, int] | None, options: PrecisionOptions) -> None:
+def _explain_layers(
+    folder: Path, size: tuple[int, int] | None, camera: tuple[int, int] | None, options: PrecisionOptions
+) -> None:
     """Print the loss of each convolution when only it is quantised, the most sensitive first."""
     from ..export.onnx_file import rank_run
     from ..metrics import number
@@ -259,11 +273,11 @@ def _explain_layers(folder: Path, size: tuple[int, int] | None, options: Precisi
     from .console import table
 
     bundle = read_bundle(folder)
-    calibration = options.calibration(bundle.document, size)
+    calibration = options.calibration(bundle.document, size, camera)
     assert calibration is not None, "--explain needs --int8"
     columns = ("convolution", "module", "of MACs", "SSIM", "worst", "AbsRel", "max |Δ| mm")
     shown = table(*columns, text={"convolution", "module"})
-    for row in rank_run(bundle, size, calibration):
+    for row in rank_run(bundle, bundle.spec_at(size, camera), calibration):
         parity = row.parity
         worse = "" if parity.abs_rel_loss is None else number(parity.abs_rel_loss, "+.4f")
         figures = (f"{parity.ssim:.5f}", f"{parity.worst_ssim:.5f}", worse, f"{parity.max_abs_mm:.0f}")

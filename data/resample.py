@@ -1,4 +1,4 @@
-"""Fast resizing by NumPy, with the answers of Pillow's bilinear filter: pictures shrunk, depth enlarged.
+"""Resizing with the answers of Pillow's bilinear filter: fast by NumPy, and the weights for graphs that resize.
 
 Networks are trained on pictures that Pillow shrank with antialiasing (`images.resize_image`). Where the sizes divide,
 `shrink` takes the same weighted means in a third of the time. docs/results/resize.md compares the alternatives.
@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-__all__ = ["can_shrink", "enlarge", "shrink"]
+__all__ = ["can_shrink", "enlarge", "neighbours", "shrink", "weights"]
 
 _MOST_RATIO: Final = 11  # beyond it, a weighted sum of 8-bit pixels exceeds 16 bits
 _MOST_SUM: Final = 65535
@@ -70,11 +70,11 @@ def shrink(image: np.ndarray, target: np.ndarray, *, flip: bool = False) -> None
 def enlarge(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Interpolate H x W float32 to a `size` (height, width) that is not smaller, as Pillow's BILINEAR; a new array."""
     (_, width), (tall, wide) = depth.shape, size
-    left, right, share = _neighbours(width, wide)
+    left, right, share = neighbours(width, wide)
     # Rows are gathered much faster than columns, so that columns become rows first.
     turned = _between(np.ascontiguousarray(depth.T), left, right, share)
     stretched = np.ascontiguousarray(turned.T)
-    upper, lower, share = _neighbours(depth.shape[0], tall)
+    upper, lower, share = neighbours(depth.shape[0], tall)
     whole = np.empty(size, np.float32)
     strip = max(1, _STRIP_BYTES // (4 * wide))
     for top in range(0, tall, strip):
@@ -93,8 +93,19 @@ def _between(rows: np.ndarray, before: np.ndarray, after: np.ndarray, share: np.
     return found
 
 
+def weights(length: int, goal: int) -> np.ndarray:
+    """`goal` x `length` float32, to shrink: row i has the weights of the pixels in output pixel i, whose sum is 1.
+
+    They are those of a triangle twice as wide as the ratio, as by Pillow's antialiased BILINEAR.
+    """
+    centre = (np.arange(goal) + 0.5) * length / goal
+    distance = np.abs(np.arange(length) + 0.5 - centre[:, None]) * goal / length
+    triangle = np.maximum(1 - distance, 0)
+    return np.asarray(triangle / triangle.sum(axis=1, keepdims=True), np.float32)
+
+
 @lru_cache(maxsize=64)
-def _neighbours(length: int, goal: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def neighbours(length: int, goal: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each of `goal` points: the two of `length` points around it, and the second one's share, as a column."""
     centre = (np.arange(goal) + 0.5) * length / goal - 0.5
     before = np.floor(centre).astype(np.intp)

@@ -241,7 +241,7 @@ class _Recipe:
     @property
     def reference(self) -> Path:
         """The reference beside the ONNX file."""
-        return find_reference(self.onnx, self.description.weights_sha256, self.description.model.size)
+        return find_reference(self.onnx, self.description.weights_sha256, self.description.model)
 
     def make(self, engine: Path) -> None:
         """Write the engine and its manifest."""

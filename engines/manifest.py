@@ -90,14 +90,14 @@ class Manifest:
     created: str
     arithmetic: Arithmetic | None = None
     seal: str = ""
-    schema_version: Literal[5] = 5
+    schema_version: Literal[6] = 6
 
     @staticmethod
     def upgrade(raw: dict[str, Any]) -> None:
-        """Version 4 had a ModelSpec of version 1, see `ModelSpec.upgrade`."""
+        """Version 4 had a ModelSpec of version 1, and version 5 of version 2; see `ModelSpec.upgrade`."""
         ModelSpec.upgrade(raw.get("model"))
-        if is_version(raw, 4):
-            raw["schema_version"] = 5
+        if is_version(raw, 4) or is_version(raw, 5):
+            raw["schema_version"] = 6
 
     @property
     def share(self) -> float | None:

@@ -50,7 +50,7 @@ class Null(Backend[NullOptions]):
     def build(self, onnx: Path, engine: Path, asked: Precision, options: NullOptions) -> Built:
         """See `Backend.build`. Raises EngineError if the ONNX file has no reference beside it."""
         made = describe_onnx(onnx)
-        truths = read_reference(find_reference(onnx, made.weights_sha256, made.model.size)).truths
+        truths = read_reference(find_reference(onnx, made.weights_sha256, made.model)).truths
         measured = truths[valid_pixels(truths)]
         engine.write_text(json.dumps({"depth_m": float(np.median(measured)) if measured.size else 1.0}))
         return Built((Layer("depth", "Constant", "fp32"),))

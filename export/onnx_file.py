@@ -20,6 +20,7 @@ from ..onnx_graph import convolutions, describe_onnx
 from ..parity import Parity
 from ..precisions import LEAST_SHARE
 from ..reference import Reference, reference_path, write_reference
+from ..spec import ModelSpec
 from ..train.bundle import Bundle
 from ..train.torch_session import TorchSession
 from .checks import Check, Subject, find_overflows, run_checks
@@ -50,22 +51,22 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
 
     Args:
         bundle: the run.
-        options: precision, size, batch, calibration.
+        options: precision, sizes, batch, calibration.
         on_check: called with every check as soon as it is done.
 
     Raises:
         GateError: a check failed. An earlier export stays if it has the same weights; otherwise it is removed.
-        SpecError: a size that the network does not support.
+        SpecError: a size that the network does not support, or a smaller camera.
         DataError: too few calibration frames.
         OutputError: the folder cannot be written.
     """
-    spec = bundle.spec_at(options.size).with_batch(options.batch)
+    spec = bundle.spec_at(options.size, options.camera).with_batch(options.batch)
     goal = onnx_path(bundle.folder, bundle.document, options)
     make_folder(goal.parent)
     if goal.is_dir():
         raise OutputError(f"cannot write {goal}: it is a folder; move it away")
-    reference = make_reference(bundle, spec.size)
-    held_out = held_out_reference(bundle, spec.size, options.calibration)
+    reference = make_reference(bundle, spec)
+    held_out = held_out_reference(bundle, spec, options.calibration)
     # In the goal's folder, so that moving the file is a rename, and a full disk leaves the old file.
     with _scratch(goal.parent) as scratch:
         candidate = scratch / goal.name
@@ -118,14 +119,12 @@ class RankedLayer:
     parity: Parity
 
 
-def rank_run(bundle: Bundle, size: tuple[int, int] | None, calibration: Calibration) -> list[RankedLayer]:
-    """The convolutions of a run, most sensitive to INT8 first; ranges are minimum and maximum.
+def rank_run(bundle: Bundle, spec: ModelSpec, calibration: Calibration) -> list[RankedLayer]:
+    """The convolutions of a run in the graph of `spec`, most sensitive to INT8 first; ranges are minimum and maximum.
 
     Raises:
         DataError: too few calibration frames, or frames that cannot be read.
-        SpecError: a size that the network does not support.
     """
-    spec = bundle.spec_at(size)
     model = build_graph(bundle.network, spec, "int8", Origin(bundle.weights_sha256, ""))
     known = {each.name: each for each in convolutions(model)}
     work = sum(each.macs for each in known.values())
@@ -133,7 +132,7 @@ def rank_run(bundle: Bundle, size: tuple[int, int] | None, calibration: Calibrat
     ranges = calibrate(model, frames.images, "minmax")
     return [
         RankedLayer(each.layer, known[each.layer].module, known[each.layer].macs / work, each.parity)
-        for each in rank_layers(model, ranges, _choosing(bundle, spec.size, frames))
+        for each in rank_layers(model, ranges, _choosing(bundle, spec, frames))
     ]
 
 
@@ -183,7 +182,7 @@ def _quantized(
     frames, _ = calibration.frames
     if len(frames) < LEAST_FRAMES:
         raise DataError(f"INT8 calibration needs at least {LEAST_FRAMES} frames, but there are {len(frames)}")
-    how = plan(plain, frames.images, _choosing(bundle, subject.spec.size, frames), options.keep)
+    how = plan(plain, frames.images, _choosing(bundle, subject.spec, frames), options.keep)
     best, tried = how.best, ", ".join(f"{method} {how.tried[method].change:.2%}" for method in METHODS)
     used = f"{len(frames)} frames of {calibration.source}"
     if all(image.min() == image.max() for image in frames.images):
@@ -210,27 +209,28 @@ def _scratch(folder: Path) -> Iterator[Path]:
         raise OutputError(f"cannot write to {folder}: {error.strerror}; free some space or choose another") from error
 
 
-def make_reference(bundle: Bundle, size: tuple[int, int]) -> Reference:
-    """The run's frames at `size`, with PyTorch's FP32 depth."""
-    return _answered(bundle, size, Frames(tuple(bundle.frames.images), tuple(bundle.frames.depths)))
+def make_reference(bundle: Bundle, spec: ModelSpec) -> Reference:
+    """The run's frames at the size of `spec`, with PyTorch's FP32 depth."""
+    return _answered(bundle, spec, Frames(tuple(bundle.frames.images), tuple(bundle.frames.depths)))
 
 
-def held_out_reference(bundle: Bundle, size: tuple[int, int], calibration: Calibration | None) -> Reference | None:
-    """The held-out frames of a calibration at `size`, with PyTorch's FP32 depth; None if there are none."""
+def held_out_reference(bundle: Bundle, spec: ModelSpec, calibration: Calibration | None) -> Reference | None:
+    """The held-out frames of a calibration at the size of `spec`, with PyTorch's FP32 depth; None if there are none."""
     _, frames = calibration.frames if calibration else (None, Frames(()))
-    return _answered(bundle, size, frames) if len(frames) else None
+    return _answered(bundle, spec, frames) if len(frames) else None
 
 
-def _choosing(bundle: Bundle, size: tuple[int, int], frames: Frames) -> Reference:
+def _choosing(bundle: Bundle, spec: ModelSpec, frames: Frames) -> Reference:
     chosen = evenly_spaced(frames.images, CHOOSING)
     some = Frames(tuple(frames.images[i] for i in chosen), tuple(frames.truths[i] for i in chosen if frames.truths))
-    return _answered(bundle, size, some)
+    return _answered(bundle, spec, some)
 
 
-def _answered(bundle: Bundle, size: tuple[int, int], frames: Frames) -> Reference:
-    """Frames at `size`, with PyTorch's FP32 depth."""
-    images = np.stack([resize_image(image, size) for image in frames.images])
-    with TorchSession(bundle, size) as session:
+def _answered(bundle: Bundle, spec: ModelSpec, frames: Frames) -> Reference:
+    """Frames at the size of `spec`, with PyTorch's FP32 depth."""
+    images = np.stack([resize_image(image, spec.size) for image in frames.images])
+    with TorchSession(bundle, spec.network_size, camera=spec.size) as session:
         answers = session(images)
-    truths = [resize_depth(depth, size, smooth=False) for depth in frames.truths]
-    return Reference(images, answers, np.stack(truths) if truths else np.zeros_like(answers), bundle.weights_sha256)
+    depths = [resize_depth(depth, spec.size, smooth=False) for depth in frames.truths]
+    truths = np.stack(depths) if depths else np.zeros_like(answers)
+    return Reference(images, answers, truths, bundle.weights_sha256, spec.resized_to)

@@ -20,7 +20,7 @@ from ..names import file_name
 from ..onnx_graph import describe_onnx
 from ..precisions import Precision
 from ..reference import read_reference, reference_path
-from ..spec import Dim
+from ..spec import Dim, ModelSpec, camera_ready
 from ..train.document import FRAMES, BundleDocument
 
 __all__ = ["Calibration", "ExportOptions", "Frames", "find_current", "onnx_path", "recipe"]
@@ -78,11 +78,12 @@ class ExportOptions:
 
     Attributes:
         precision: of the network; input and output keep their types.
-        size: height and width; None: the size of training.
+        size: height and width of the network's input; None: the size of training.
         batch: frames per run.
         calibration: needed for "int8", and for "fp16" if `keep` is "auto".
         keep: number of the most sensitive layers that stay in FP32; "auto": as many as necessary; None: none.
         out: folder of the file; None: the run's.
+        camera: height and width of frames, which the graph resizes to `size`, and its depth back; None: `size`.
     """
 
     precision: Precision = "fp32"
@@ -91,22 +92,28 @@ class ExportOptions:
     calibration: Calibration | None = None
     keep: int | Literal["auto"] | None = None
     out: Path | None = None
+    camera: tuple[int, int] | None = None
+
+    def spec_of(self, model: ModelSpec) -> ModelSpec:
+        """The exported ModelSpec of a run of `model`, but for `macs`, which only torch can count.
+
+        Raises SpecError if the camera is smaller than the network's input.
+        """
+        image, depth = camera_ready(*(self.size or model.size), self.batch)
+        return replace(model, input=image, output=depth).with_camera(self.camera)
 
 
-def stem(network: str, size: tuple[int, int], batch: int | Dim) -> str:
-    """The common start of the names of a model's files.
-
-    >>> stem("compact", (240, 320), 1), stem("my.module:Net", (480, 640), Dim("batch", 1, 4, 8))
-    ('compact-240x320', 'Net-480x640-b1to8')
-    """
+def stem(spec: ModelSpec) -> str:
+    """The common start of the names of a model's files: network, sizes and batch."""
+    batch = spec.batch
     frames = f"{batch.min}to{batch.max}" if isinstance(batch, Dim) else str(batch)
-    return f"{file_name(network)}-{size[0]}x{size[1]}" + ("" if batch == 1 else f"-b{frames}")
+    sizes = spec.describe_sizes().replace(" ", "-")
+    return f"{file_name(spec.network)}-{sizes}" + ("" if batch == 1 else f"-b{frames}")
 
 
 def onnx_path(folder: Path, document: BundleDocument, options: ExportOptions) -> Path:
     """Path of the ONNX file of a run with these options."""
-    name = stem(document.model.network, options.size or document.model.size, options.batch)
-    return (options.out or folder) / f"{name}.{options.precision}.onnx"
+    return (options.out or folder) / f"{stem(options.spec_of(document.model))}.{options.precision}.onnx"
 
 
 def recipe(folder: Path, options: ExportOptions) -> str:
@@ -127,8 +134,7 @@ def find_current(folder: Path, document: BundleDocument, options: ExportOptions)
 
     It passed its checks then. Without torch, files made by other versions of depthkit, torch and so on count too.
     """
-    path = onnx_path(folder, document, options)
-    size = options.size or document.model.size
+    path, wanted = onnx_path(folder, document, options), options.spec_of(document.model)
     try:
         found = describe_onnx(path)
         reference = read_reference(reference_path(path))
@@ -136,14 +142,12 @@ def find_current(folder: Path, document: BundleDocument, options: ExportOptions)
         return None
     same = (
         found.intact
-        and reference.size == size == found.model.size
+        and (reference.size, reference.resized_to) == (wanted.size, wanted.resized_to)
         and reference.weights_sha256 == document.weights_sha256
         and found.weights_sha256 == document.weights_sha256
         and found.precision == options.precision
         and _same_recipe(found.recipe, recipe(folder, options))
-        # Size and batch (which the recipe has) were compared above; all other fields must be the run's.
-        and replace(found.model, input=document.model.input, output=document.model.output, macs=document.model.macs)
-        == document.model
+        and replace(found.model, macs=wanted.macs) == wanted
     )
     return path if same else None
 

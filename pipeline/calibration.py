@@ -60,20 +60,35 @@ class PrecisionOptions:
         else:
             find_data(document, REMEDY)
 
-    def calibration(self, document: BundleDocument, size: tuple[int, int] | None) -> Calibration | None:
-        """The calibration frames, which are read later; None if none are needed. Raises UserError, DataError."""
+    def calibration(
+        self, document: BundleDocument, size: tuple[int, int] | None, camera: tuple[int, int] | None = None
+    ) -> Calibration | None:
+        """The frames for an export of these sizes, which are read later; None: not needed. Raises UserError, DataError.
+
+        See `ExportOptions` for `size` and `camera`.
+        """
         if not self.needs_frames:
             return None
         size = size or document.model.size
         if self.calibrate is not None:
-            return read_calibration(self.calibrate, size)
+            return read_calibration(self.calibrate, size, camera=camera)
         source = find_data(document, REMEDY)
         units = document.training.depth_units if document.training else None
-        return read_calibration(source, size, units or DEPTH_UNITS)
+        return read_calibration(source, size, units or DEPTH_UNITS, camera)
 
 
-def read_calibration(source: str, size: tuple[int, int], depth_units: float = DEPTH_UNITS) -> Calibration:
+def read_calibration(
+    source: str,
+    size: tuple[int, int],
+    depth_units: float = DEPTH_UNITS,
+    camera: tuple[int, int] | None = None,
+) -> Calibration:
     """Frames of a data set or folder of pictures: as many as `size` needs for calibration, and 32 others to verify.
+
+    Args:
+        source, depth_units: see `read_pictures`.
+        size: of the network's input.
+        camera: of the frames; None: `size`.
 
     Raises:
         DataError: there is nothing at `source`. Faults of its content are raised when it is read.
@@ -82,7 +97,8 @@ def read_calibration(source: str, size: tuple[int, int], depth_units: float = DE
 
     def load() -> tuple[Frames, Frames]:
         wanted = frames_wanted(size)
-        halves = divide_pictures(source, (LEAST_FRAMES, wanted), HELD_OUT, size=size, depth_units=depth_units)
+        frames = camera or size
+        halves = divide_pictures(source, (LEAST_FRAMES, wanted), HELD_OUT, size=frames, depth_units=depth_units)
         chosen, proof = (Frames(each.images, each.depths) for each in halves)
         return chosen, proof
 

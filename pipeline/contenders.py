@@ -112,7 +112,7 @@ def _torch_contender(folder: Path, beside: Contender) -> Contender:
         beside,
         target=str(folder),
         backend="torch",
-        open=partial(open_torch, folder, beside.reference.size, beside.batch),
+        open=partial(open_torch, folder, beside.reference.network_size, beside.batch, beside.reference.size),
         precision="fp32",
         file_bytes=_weights(folder).stat().st_size,
         faults=(),
@@ -179,7 +179,7 @@ def _look_at(path: Path) -> _Made:
     if is_onnx_file(path):
         file = describe_onnx(path)
         faults = () if file.intact else (f"{path.name} was changed since its export",)
-        reference = find_reference(path, file.weights_sha256, file.model.size)
+        reference = find_reference(path, file.weights_sha256, file.model)
         return _Made(file.model, "ONNX file", file.precision, file.weights_sha256, reference, path, None, faults)
     manifest = read_manifest(path)
     onnx, reference = path.with_name(manifest.onnx), path.with_name(manifest.reference)
@@ -220,6 +220,7 @@ def _peer(name: str, folder: Path, beside: Contender) -> Contender:
     common = replace(
         beside, backend=f"{name} (vendor)", kind="peer", precision="fp32", faults=(), macs_share=None, profile=None
     )
+    reference = beside.reference
     if name not in GRAPH_RUNNERS:
         if not _can_run_torch(folder, beside):
             raise UserError(
@@ -229,21 +230,25 @@ def _peer(name: str, folder: Path, beside: Contender) -> Contender:
         return replace(
             common,
             target=str(folder),
-            open=partial(open_torch_peer, folder, beside.reference.size, beside.batch, compiled),
+            open=partial(
+                open_torch_peer, folder, reference.network_size, beside.batch, compiled, camera=reference.size
+            ),
             file_bytes=_weights(folder).stat().st_size,
         )
     assert beside.onnx is not None
-    onnx = _fp32_onnx(beside.onnx, beside.reference.weights_sha256)
+    onnx = _fp32_onnx(beside.onnx, reference.weights_sha256)
     return replace(
         common, target=str(onnx), open=partial(open_peer, name, onnx), file_bytes=onnx.stat().st_size, onnx=onnx
     )
 
 
-def open_torch_peer(folder: Path, size: tuple[int, int], batch: int, compiled: bool) -> Session:
+def open_torch_peer(
+    folder: Path, size: tuple[int, int], batch: int, compiled: bool, camera: tuple[int, int]
+) -> Session:
     """See `train.peers`; unlike that, it can be pickled without torch."""
     from ..train import peers as torch_peers
 
-    return torch_peers.open_torch_peer(folder, size, batch=batch, compiled=compiled)
+    return torch_peers.open_torch_peer(folder, size, batch=batch, compiled=compiled, camera=camera)
 
 
 def find_divergence(contender: Contender) -> str:

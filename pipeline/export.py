@@ -70,7 +70,7 @@ def _held_out(folder: Path, options: ExportOptions) -> Reference | None:
     from ..train.bundle import read_bundle
 
     bundle = read_bundle(folder)
-    return held_out_reference(bundle, options.size or bundle.document.model.size, options.calibration)
+    return held_out_reference(bundle, options.spec_of(bundle.spec), options.calibration)
 
 
 def build_engines(onnx: Path, options: EngineOptions, tell: Tell, proof: Proof | None = None) -> list[Path]:

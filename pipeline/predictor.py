@@ -129,10 +129,10 @@ class Predictor:
         self.close()
 
     def __repr__(self) -> str:
-        height, width = self.size
+        model = f"{self.spec.network} at {self.spec.describe_sizes()}"
         return (
-            f"<Predictor {self._engine}: {self.spec.network} at {height}x{width}, {self.precision} by {self.provider}, "
-            f"color={self._color}, threads={self._threads}>"
+            f"<Predictor {self._engine}: {model}, {self.precision} by {self.provider}, color={self._color}, "
+            f"threads={self._threads}>"
         )
 
     def _open(self) -> AnySize:

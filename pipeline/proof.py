@@ -48,7 +48,7 @@ class Proof:
         if not (maker.availability().runnable and maker.here().accepts(manifest.device)):
             self._tell("note", f"{maker.name}: cannot run here, so its gate was not checked")
             return
-        proofs = [("", read_reference(find_reference(onnx, manifest.weights_sha256, manifest.model.size)))]
+        proofs = [("", read_reference(find_reference(onnx, manifest.weights_sha256, manifest.model)))]
         if is_new and (others := self._held_out()) is not None:
             proofs.append((" held-out", others))
         try:

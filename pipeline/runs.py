@@ -41,6 +41,7 @@ def require_exportable(target: Path, runs: Path, wanted: ExportOptions, precisio
     """Raise UserError or SpecError for anything that would stop an export after its run was copied."""
     known = _known_run(target, runs)
     document = read_document(known)
+    wanted.spec_of(document.model)  # checks the camera
     shipped = known.parent == SHIPPED and copied_run(target, runs) is None
     if shipped and find_current(known, document, wanted) is None:  # a shipped FP32 file is only copied
         require_packages(*EXPORTING)

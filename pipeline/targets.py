@@ -221,10 +221,12 @@ def _open_fp32(folder: Path) -> Session:
         return load(build(Path(scratch) / onnx.name, BuildOptions(fastest())).path)
 
 
-def open_torch(folder: Path, size: tuple[int, int] | None, batch: int = 1) -> Session:
-    """Open a run in torch eager, FP32, on the CPU. Raises UserError if torch is not installed."""
+def open_torch(
+    folder: Path, size: tuple[int, int] | None, batch: int = 1, camera: tuple[int, int] | None = None
+) -> Session:
+    """Open a run in torch eager, FP32, on the CPU, see `TorchSession`. Raises UserError if torch is not installed."""
     if find_spec("torch") is None:
         raise UserError(f"{folder} is PyTorch weights; pip install 'depthkit[train]', or name an engine")
     from ..train.torch_session import TorchSession
 
-    return TorchSession(folder, size, batch=batch)
+    return TorchSession(folder, size, batch=batch, camera=camera)

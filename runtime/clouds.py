@@ -89,7 +89,7 @@ def cloud(
         intrinsics: for pictures of this height and width.
         jump: largest difference, as a share of the nearer depth; `math.inf` keeps all pixels. None: that of a
             surface seen at 85 degrees (`STEEPEST`), whatever the picture's size.
-        engine_size: height and width at which depth was computed (`session.spec.size`), if it was resized since.
+        engine_size: height and width at which depth was computed (`spec.network_size`), if it was resized since.
 
     Raises:
         FrameError: an array's shape or dtype does not fit.

@@ -140,8 +140,13 @@ def model_spec(height: int, width: int, batch: int | Dim = 1) -> ModelSpec:
 
 
 def before_focal(text: str) -> dict[str, Any]:
-    """A ModelSpec's JSON as it was before it had a focal length."""
-    return {key: value for key, value in json.loads(text).items() if key != "focal"} | {"schema_version": 1}
+    """A ModelSpec's JSON as it was before it had a focal length, in version 1."""
+    return {key: value for key, value in before_camera(text).items() if key != "focal"} | {"schema_version": 1}
+
+
+def before_camera(text: str) -> dict[str, Any]:
+    """A ModelSpec's JSON as it was before graphs could resize, in version 2."""
+    return {key: value for key, value in json.loads(text).items() if key != "resized_to"} | {"schema_version": 2}
 
 
 def run_code(code: str, *arguments: object, **environment: str) -> str:

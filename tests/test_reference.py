@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +14,26 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from depthkit.errors import EngineError, OutputError
-from depthkit.reference import Reference, read_reference, write_reference
+from depthkit.reference import Reference, find_reference, read_reference, write_reference
+
+from .support import model_spec
 
 
 def _reference(n: int = 2, height: int = 4, width: int = 5) -> Reference:
     rng = np.random.default_rng(n)
     depths, truths = rng.random((2, n, height, width)).astype(np.float32)
     return Reference(rng.integers(0, 256, (n, height, width, 3), np.uint8), depths, truths)
+
+
+def _arrays() -> dict[str, Any]:
+    reference = _reference()
+    weights = np.array(reference.weights_sha256)
+    return {
+        "images": reference.images,
+        "depths": reference.depths,
+        "truths": reference.truths,
+        "weights_sha256": weights,
+    }
 
 
 def _same(a: Reference, b: Reference) -> bool:
@@ -48,6 +63,17 @@ def test_reference_comes_back_exactly(n: int, depths: np.ndarray, tmp_path_facto
     found = read_reference(path)
     assert _same(found, reference)
     assert found.size == (3, 4)
+
+
+def test_reference_of_a_resizing_graph_is_not_one_of_the_whole_frame(tmp_path: Path) -> None:
+    """Both have frames of one size, and the file beside a renamed ONNX file is found by what it holds."""
+    plain = replace(_reference(), weights_sha256="0" * 64)
+    for name, reference in (("a", plain), ("b", replace(plain, resized_to=(2, 4)))):
+        write_reference(tmp_path / f"{name}.reference.npz", reference)
+    assert [read_reference(tmp_path / f"{name}.reference.npz").network_size for name in "ab"] == [(4, 5), (2, 4)]
+    whole, shrunk = model_spec(4, 5), model_spec(2, 4).with_camera((4, 5))
+    for name, spec in (("a", whole), ("b", shrunk)):
+        assert find_reference(tmp_path / "renamed.onnx", "0" * 64, spec).name == f"{name}.reference.npz"
 
 
 def test_missing_reference_says_how_to_get_one(tmp_path: Path) -> None:
@@ -81,8 +107,7 @@ def test_altered_byte_is_refused_or_does_no_harm(
 
 @pytest.mark.parametrize("missing", ["images", "depths", "truths"])
 def test_archive_that_lacks_an_array_is_refused(tmp_path: Path, missing: str) -> None:
-    arrays = {name: value for name, value in vars(_reference()).items() if name != missing}
-    np.savez(tmp_path / "a.npz", **arrays)
+    np.savez(tmp_path / "a.npz", **{name: value for name, value in _arrays().items() if name != missing})
     with pytest.raises(EngineError, match=missing):
         read_reference(tmp_path / "a.npz")
 
@@ -110,14 +135,14 @@ def test_single_array_is_no_reference(tmp_path: Path) -> None:
     ],
 )
 def test_arrays_that_do_not_fit_each_other_are_refused(tmp_path: Path, name: str, array: np.ndarray) -> None:
-    np.savez(tmp_path / "a.npz", **{**vars(_reference()), name: array})
+    np.savez(tmp_path / "a.npz", **{**_arrays(), name: array})
     with pytest.raises(EngineError, match=r"a\.npz"):
         read_reference(tmp_path / "a.npz")
 
 
 def test_reference_of_no_frames_is_refused(tmp_path: Path) -> None:
     """Without frames every parity gate would hold."""
-    np.savez(tmp_path / "a.npz", **{name: array[:0] for name, array in vars(_reference()).items()})
+    np.savez(tmp_path / "a.npz", **{name: array[:0] for name, array in _arrays().items() if array.ndim})
     with pytest.raises(EngineError, match=r"a\.npz"):
         read_reference(tmp_path / "a.npz")
 

@@ -19,7 +19,7 @@ from depthkit.errors import FrameError, SpecError
 from depthkit.sizes import check_size
 from depthkit.spec import Dim, ModelSpec, Preprocessing, TensorSpec, camera_ready
 
-from .support import Place, at, before_focal, places
+from .support import Place, at, before_camera, before_focal, places
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
 TRIPLES = st.tuples(FLOATS, FLOATS, FLOATS)
@@ -31,7 +31,7 @@ FOCALS = st.floats(0, exclude_min=True, allow_infinity=False)
 @st.composite
 def specs(draw: st.DrawFn) -> ModelSpec:
     image, depth = camera_ready(draw(SIZES), draw(SIZES), draw(st.integers(1, 64) | DIMS))
-    return ModelSpec(
+    spec = ModelSpec(
         network=draw(st.text(max_size=8)),
         widths=tuple(draw(st.lists(st.integers(1, 2048), max_size=9))),
         input=image,
@@ -42,6 +42,8 @@ def specs(draw: st.DrawFn) -> ModelSpec:
         macs=draw(st.integers(0, 10**13)),
         focal=draw(st.none() | FOCALS),
     )
+    larger = draw(st.none() | st.tuples(st.integers(0, 2000), st.integers(0, 2000)))
+    return spec.with_camera(None if larger is None else (spec.size[0] + larger[0], spec.size[1] + larger[1]))
 
 
 EXAMPLE = ModelSpec(
@@ -99,7 +101,7 @@ def test_unknown_key_is_named(path: Place) -> None:
 
 @pytest.mark.parametrize("path", [path for path, _ in PLACES if path], ids=_named)
 def test_value_of_another_type_is_named(path: Place) -> None:
-    nothing: list[Any] = [] if path == ("focal",) else [None]
+    nothing: list[Any] = [] if path in {("focal",), ("resized_to",)} else [None]
     others = [*nothing, True, "1", {}, [], {"x": 1}]
     place = "schema version" if path == ("schema_version",) else str(path[0])
     for value in others:
@@ -116,19 +118,41 @@ def test_every_fault_is_named_at_once() -> None:
     assert all(word in message for word in ("sky", "network", "macs", "widths"))
 
 
-@given(version=st.integers().filter(lambda n: n != 2))
+@given(version=st.integers().filter(lambda n: n != 3))
 def test_other_schema_version_is_one_sentence_with_both(version: int) -> None:
     message = _refusal({**DOCUMENT, "schema_version": version})
-    assert re.search(rf"it\.json.*version {version}\b.*version 2\b", message)
+    assert re.search(rf"it\.json.*version {version}\b.*version 3\b", message)
 
 
 @given(spec=specs())
-def test_spec_of_version_1_has_an_unknown_camera(spec: ModelSpec) -> None:
-    assert from_json(ModelSpec, json.dumps(before_focal(to_json(spec))), source="it") == replace(spec, focal=None)
+def test_spec_of_an_older_version_has_an_unknown_camera_and_resizes_nothing(spec: ModelSpec) -> None:
+    plain = replace(spec, resized_to=None)
+    assert from_json(ModelSpec, json.dumps(before_camera(to_json(spec))), source="it") == plain
+    assert from_json(ModelSpec, json.dumps(before_focal(to_json(spec))), source="it") == replace(plain, focal=None)
 
 
-def test_focal_length_in_a_document_of_version_1_is_not_dropped() -> None:
-    assert "version 1" in _refusal({**DOCUMENT, "schema_version": 1})
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_an_older_version_did_not_have_is_not_dropped(version: int) -> None:
+    assert f"version {version}" in _refusal({**DOCUMENT, "schema_version": version})
+
+
+@given(spec=specs(), size=st.tuples(SIZES, SIZES))
+def test_camera_is_at_least_as_large_as_the_network(spec: ModelSpec, size: tuple[int, int]) -> None:
+    network = spec.network_size
+    assert spec.with_camera(None).size == network
+    if any(given < needed for given, needed in zip(size, network, strict=True)):
+        with pytest.raises(SpecError, match=f"camera {size[0]}x{size[1]} .*smaller.*{network[0]}x{network[1]}"):
+            spec.with_camera(size)
+        return
+    found = spec.with_camera(size)
+    assert (found.size, found.network_size, found.batch) == (size, network, spec.batch)
+    assert found.with_batch(7).with_camera(spec.size).with_batch(spec.batch) == spec
+    assert found.describe_sizes().startswith(f"{network[0]}x{network[1]}")
+
+
+@pytest.mark.parametrize("network", [[32, 48], [33, 48], [16], [16, 16, 16], [0, 16]])
+def test_graph_does_not_enlarge_frames_or_resize_to_their_own_size(network: list[int]) -> None:
+    assert "it.json" in _refusal({**DOCUMENT, "resized_to": network})
 
 
 @pytest.mark.parametrize("focal", [0, -0.5, float("nan"), float("inf"), "0.8", True])

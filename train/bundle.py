@@ -74,11 +74,15 @@ class Bundle:
         self.weights_sha256 = document.weights_sha256
         self.frames = frames
 
-    def spec_at(self, size: tuple[int, int] | None) -> ModelSpec:
-        """The run's ModelSpec at another size (None: its own). Raises SpecError for a size that does not fit."""
+    def spec_at(self, size: tuple[int, int] | None, camera: tuple[int, int] | None = None) -> ModelSpec:
+        """The run's ModelSpec at another size (None: its own), for frames of `camera` (None: not resized).
+
+        Raises SpecError for a size that does not fit, or a camera that is smaller.
+        """
         size = size or self.spec.size
         image, depth = camera_ready(*size)
-        return replace(self.spec, input=image, output=depth, macs=count_macs(self.network, size))
+        plain = replace(self.spec, input=image, output=depth, macs=count_macs(self.network, size))
+        return plain.with_camera(camera)
 
 
 def write_bundle(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..precisions import PRECISIONS, Precision
 from ..spec import ModelSpec, Preprocessing
+from .resize import Enlarge, shrinking
 
 __all__ = ["DTYPES", "CameraReady", "normalisation"]
 
@@ -36,11 +37,12 @@ class CameraReady(nn.Module):
     """From uint8 N x H x W x 3 to float32 N x H x W metres; the network computes in its own precision.
 
     The pixels are cast before their layout changes, because TensorRT's parser cannot transpose uint8. The range is
-    applied in FP32, because half precision has steps of 8 mm at 10 m.
+    applied in FP32, because half precision has steps of 8 mm at 10 m. If the spec says so, frames are resized to the
+    network's size, and the depth back, both in FP32.
 
     Args:
         network: maps normalised N x 3 x H x W to N x 1 x H x W, depth as a fraction of the depth range's upper end.
-        spec: preprocessing and depth range.
+        spec: sizes, preprocessing and depth range.
         dtype: type that the network computes in.
     """
 
@@ -55,10 +57,14 @@ class CameraReady(nn.Module):
         gain, offset = normalisation(spec.preprocessing)
         self.register_buffer("gain", gain.to(dtype), persistent=False)
         self.register_buffer("offset", offset.to(dtype), persistent=False)
+        self.shrink = self.enlarge = None
+        if spec.resized_to is not None:
+            self.shrink = shrinking(spec.size, spec.resized_to)
+            self.enlarge = Enlarge(spec.resized_to, spec.size)
 
     def forward(self, image: Tensor) -> Tensor:
         """Predict depth in metres for camera frames."""
-        pixels = image.to(self.dtype).permute(0, 3, 1, 2)
+        pixels = image.to(self.dtype).permute(0, 3, 1, 2) if self.shrink is None else self.shrink(image).to(self.dtype)
         share = self.network(pixels * self.gain + self.offset)
-        metres = share.squeeze(1).float() * self.high
-        return cast("Tensor", metres.clamp(self.low, self.high))
+        metres = cast("Tensor", (share.squeeze(1).float() * self.high).clamp(self.low, self.high))
+        return metres if self.enlarge is None else cast("Tensor", self.enlarge(metres))

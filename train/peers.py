@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
 
 from ..session import Call, Peer
 from .bundle import read_bundle
@@ -16,28 +17,40 @@ from .bundle import read_bundle
 __all__ = ["open_torch_peer"]
 
 
-def open_torch_peer(run: Path, size: tuple[int, int] | None = None, *, batch: int = 1, compiled: bool = False) -> Peer:
+def open_torch_peer(
+    run: Path,
+    size: tuple[int, int] | None = None,
+    *,
+    batch: int = 1,
+    compiled: bool = False,
+    camera: tuple[int, int] | None = None,
+) -> Peer:
     """PyTorch in FP32 on the CPU, with its default number of threads.
 
     Args:
         run: a run folder.
-        size, batch: see `TorchSession`.
+        size, batch, camera: see `TorchSession`.
         compiled: use `torch.compile` in its default mode.
 
     Raises:
         BundleError: the run cannot be read.
     """
     bundle = read_bundle(run)
-    spec = bundle.spec_at(size).with_batch(batch)
+    spec = bundle.spec_at(size, camera).with_batch(batch)
     network = bundle.network.eval()
     # As most people write it, and not with depthkit's `normalisation`: a peer has no depthkit in it.
     mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (spec.preprocessing.mean, spec.preprocessing.std))
     low, high = spec.depth_range
+    resizes = spec.resized_to is not None
 
     def answer(image: torch.Tensor) -> torch.Tensor:
         pixels = image.permute(0, 3, 1, 2).contiguous().float() / 255
-        depth: torch.Tensor = network((pixels - mean) / std)[:, 0]
-        return (depth * high).clamp(low, high)
+        if resizes:
+            pixels = interpolate(pixels, spec.resized_to, mode="bilinear", antialias=True)
+        depth: torch.Tensor = network((pixels - mean) / std)
+        if resizes:
+            depth = interpolate(depth, spec.size, mode="bilinear")
+        return (depth[:, 0] * high).clamp(low, high)
 
     call = torch.compile(answer) if compiled else answer
 

@@ -98,11 +98,12 @@ class TorchSession(ModuleSession):
 
     Args:
         bundle: a run folder, or a bundle in memory, which is not changed.
-        size: height and width of frames; None: the size of training.
+        size: height and width of the network's input; None: the size of training.
         batch: frames per run.
         device: "cpu" or "cuda".
         precision: of the network: "fp32", "fp16" or "bf16".
         compiled: use `torch.compile(mode="max-autotune")`, which takes minutes, and replays a graph on CUDA.
+        camera: height and width of frames and depth, which are resized in torch; None: `size`.
     """
 
     def __init__(
@@ -114,12 +115,13 @@ class TorchSession(ModuleSession):
         device: str = "cpu",
         precision: Precision = "fp32",
         compiled: bool = False,
+        camera: tuple[int, int] | None = None,
     ) -> None:
         if precision == "int8":
             raise UserError("torch does not run INT8 networks here; choose fp32, fp16 or bf16, or export an engine")
         bundle = read_bundle(bundle) if isinstance(bundle, Path) else bundle
-        spec = bundle.spec_at(size).with_batch(batch)
-        camera = CameraReady(copy.deepcopy(bundle.network), spec, DTYPES[precision]).eval().to(device)
-        model: Callable[[Tensor], Tensor] = torch.compile(camera, mode="max-autotune") if compiled else camera
+        spec = bundle.spec_at(size, camera).with_batch(batch)
+        module = CameraReady(copy.deepcopy(bundle.network), spec, DTYPES[precision]).eval().to(device)
+        model: Callable[[Tensor], Tensor] = torch.compile(module, mode="max-autotune") if compiled else module
         how = "compile max-autotune" if compiled else "eager"
         super().__init__(model, spec, torch.device(device), precision, how)

@@ -74,7 +74,7 @@ RESULTS = st.builds(
     BenchResult,
     environment=st.just(environment("depthkit bench")),
     rows=st.lists(rows(), max_size=3).map(tuple),
-    schema_version=st.just(5),
+    schema_version=st.just(6),
 )
 
 
@@ -175,11 +175,11 @@ def test_what_does_not_fit_is_refused_by_schema_and_reader(document: Any, tmp_pa
         read_result(_write(tmp_path, document))
 
 
-@pytest.mark.parametrize("version", [3, 6, "5", None, True])
+@pytest.mark.parametrize("version", [3, 7, "6", None, True])
 def test_another_schema_version_is_refused(document: Any, tmp_path: Path, version: object) -> None:
     changed = {**document, "schema_version": version}
     assert not SCHEMA.is_valid(changed)
-    with pytest.raises(SchemaVersionError, match=f"version {version}.*version 5"):
+    with pytest.raises(SchemaVersionError, match=f"version {version}.*version 6"):
         read_result(_write(tmp_path, changed))
 
 
@@ -235,9 +235,18 @@ def test_edited_figures_of_the_whole_change_nothing(document: Any, tmp_path: Pat
 def test_rows_of_schema_version_4_take_the_run_from_their_target(document: Any, tmp_path: Path) -> None:
     document["schema_version"] = 4
     for row in document["rows"]:
-        del row["run"], row["weights"]
+        del row["run"], row["weights"], row["resized_to"]
     document["rows"][0].update(target="runs/mine/compact-32x48.fp32.ort.onnx")
     document["rows"][1].update(target="runs/mine", backend="torch")
     rows = read_result(_write(tmp_path, document)).rows
     assert [(row.run, row.weights) for row in rows] == [("mine", "")] * 2
     assert rows[0].model == "compact 32x48 of mine"
+
+
+def test_rows_of_schema_version_5_resize_nothing(document: Any, tmp_path: Path) -> None:
+    document["schema_version"] = 5
+    for row in document["rows"]:
+        del row["resized_to"]
+    rows = read_result(_write(tmp_path, document)).rows
+    assert {row.resized_to for row in rows} == {None}
+    assert replace(rows[0], resized_to=(16, 24)).model == "compact 16x24 from 32x48"

@@ -156,7 +156,7 @@ def test_nan_reference_fails_parity(subject: Make) -> None:
 def test_half_range_names_the_layer_that_overflows(overflowing: Bundle, tmp_path: Path) -> None:
     """Torch in real half precision, not an emulation: the weights all fit, and only what they make does not."""
     spec = describe_network("compact", compact(), SIZE)
-    reference = make_reference(overflowing, SIZE)
+    reference = make_reference(overflowing, overflowing.spec_at(SIZE))
     found = check_half(Subject(tmp_path / "unused", overflowing.network, spec, "fp16", reference))
     assert not found.passed
     assert "stem.3" in found.detail
@@ -185,4 +185,4 @@ def test_half_range_says_what_torch_does_not_compute(pristine_exports: Path, tmp
 def test_overflowing_network_is_the_same_in_full_precision(overflowing: Bundle, pristine_exports: Path) -> None:
     """The twin of the test above: it fails for its range, and for nothing else."""
     expected = read_reference(pristine_exports / "compact-32x48.reference.npz").depths
-    assert np.abs(make_reference(overflowing, SIZE).depths - expected).max() < 1e-3
+    assert np.abs(make_reference(overflowing, overflowing.spec_at(SIZE)).depths - expected).max() < 1e-3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from depthkit.reference import read_reference
 from depthkit.spec import Dim
 from depthkit.train.bundle import Bundle, read_bundle
 from depthkit.train.torch_session import TorchSession
+
+from ..support import model_spec
 
 GOAL = "compact-32x48.fp16.onnx"
 
@@ -45,10 +48,11 @@ def test_reference_is_eight_frames_with_torchs_finite_answers(pristine_exports: 
 
 
 def test_reference_follows_the_size_that_is_exported(pristine_run: Path) -> None:
-    reference = make_reference(read_bundle(pristine_run), (48, 64))
+    bundle = read_bundle(pristine_run)
+    reference = make_reference(bundle, bundle.spec_at((48, 64)))
     assert reference.size == (48, 64)
     assert reference.images.shape == (8, 48, 64, 3)
-    stored = read_bundle(pristine_run).frames.depths
+    stored = bundle.frames.depths
     assert set(np.unique(reference.truths)) <= set(np.unique(stored)), "measured depth is never interpolated"
 
 
@@ -100,11 +104,13 @@ def test_goal_that_cannot_be_written_is_an_output_error(run: Path) -> None:
 @pytest.mark.parametrize(
     ("batch", "name"),
     [
-        (1, "unet-480x640"),
-        (4, "unet-480x640-b4"),
-        (Dim("batch", 1, 4, 8), "unet-480x640-b1to8"),
-        (Dim("batch", 1, 1, 1), "unet-480x640-b1to1"),
+        (1, "Net-480x640"),
+        (4, "Net-480x640-b4"),
+        (Dim("batch", 1, 4, 8), "Net-480x640-b1to8"),
+        (Dim("batch", 1, 1, 1), "Net-480x640-b1to1"),
     ],
 )
-def test_stem_depends_on_the_batch(batch: int | Dim, name: str) -> None:
-    assert stem("unet", (480, 640), batch) == name
+def test_stem_depends_on_the_batch_and_the_camera(batch: int | Dim, name: str) -> None:
+    spec = replace(model_spec(480, 640, batch), network="my.module:Net")
+    assert stem(spec) == name
+    assert stem(spec.with_camera((720, 1280))) == name.replace("480x640", "480x640-from-720x1280")

@@ -79,7 +79,7 @@ def images(rooms: Calibration) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def reference(bundle: Bundle) -> Reference:
-    return make_reference(bundle, SIZE)
+    return make_reference(bundle, bundle.spec_at(SIZE))
 
 
 @pytest.fixture(scope="module")
@@ -224,14 +224,14 @@ def test_layers_that_read_an_outlier_are_ranked_first_and_kept(
     trained: Bundle, bundle: Bundle, rooms: Calibration
 ) -> None:
     broken = _with_outlier(trained)
-    ranked = rank_run(broken, SIZE, rooms)
-    healthy = {row.layer: row.parity.ssim for row in rank_run(bundle, SIZE, rooms)}
+    ranked = rank_run(broken, broken.spec_at(SIZE), rooms)
+    healthy = {row.layer: row.parity.ssim for row in rank_run(bundle, bundle.spec_at(SIZE), rooms)}
     assert {row.layer for row in ranked[:2]} == {"node_conv2d_16", "node_conv2d_17"}
     assert all(row.parity.ssim < healthy[row.layer] - 0.01 for row in ranked[:2])
     assert all(row.module for row in ranked)
     assert sum(row.share for row in ranked) == pytest.approx(1)
     model = build_graph(broken.network, broken.spec_at(SIZE), "int8", Origin("0" * 64, "{}"))
-    kept = plan(model, rooms.frames[0].images, make_reference(broken, SIZE), keep=1).kept
+    kept = plan(model, rooms.frames[0].images, make_reference(broken, broken.spec_at(SIZE)), keep=1).kept
     assert kept == (ranked[0].layer,)
 
 

@@ -47,7 +47,7 @@ class Exports:
 
         def export(out: Path) -> None:
             write_onnx(out / name, bundle, bundle.spec.with_batch(BATCHES[batch]), precision)
-            write_reference(reference_path(out / name), make_reference(bundle, SIZE))
+            write_reference(reference_path(out / name), make_reference(bundle, bundle.spec_at(SIZE)))
 
         return self._shared(f"parity-{network}-{precision}-{batch}", export) / name
 

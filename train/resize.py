@@ -1,0 +1,85 @@
+"""Both resizes as torch modules, for graphs that take a camera's frames and return depth of their size.
+
+They compute in FP32 whatever the network's precision, and have no convolution, so INT8 does not quantise them. All
+backends compute them alike, and faster than ONNX's Resize (docs/results/camera_export.md): OpenVINO's is ten times as
+slow, and TensorRT has none with antialiasing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from ..data.resample import neighbours, weights
+
+__all__ = ["Average", "Enlarge", "Filter", "shrinking"]
+
+
+def shrinking(size: tuple[int, int], goal: tuple[int, int]) -> Average | Filter:
+    """The module that shrinks frames of `size` (height, width) to `goal`: `Average` if both ratios are whole."""
+    down, across = (n // to for n, to in zip(size, goal, strict=True))
+    return Average(down, across) if size == (goal[0] * down, goal[1] * across) else Filter(size, goal)
+
+
+class Average(nn.Module):
+    """From uint8 N x H x W x 3 to float32 N x 3 x H/down x W/across: means of blocks.
+
+    Rows are averaged before the layout changes, so that only the smaller picture is transposed.
+    """
+
+    def __init__(self, down: int, across: int) -> None:
+        super().__init__()
+        self.down = down
+        self.across = across
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Shrink frames."""
+        _, height, width, channels = image.shape
+        rows = image.float().reshape(-1, height // self.down, self.down, width, channels).mean(2)
+        return avg_pool2d(rows.permute(0, 3, 1, 2), (1, self.across))
+
+
+class Filter(nn.Module):
+    """From uint8 N x H x W x 3 to float32 N x 3 x h x w by the filter of training, `data.resample.weights`."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, size: tuple[int, int], goal: tuple[int, int]) -> None:
+        super().__init__()
+        rows, columns = (torch.from_numpy(weights(n, to)) for n, to in zip(size, goal, strict=True))
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns.T.contiguous(), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Shrink frames."""
+        _, _, width, channels = image.shape
+        shrunk = torch.matmul(self.rows, image.float().flatten(2)).reshape(-1, len(self.rows), width, channels)
+        return torch.matmul(shrunk.permute(0, 3, 1, 2), self.columns)
+
+
+class Enlarge(nn.Module):
+    """From N x h x w to N x H x W by linear interpolation, as `data.resample.enlarge` does."""
+
+    left: Tensor
+    right: Tensor
+    across: Tensor
+    upper: Tensor
+    lower: Tensor
+    down: Tensor
+
+    def __init__(self, size: tuple[int, int], goal: tuple[int, int]) -> None:
+        super().__init__()
+        upper, lower, down = (torch.from_numpy(each) for each in neighbours(size[0], goal[0]))
+        left, right, across = (torch.from_numpy(each) for each in neighbours(size[1], goal[1]))
+        buffers = {"left": left, "right": right, "across": across.T, "upper": upper, "lower": lower, "down": down}
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer.clone(), persistent=False)  # what `neighbours` returns is cached
+
+    def forward(self, depth: Tensor) -> Tensor:
+        """Enlarge depth."""
+        before, after = depth.index_select(2, self.left), depth.index_select(2, self.right)
+        wide = before + (after - before) * self.across
+        before, after = wide.index_select(1, self.upper), wide.index_select(1, self.lower)
+        return before + (after - before) * self.down
