@@ -25,6 +25,8 @@ __all__ = [
     "NumbersType",
     "PathType",
     "PercentType",
+    "PlaceType",
+    "RangeType",
     "SectionedCommand",
     "SizeType",
     "command_line",
@@ -43,6 +45,7 @@ DAY: Final = 86_400
 MOST_FRAMES_A_RUN: Final = 4096
 """Larger batches are typing errors, which would exhaust memory before they fail."""
 MOST_PIXELS_A_SIDE: Final = 8192
+_SCHEME: Final = r"[A-Za-z][A-Za-z0-9+.-]+:/"
 
 
 def command_line() -> str:
@@ -81,6 +84,37 @@ class PathType(click.Path):
         return super().convert(_local(self, value, param, ctx), param, ctx)
 
 
+class PlaceType(click.ParamType[str]):
+    """A path, pattern, camera, address, or `-`; stays a string. Expands `~`."""
+
+    name = "PLACE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Parse "~/clip.mp4" or "rtsp://camera/1"."""
+        text = str(value)
+        return text if re.match(_SCHEME, text) else _local(self, text, param, ctx)
+
+
+class RangeType(click.ParamType["tuple[float, float] | None"]):
+    """`A,B` in metres, or `auto`, which is None."""
+
+    name = "A,B|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float] | None:
+        """Parse "0.5,5" into (0.5, 5.0)."""
+        if isinstance(value, tuple) or value == "auto":
+            return value if isinstance(value, tuple) else None
+        try:
+            near, far = (float(word) for word in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a range; write the nearest and farthest metres, as 0.5,5, or auto", param, ctx)
+        if not (isfinite(near) and isfinite(far) and 0 <= near < far):
+            self.fail(f"{value!r} is no range in metres; write the nearest first, as 0.5,5", param, ctx)
+        return near, far
+
+
 class DataType(click.ParamType[str]):
     """A path like `PathType`'s, or a word such as `scenes`; stays a string."""
 
@@ -95,7 +129,7 @@ def _local(kind: click.ParamType[Any], value: Any, param: click.Parameter | None
     text = str(value)
     if not text.strip():
         kind.fail("the path is empty; name a file or folder (`.` is the current one)", param, ctx)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+    if re.match(_SCHEME, text):
         kind.fail(f"{text} is a URL, not a local file; download it and name the file", param, ctx)
     return text if os.path.lexists(text) else os.path.expanduser(text)  # noqa: PTH111 - Path raises for an unknown user
 
