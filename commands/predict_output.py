@@ -18,6 +18,7 @@ from ..pipeline.clip import Plan, Written, write_source
 from ..pipeline.outputs import OUTPUTS, Shot
 from ..pipeline.prediction import Prediction
 from ..pipeline.predictor import Predictor
+from ..runtime.pictures import FPS
 from ..runtime.source import Source
 from .console import clip_progress, err, out, progress
 
@@ -88,7 +89,7 @@ def _run_clip(predictor: Predictor, source: Source, plan: Plan) -> None:
         goals.append(_goals(plan, f"{plan.job.name}_*"))
     state = "interrupted after " if written.interrupted else ""
     out.print(
-        f"{source.name}: {state}{frames}, {written.seconds:.1f} s{span}, {rate:.0f} fps  ->  {', '.join(goals)}",
+        f"{source.name}: {state}{frames}, {written.seconds + 1 / (source.fps or FPS):.1f} s{span}, {rate:.0f} fps  ->  {', '.join(goals)}",
         markup=False,
     )
     _complain(source, written)

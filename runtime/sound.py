@@ -20,8 +20,6 @@ _COPIED: Final = frozenset({"aac", "mp3", "opus", "flac"})
 """Codecs that MP4 takes and browsers play. Others are decoded and encoded as AAC."""
 _RATES: Final = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000})  # that AAC has here
 _RATE: Final = 48_000
-_MOST_CHANNELS: Final = 2  # for an encoded track; browsers play no more everywhere
-_AHEAD: Final = 0.5  # seconds that sound is written before the picture at the same time
 _PRIMING: Final = 2  # packets before the first picture that a decoder needs to start
 
 
@@ -38,7 +36,7 @@ class SoundTrack:
 
         self.notes: list[str] = []
         self._out, self._sound, self._reached = out, sound, 0.0
-        self._waiting: Any = None
+        self._waiting: Packet[Any] | None = None
         self._packets: Iterator[Any] = iter(())
         self._container: Any = None
         try:
@@ -50,15 +48,12 @@ class SoundTrack:
             self.notes.append(f"its sound ({sound.codec}) cannot be carried over: {error}")
 
     def until(self, time: float | None) -> None:
-        """Write what sounds before `time` and half a second after it; None: all the rest.
+        """Write what begins to sound before `time`; None: all the rest.
 
         Raises FFmpegError, OSError: the output cannot be written.
         """
-        end = None if time is None else time + _AHEAD
-        while end is None or self._reached < end:
-            packet = self._next()
-            if packet is None:
-                return
+        while (packet := self._pending()) is not None and (time is None or _seconds(packet) < time):
+            self._waiting = None
             self._reached = _seconds(packet)
             self._out.mux(packet)
 
@@ -68,12 +63,12 @@ class SoundTrack:
             self._container.close()
             self._container = None
 
-    def _next(self) -> Packet[Any] | None:
+    def _pending(self) -> Packet[Any] | None:
         """The next packet to write. Errors in reading end the sound with a note."""
         from av.error import FFmpegError
 
-        if self._container is None:
-            return None
+        if self._container is None or self._waiting is not None:
+            return self._waiting
         try:
             packet = next(self._packets, None)
         except (FFmpegError, ValueError) as error:
@@ -81,6 +76,7 @@ class SoundTrack:
             packet = None
         if packet is None:
             self.close()
+        self._waiting = packet
         return packet
 
     def _copied(self) -> Iterator[Packet[Any]]:
@@ -107,7 +103,7 @@ class SoundTrack:
 
         context = self._stream.codec_context
         rate = context.sample_rate if context.sample_rate in _RATES else _RATE
-        layout = context.layout if context.layout.nb_channels <= _MOST_CHANNELS else "stereo"
+        layout = "mono" if context.layout.nb_channels == 1 else "stereo"  # browsers play no more everywhere
         track: Any = self._out.add_stream("aac", rate=rate, layout=layout)
         resampler = AudioResampler("fltp", layout, rate, frame_size=1024)
         begin = self._sound.start
