@@ -43,7 +43,7 @@ class SoundTrack:
             self._container = open_container(sound.place, "its sound")
             self._stream = self._container.streams[sound.stream]
             self._packets = self._copied() if sound.codec in _COPIED else self._encoded()
-        except (DataError, FFmpegError, ValueError) as error:
+        except (DataError, FFmpegError, ValueError, LookupError) as error:
             self.close()
             self.notes.append(f"its sound ({sound.codec}) cannot be carried over: {error}")
 

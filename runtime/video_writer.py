@@ -63,9 +63,7 @@ COLOUR: Final = Coding(
 )
 """H.264 that browsers play while they load it. Faster presets cost 2 ms of CPU a frame of 640x480, "veryfast" 8."""
 
-DEPTH: Final = Coding(
-    "matroska", "ffv1", "gray16le", 1000, {"level": "3", "slices": "4", "slicecrc": "1"}, {}, is_colour=False
-)
+DEPTH: Final = Coding("matroska", "ffv1", "gray16le", 1000, {"level": "3", "slicecrc": "1"}, {}, is_colour=False)
 """Lossless 16-bit grey, with a checksum for each slice (RFC 9043)."""
 
 
