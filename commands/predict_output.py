@@ -88,8 +88,9 @@ def _run_clip(predictor: Predictor, source: Source, plan: Plan) -> None:
     if any(not OUTPUTS[name].is_clip for name in plan.outputs):
         goals.append(_goals(plan, f"{plan.job.name}_*"))
     state = "interrupted after " if written.interrupted else ""
+    length = written.seconds + 1 / (source.fps or FPS)
     out.print(
-        f"{source.name}: {state}{frames}, {written.seconds + 1 / (source.fps or FPS):.1f} s{span}, {rate:.0f} fps  ->  {', '.join(goals)}",
+        f"{source.name}: {state}{frames}, {length:.1f} s{span}, {rate:.0f} fps  ->  {', '.join(goals)}",
         markup=False,
     )
     _complain(source, written)

@@ -36,7 +36,7 @@ def decoded(path: Path) -> list[tuple[float, np.ndarray]]:
 
 
 def write_depths(path: Path, depths: list[np.ndarray], times: list[float]) -> None:
-    with VideoWriter(path, DEPTH, depths[0].shape, fps=30) as writer:  # type: ignore[arg-type]
+    with VideoWriter(path, DEPTH, depths[0].shape, fps=30) as writer:
         for depth, time in zip(depths, times, strict=True):
             writer.write(frame_of([millimetres(depth)], DEPTH.pixels), time)
         writer.finish()
@@ -81,7 +81,7 @@ def test_a_colour_video_has_an_even_size_and_keeps_a_variable_rate(
     times = [0.0, *(np.cumsum(steps) / 10000).tolist()]
     depth = np.linspace(1.5, 2, size[0], dtype=np.float32)[:, None].repeat(size[1], axis=1)
     planes = colour_planes(depth, (1.0, 4.0))
-    with VideoWriter(path, COLOUR, planes[0].shape, fps=None) as writer:  # type: ignore[arg-type]
+    with VideoWriter(path, COLOUR, planes[0].shape, fps=None) as writer:
         for time in times:
             writer.write(frame_of(planes, COLOUR.pixels), time)
         writer.finish()
