@@ -157,8 +157,11 @@ def _shots(source: Source, predictor: Predictor, plan: Plan, written: Written) -
             if first:
                 near, far = percentiles([result.small for result in first], first[0].small.shape)
                 written.span = near / _WIDER, far * _WIDER
+        begin: float | None = None  # of a live source, the first frame that is taken is not its first
         for result in chain(_emptied(first), results):
-            yield Shot(plan.name(result.frame), result, written.span, plan.camera(result.frame))
+            frame = result.frame
+            begin = frame.time if begin is None else begin
+            yield Shot(plan.name(frame), result, frame.time - begin, written.span, plan.camera(frame))
         if error is not None:
             raise error
 

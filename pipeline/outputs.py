@@ -78,16 +78,14 @@ class Shot:
     Attributes:
         name: what its files begin with.
         result: frame and depth; metres are corrected for the camera's focal length.
+        time: when it is shown, in seconds from the first frame that is written.
         intrinsics: of its camera; None: unknown.
     """
 
-    def __init__(self, name: str, result: Result, span: Span | None = None, intrinsics: Intrinsics | None = None):
-        self.name, self.result, self.intrinsics, self._span = name, result, intrinsics, span
-
-    @property
-    def time(self) -> float:
-        """When it is shown, in seconds."""
-        return self.result.frame.time
+    def __init__(
+        self, name: str, result: Result, time: float, span: Span | None = None, intrinsics: Intrinsics | None = None
+    ) -> None:
+        self.name, self.result, self.time, self.intrinsics, self._span = name, result, time, intrinsics, span
 
     @property
     def depth(self) -> np.ndarray:

@@ -10,8 +10,6 @@ from typing import Final, Generic, TypeVar
 
 from typing_extensions import Self
 
-from ..runtime.source import join
-
 __all__ = ["Recorder"]
 
 _Item = TypeVar("_Item")
@@ -43,20 +41,18 @@ class Recorder(Generic[_Item]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stopped.set()
-        join(self._thread, seconds=30.0)
-
-    def put(self, item: _Item) -> None:
-        """Give an item, waiting while the queue is full. Raises what `write` raised for an earlier one."""
-        self._put(item)
+        # However long the last write takes: whoever closes the files must not do it meanwhile.
+        self._thread.join()
 
     def finish(self) -> None:
         """Wait until all is written. Raises what `write` raised."""
-        self._put(None)
+        self.put(None)
         while self._thread.is_alive():
             self._thread.join(_POLL)
         self._raise()
 
-    def _put(self, item: _Item | None) -> None:
+    def put(self, item: _Item | None) -> None:
+        """Give an item, waiting while the queue is full; None is the last. Raises what `write` raised before."""
         while True:
             self._raise()
             try:

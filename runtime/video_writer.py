@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["COLOUR", "DEPTH", "Coding", "VideoWriter", "frame_of", "frame_of_rgb"]
 
 _FPS: Final = 30  # stated where the source's rate is unknown; every frame has a time of its own
+_THREADS: Final = 2  # of the encoder, so that large frames do not wait for it; the engine has the other cores
 _BT709: Final = 1  # ITU-T H.273: primaries, transfer and matrix alike
 _LIMITED: Final = 1  # 16 to 235
 
@@ -143,7 +144,7 @@ class VideoWriter:
         stream.height, stream.width = self._size
         stream.pix_fmt, stream.options = coding.pixels, dict(coding.options)
         stream.time_base = stream.codec_context.time_base = Fraction(1, coding.ticks)
-        stream.codec_context.thread_count = 1
+        stream.codec_context.thread_count = _THREADS
         if coding.is_colour:
             for tag in ("colorspace", "color_primaries", "color_trc"):
                 setattr(stream.codec_context, tag, _BT709)

@@ -12,7 +12,6 @@ from depthkit.errors import DataError, OutputError, UserError
 from depthkit.pipeline.inputs import plan_inputs, require_fitting, require_folder, require_goals, split_arguments
 from depthkit.pipeline.outputs import OUTPUTS, parse_outputs
 
-
 INPUTS = (
     *("c.jpg", "p", "p/*.png", "clip.mp4", "gone.mp4", "other.bin"),
     *("0", "/dev/video3", "-", "shots/%05d.png", "rtsp://camera/1", "https://a.b/clip.mp4"),
