@@ -23,6 +23,7 @@ __all__ = [
     "atomic_write",
     "is_refused_write",
     "make_folder",
+    "refused_write",
     "remove",
     "require_writable",
     "sha256",
@@ -66,7 +67,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         if not is_refused_write(error) or _names_another(error, temporary, path):
             raise  # about a file that the block read, not about the one it wrote
-        raise _refused(path, error) from error
+        raise refused_write(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -93,7 +94,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 path.rename(old)
             fresh.rename(path)
         except OSError as error:
-            raise _refused(path, error) from error
+            raise refused_write(path, error) from error
     finally:
         if old.exists() and not path.exists():
             old.rename(path)
@@ -112,7 +113,7 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused_write(path, error) from error
     return path
 
 
@@ -121,16 +122,16 @@ def remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused_write(path, error) from error
 
 
 def require_writable(path: Path) -> None:
     """Raise OutputError early, before hours of work, if `path` obviously cannot be written."""
     place = next((folder for folder in path.absolute().parents if folder.exists()), None)
     if place is not None and not place.is_dir():
-        raise _refused(path, NotADirectoryError(errno.ENOTDIR, f"{place} is not a folder"))
+        raise refused_write(path, NotADirectoryError(errno.ENOTDIR, f"{place} is not a folder"))
     if place is not None and not os.access(place, os.W_OK | os.X_OK):
-        raise _refused(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+        raise refused_write(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def sha256(path: Path) -> str:
@@ -171,6 +172,7 @@ def _names_another(error: OSError, temporary: Path, goal: Path) -> bool:
     return bool(names) and not any(name == str(goal) or name.startswith(str(temporary)) for name in names)
 
 
-def _refused(path: Path, error: OSError) -> OutputError:
+def refused_write(path: Path, error: OSError) -> OutputError:
+    """The OutputError for a write to `path` that the operating system refused."""
     reason = error.strerror or str(error)
     return OutputError(f"cannot write {path}: {reason}; choose a writable folder with enough free space")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import click
+from click.core import ParameterSource
 
 from ..names import PEERS
 from .options import (
@@ -42,7 +43,7 @@ class _VendorsType(click.ParamType["list[str]"]):
 @click.command(
     cls=SectionedCommand,
     sections={
-        "What to bench": ("--engine", "--runs", "--torch", "--vs", "--trtexec", "--batch"),
+        "What to bench": ("--engine", "--runs", "--torch", "--vs", "--trtexec", "--batch", "--source"),
         "Accuracy": ("--data", "--frames", "--depth-units", "--gate", "--bisect"),
         "Timing": ("--protocol", "--duration", "--until", "--streams"),
         "What else to measure": ("--memory", "--roofline", "--profile"),
@@ -106,6 +107,11 @@ class _VendorsType(click.ParamType["list[str]"]):
     multiple=True,
     type=PathType(dir_okay=False),
     help="Add a row from a file of trtexec --exportTimes.",
+)
+@click.option(
+    "--source",
+    metavar="CLIP",
+    help="Instead, bench from a video file to a video of depth: each stage, and how old frames of a camera would be.",
 )
 @click.option(
     "--memory/--no-memory",
@@ -176,6 +182,7 @@ def bench(
     with_torch: bool,
     vendors: list[str] | None,
     traces: tuple[Path, ...],
+    source: str | None,
     memory: bool,
     roofline: bool,
     profile: bool,
@@ -206,6 +213,7 @@ def bench(
       depthkit bench --vs torch,onnxruntime --until 1%      beside raw vendor APIs, to ±1 %
       depthkit bench --compare old.json new.json            what became slower
       depthkit bench --engine e.ort.onnx                    one engine; needs no torch
+      depthkit bench --source clip.mp4 --duration 8         from file to video, stage by stage
     """
     from ..bench.suite import SuiteOptions
     from ..bench.timing import Steady
@@ -219,6 +227,12 @@ def bench(
         compare_and_show(*files, fail_above=fail_above, relative_to=relative_to, markdown_file=markdown_file)
         return
     found = list(dict.fromkeys(engines)) or find_engines(runs, tell)
+    if source is not None:
+        from .bench_source import OPTIONS, bench_source
+
+        _require_only(OPTIONS, "--source")
+        bench_source(source, found, seconds, json_file=json_file, markdown_file=markdown_file)
+        return
     samples, notes = _samples(data, frames, depth_units_of(found, depth_units))
     rows = [read_trtexec(path) for path in traces]
     chosen = contenders(found, tell, with_torch=with_torch, batch=batch, found=not engines)
@@ -241,6 +255,21 @@ def bench(
     require_any(result)
     if gate:
         require_gate(result)
+
+
+def _require_only(names: frozenset[str], option: str) -> None:
+    """Raise UserError if an option was given that is not one of `names`."""
+    from ..errors import UserError
+
+    context = click.get_current_context()
+    given = ParameterSource.COMMANDLINE
+    others = [
+        param.opts[0]
+        for param in context.command.params
+        if param.name is not None and param.name not in names and context.get_parameter_source(param.name) is given
+    ]
+    if others:
+        raise UserError(f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} no effect with {option}")
 
 
 def _samples(data: str | None, frames: int, depth_units: float) -> tuple[SampleSet | None, tuple[str, ...]]:

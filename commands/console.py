@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..pipeline.tell import Mark
 
-__all__ = ["err", "out", "progress", "table", "tell"]
+__all__ = ["clip_progress", "err", "out", "progress", "table", "tell"]
 
 _WIDTH: Final = 140  # columns if the output is not a terminal
 
@@ -61,6 +61,17 @@ def progress() -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
+def clip_progress() -> Progress:
+    """Like `progress`, for frames: with their number, rate and what else the task's field `more` says."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} frames{task.fields[more]}"),
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)

@@ -25,6 +25,7 @@ __all__ = [
     "NumbersType",
     "PathType",
     "PercentType",
+    "PlaceType",
     "RangeType",
     "SectionedCommand",
     "SizeType",
@@ -45,6 +46,7 @@ DAY: Final = 86_400
 MOST_FRAMES_A_RUN: Final = 4096
 """Larger batches are typing errors, which would exhaust memory before they fail."""
 MOST_PIXELS_A_SIDE: Final = 8192
+_SCHEME: Final = r"[A-Za-z][A-Za-z0-9+.-]+:/"
 
 
 def command_line() -> str:
@@ -83,6 +85,37 @@ class PathType(click.Path):
         return super().convert(_local(self, value, param, ctx), param, ctx)
 
 
+class PlaceType(click.ParamType[str]):
+    """A path, pattern, camera, address, or `-`; stays a string. Expands `~`."""
+
+    name = "PLACE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Parse "~/clip.mp4" or "rtsp://camera/1"."""
+        text = str(value)
+        return text if re.match(_SCHEME, text) else _local(self, text, param, ctx)
+
+
+class RangeType(click.ParamType["tuple[float, float] | None"]):
+    """`A,B` in metres, or `auto`, which is None."""
+
+    name = "A,B|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float] | None:
+        """Parse "0.5,5" into (0.5, 5.0)."""
+        if isinstance(value, tuple) or value == "auto":
+            return value if isinstance(value, tuple) else None
+        try:
+            near, far = (float(word) for word in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a range; write the nearest and farthest metres, as 0.5,5, or auto", param, ctx)
+        if not (isfinite(near) and isfinite(far) and 0 <= near < far):
+            self.fail(f"{value!r} is no range in metres; write the nearest first, as 0.5,5", param, ctx)
+        return near, far
+
+
 class DataType(click.ParamType[str]):
     """A path like `PathType`'s, or a word such as `scenes`; stays a string."""
 
@@ -97,7 +130,7 @@ def _local(kind: click.ParamType[Any], value: Any, param: click.Parameter | None
     text = str(value)
     if not text.strip():
         kind.fail("the path is empty; name a file or folder (`.` is the current one)", param, ctx)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+    if re.match(_SCHEME, text):
         kind.fail(f"{text} is a URL, not a local file; download it and name the file", param, ctx)
     return text if os.path.lexists(text) else os.path.expanduser(text)  # noqa: PTH111 - Path raises for an unknown user
 
@@ -218,23 +251,6 @@ class NumbersType(click.ParamType["tuple[float, ...]"]):
             between = f"numbers from {self._least:g} to {self._most:g}"
             self.fail(f"{value!r} is not {self.name}; write {between}, separated by commas", param, ctx)
         return numbers
-
-
-class RangeType(click.ParamType["tuple[float, float] | None"]):
-    """`LOW,HIGH` in metres, or `auto`, which is None."""
-
-    name = "LOW,HIGH|auto"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float] | None:
-        """Parse "0.5,5" into (0.5, 5.0)."""
-        if isinstance(value, tuple) or value == "auto":
-            return None if value == "auto" else value
-        numbers = NumbersType("LOW,HIGH", 0, 1000).convert(value, param, ctx)
-        if not numbers[0] < numbers[1]:
-            self.fail(f"{value!r}: the nearest depth must be below the farthest, as in 0.5,5", param, ctx)
-        return numbers[0], numbers[1]
 
 
 def built_in_engine(alternative: str) -> Path:

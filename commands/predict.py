@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from .options import PathType, built_in_engine, expand
-
-if TYPE_CHECKING:
-    import numpy as np
+from .options import DAY, NumberType, PathType, PlaceType, RangeType, SectionedCommand, SizeType, built_in_engine
 
 
-@click.command()
-@click.argument("arguments", nargs=-1, required=True, metavar="[ENGINE] INPUT...", type=PathType(), callback=expand)
-@click.option(
-    "--engine",
-    type=PathType(),
-    help="The engine; all arguments are then INPUTS.",
+class _PredictCommand(SectionedCommand):
+    """Its help ends with the table of outputs, which has one owner: `pipeline.outputs`."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from ..pipeline.outputs import OUTPUTS
+
+        super().format_options(ctx, formatter)
+        with formatter.section("Outputs (x is the picture, clip or frame)"):
+            formatter.write_dl([(name, f"x{each.ending}: {each.about}") for name, each in OUTPUTS.items()])
+
+
+@click.command(
+    cls=_PredictCommand,
+    sections={
+        "What to write": ("--save", "--out", "--range", "--colormap", "--smooth", "--seconds"),
+        "The engine": ("--engine",),
+        "The camera": ("--intrinsics", "--axes", "--input-size", "--fps", "--timeout"),
+    },
 )
+@click.argument("arguments", nargs=-1, required=True, metavar="[ENGINE] INPUT...", type=PlaceType())
+@click.option("--engine", type=PathType(), help="The engine; all arguments are then INPUTS.")
 @click.option(
     "--out",
     type=PathType(file_okay=False),
@@ -28,130 +38,87 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder for the results.",
 )
-def predict(arguments: tuple[Path, ...], engine: Path | None, out: Path) -> None:
-    """Write the depth of pictures, at each picture's own size.
+@click.option(
+    "--save",
+    metavar="NAME[,NAME...]",
+    help="Outputs, listed below.  [default: color,depth16,npy for pictures, color-video for all else]",
+)
+@click.option(
+    "--range",
+    "span",
+    type=RangeType(),
+    metavar="A,B|auto",
+    default="auto",
+    show_default=True,
+    help="Metres from which to which colours reach. auto: of each picture, or of a clip's first 2 seconds.",
+)
+@click.option("--colormap", default="turbo", show_default=True, help="One of matplotlib's.")
+@click.option("--smooth", is_flag=True, help="Less flicker in clips.")
+@click.option("--seconds", type=NumberType(0, DAY * 365, above=True), help="Stop after so much of each clip or camera.")
+@click.option(
+    "--intrinsics",
+    metavar="TEXT",
+    help="fx,fy,cx,cy[@WxH] in pixels, a .json or .yaml file, exif, or fov=DEGREES. Corrects metres for the focal "
+    "length; point clouds need it.",
+)
+@click.option(
+    "--axes",
+    type=click.Choice(["opencv", "opengl"]),
+    default="opencv",
+    show_default=True,
+    help="Of point clouds: x right, y down, z forward; or y up, z backward.",
+)
+@click.option("--input-size", type=SizeType(), metavar="HxW", help="Of raw rgb24 frames (`-`), or to ask a camera for.")
+@click.option(
+    "--fps",
+    type=NumberType(0, 1000, above=True),
+    help="Of raw frames and pictures that become a clip, or to ask a camera for.",
+)
+@click.option(
+    "--timeout",
+    type=NumberType(0, DAY, above=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait for a camera or address.",
+)
+def predict(arguments: tuple[str, ...], engine: Path | None, out: Path, **options: Any) -> None:
+    """Write the depth of pictures, videos, cameras and streams, at their own size.
 
-    INPUTS are pictures that Pillow opens, or folders of them; results of an earlier predict are skipped. ENGINE is an
-    engine, an ONNX file that depthkit exported, a run, or the name of built-in weights: nano or compact. The first
-    argument is the ENGINE, unless it has the name of a picture or is a folder but not a run; then the more accurate
+    An INPUT is a picture, a folder, a quoted pattern ("*.jpg"), a numbered sequence (frames/%05d.png), a video, a
+    camera (0, /dev/video0), an address (rtsp://, http://), or - for standard input. ENGINE is an engine, an ONNX file
+    that depthkit exported, a run, or the name of built-in weights: nano or compact. Without one, the more accurate
     built-in weights are used.
 
-    For each picture x:
-
-    \b
-      x_depth.png   colours, from near (blue) to far (red)
-      x_depth16.png 16-bit PNG in millimetres
-      x_depth.npy   float32 metres, for NumPy
+    Videos keep their times and sound. A camera gives its newest frame, and what it drops is counted. Ctrl-C ends a
+    video or camera, and what was written is kept.
 
     \b
     Examples:
       depthkit predict photo.jpg
       depthkit predict runs/compact/compact-96x128.fp16.ort.onnx photo.jpg
-      depthkit predict photos/ --engine runs/compact --out depth
+      depthkit predict clip.mp4 --save color-video,depth-video --smooth
+      depthkit predict 0 --seconds 60 --range 0.5,5
+      depthkit predict photo.jpg --intrinsics fov=63 --save color,ply
     """
-    import numpy as np
-
-    from ..data.colours import colour
-    from ..data.images import read_resized, write_depth_png, write_image
-    from ..files import atomic_write
+    from ..data.colours import require_colormap
+    from ..pipeline.inputs import plan_inputs, require_fitting, require_folder, require_goals, split_arguments
+    from ..pipeline.outputs import parse_outputs
+    from ..pipeline.prediction import Options, Prediction
     from ..pipeline.predictor import Predictor
-    from .console import out as console
-    from .console import progress
+    from .predict_output import run, terminable
 
-    target, inputs = (engine, arguments) if engine else _split(arguments)
-    pictures = _pictures(inputs)
-    names = _names(pictures)
-    _require_goals(pictures, names, out)
-    with Predictor(target) as predictor, progress() as bar:
-        # Read every picture before the first result is written: a broken one must not leave half of the results.
-        for picture in pictures:
-            read_resized(picture, predictor.size)
-        for picture in bar.track(pictures, description="depth"):
-            image, shape = read_resized(picture, predictor.size)
-            depth = predictor(image, shape)
-            low, high = (float(v) for v in np.percentile(_sampled(depth, predictor.size), (2, 98)))
-            write_image(out / f"{names[picture]}_depth.png", colour(depth, (low, high)))
-            write_depth_png(out / f"{names[picture]}_depth16.png", depth)
-            with atomic_write(out / f"{names[picture]}_depth.npy") as temporary:
-                np.save(temporary, depth)
-            console.print(
-                f"{picture}: {low:.2f} to {high:.2f} m  ->  {out / names[picture]}_depth[.png|16.png|.npy]",
-                markup=False,
-            )
-
-
-def _sampled(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Every n-th row and column, so that about `size` of them are left; percentiles of a large picture are slow."""
-    down, across = (max(1, have // want) for have, want in zip(depth.shape, size, strict=True))
-    return depth[::down, ::across]
-
-
-def _split(arguments: tuple[Path, ...]) -> tuple[Path, tuple[Path, ...]]:
-    """The engine and the inputs. Raises UserError for an engine alone."""
-    from ..data.images import looks_like_picture
-    from ..errors import UserError
-    from ..pipeline.targets import is_run
-
-    first, *rest = arguments
-    if looks_like_picture(first) or (first.is_dir() and not is_run(first)):
-        return built_in_engine("choose others with --engine"), arguments
-    if not rest:
-        raise UserError(
-            f"{first} is not a picture or a folder of pictures; name some after the engine: "
-            "`depthkit predict [ENGINE] INPUT...`"
-        )
-    return first, tuple(rest)
-
-
-def _pictures(inputs: tuple[Path, ...]) -> list[Path]:
-    """The input files and the pictures in input folders, without results of predict. Raises DataError."""
-    from ..data.images import find_images, is_result, warn_skipped
-    from ..errors import DataError
-    from ..pipeline.targets import is_run
-
-    missing = [str(path) for path in inputs if not os.path.exists(path)]  # noqa: PTH110 - pathlib raises for a loop
-    if missing:
-        raise DataError(f"no such file or folder: {', '.join(missing)}")
-    # A run has pictures of its own, which are no inputs.
-    if runs := [str(path) for path in inputs if is_run(path)]:
-        raise DataError(
-            f"{', '.join(runs)} is a run, not a folder of pictures; name the engine first, or with --engine"
-        )
-    found: list[Path] = []
-    results = [path for path in inputs if path.is_file() and is_result(path)]
-    for path in inputs:
-        if path not in results:
-            found += find_images(path) if path.is_dir() else [path]
-    if not found:
-        raise DataError(f"{results[0]} is a result of `depthkit predict`; name pictures")
-    warn_skipped("the arguments", results, len(inputs))
-    return list(dict.fromkeys(found))
-
-
-def _names(pictures: list[Path]) -> dict[Path, str]:
-    """A name for each picture's results: its stem, preceded by its folder's name if stems repeat."""
-    stems = [picture.stem for picture in pictures]
-    names = {p: p.stem if stems.count(p.stem) == 1 else f"{p.parent.resolve().name}_{p.name}" for p in pictures}
-    if len(set(names.values())) < len(names):
-        names = {picture: f"{index:05d}_{picture.stem}" for index, picture in enumerate(pictures)}
-    return names
-
-
-def _require_goals(pictures: list[Path], names: dict[Path, str], out: Path) -> None:
-    """Raise OutputError if a result cannot be written, or would overwrite an input."""
-    from ..data.images import RESULTS
-    from ..errors import OutputError
-    from ..files import MOST_NAME_BYTES
-
-    inputs = {picture.resolve() for picture in pictures}
-    for picture in pictures:
-        for ending in RESULTS:
-            goal = out / f"{names[picture]}{ending}"
-            if len(os.fsencode(goal.name)) > MOST_NAME_BYTES:
-                raise OutputError(
-                    f"{picture}: its results' names would exceed {MOST_NAME_BYTES} bytes; shorten the picture's name"
-                )
-            if goal.resolve() in inputs:
-                raise OutputError(
-                    f"the results of {picture} would replace the picture {goal}; choose another folder with --out"
-                )
+    target, places = (engine, arguments) if engine else split_arguments(arguments)
+    save = options.pop("save")
+    chosen = () if save is None else parse_outputs(save, has_camera=options["intrinsics"] is not None)
+    inputs = plan_inputs(places, chosen)
+    require_fitting(inputs, input_size=options["input_size"], fps=options["fps"], smooth=options["smooth"])
+    require_folder(out)
+    require_colormap(options["colormap"])
+    read = require_goals(inputs, chosen, out)
+    with Predictor(target or built_in_engine("choose others with --engine")) as predictor, terminable():
+        wishes = Options(out, chosen, read=read, **options)
+        predictions = [Prediction(each, wishes, predictor) for each in inputs]
+        for prediction in predictions:
+            prediction.check(alone=len(predictions) == 1)
+        for prediction in predictions:
+            run(prediction, predictor)

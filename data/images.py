@@ -24,6 +24,8 @@ __all__ = [
     "find_images",
     "is_result",
     "looks_like_picture",
+    "millimetres",
+    "picture_size",
     "read_depth",
     "read_exif",
     "read_image",
@@ -238,14 +240,19 @@ def write_image(path: Path, image: np.ndarray) -> None:
         Image.fromarray(image).save(temporary)
 
 
-def write_depth_png(path: Path, depth: np.ndarray) -> None:
-    """Write H x W metres atomically as 16-bit PNG in millimetres (0 for NaN). Raises OutputError."""
-    millimetres = np.empty(depth.shape, np.uint16)
+def millimetres(depth: np.ndarray) -> np.ndarray:
+    """H x W metres as uint16 millimetres, rounded; 0 for NaN, and 65535 for 65.535 m and more."""
+    found = np.empty(depth.shape, np.uint16)
     for top in range(0, len(depth), _STRIP):
         rows = np.nan_to_num(depth[top : top + _STRIP], nan=0.0) * _MILLIMETRES
-        millimetres[top : top + _STRIP] = np.clip(np.rint(rows), 0, 65535)
+        found[top : top + _STRIP] = np.clip(np.rint(rows), 0, 65535)
+    return found
+
+
+def write_depth_png(path: Path, depth: np.ndarray) -> None:
+    """Write H x W metres atomically as 16-bit PNG in `millimetres`. Raises OutputError."""
     with atomic_write(path) as temporary:
-        Image.fromarray(millimetres).save(temporary)
+        Image.fromarray(millimetres(depth)).save(temporary)
 
 
 def _read(path: Path, size: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int], int]:

@@ -116,7 +116,7 @@ def open_raw(stream: BinaryIO, size: tuple[int, int], *, fps: float | None = Non
             yield Frame(size, index / rate, index, f"{index:06d}", partial(_resized, image))
             data, index = _filled(stream, length), index + 1
         if data:
-            tally.say(f"the last frame was incomplete ({len(data)} of {length} bytes) and is not used")
+            tally.end_early(f"the last frame was incomplete ({len(data)} of {length} bytes) and is not used")
 
     return Source("standard input", frames(), size, fps=rate, tally=tally)
 

@@ -92,6 +92,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.dropped = 0
+        self.cut: str | None = None
         self._counts: dict[tuple[str, str], int] = {}
         self._sentences: list[str] = []
 
@@ -103,6 +104,11 @@ class Tally:
         """Report a sentence, once; after 20 different ones, no more."""
         if sentence not in self._sentences and len(self._sentences) < _SENTENCES:
             self._sentences.append(sentence)
+
+    def end_early(self, sentence: str) -> None:
+        """Report that the source ended before its end."""
+        self.cut = sentence
+        self.say(sentence)
 
     def faults(self) -> list[str]:
         """All reports, one sentence each."""
@@ -152,6 +158,11 @@ class Source:
     def faults(self) -> list[str]:
         """What was skipped or repaired so far, one sentence each; at most about 30."""
         return self.tally.faults()
+
+    @property
+    def cut(self) -> str | None:
+        """The fault by which it ended before its end, as a truncated file does; None: it did not, or is live."""
+        return None if self.live else self.tally.cut
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames. Raises DataError: it was read or closed before, or cannot be read further."""

@@ -19,7 +19,7 @@ from .pictures import open_folder, open_glob, open_pictures, open_raw, open_sequ
 from .source import Frame, Sound, Source
 from .video import import_av, open_video
 
-__all__ = ["Frame", "Sound", "Source", "open_source", "paced"]
+__all__ = ["Frame", "Sound", "Source", "is_address", "is_camera", "open_source", "paced"]
 
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _GLOB: Final = re.compile(r"[*?\[]")
@@ -74,6 +74,16 @@ def open_source(
     if _GLOB.search(place):
         return open_glob(place, fps=fps)
     raise DataError(f"no such file or folder: {place}")
+
+
+def is_address(place: str) -> bool:
+    """Whether it has the form of an address, such as `rtsp://…`."""
+    return _SCHEME.match(place) is not None
+
+
+def is_camera(place: str) -> bool:
+    """Whether it has the form of a camera: `0`, `/dev/video0`."""
+    return _CAMERA.fullmatch(place) is not None
 
 
 def _open_path(path: Path, *, fps: float | None, threads: int) -> Source:

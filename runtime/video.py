@@ -205,13 +205,13 @@ class Video:
             except (ExitError, TimeoutError):
                 if self._keep_waiting():
                     continue
-                self.tally.say(f"{self.name} stopped answering")
+                self.tally.end_early("the server stopped answering")
             except FFmpegError as error:
                 errors += 1
                 if errors < _READ_ERRORS and not isinstance(error, OSError):
                     self.tally.count("part of the file could not be read", "parts of the file could not be read")
                     continue
-                self.tally.say(f"reading stopped early: {error.strerror or error}")
+                self.tally.end_early(f"reading stopped early: {error.strerror or error}")
             return
 
     def _is_repeat(self, packet: Packet[VideoStream]) -> bool:
@@ -236,14 +236,14 @@ class Video:
     def name_missing(self, last: float) -> None:
         """After the last frame, shown at `last` seconds: say whether the container promised more."""
         if self.stream.frames > self._packets:
-            self.tally.say(f"the file ends early, after {self._packets} of {self.stream.frames} frames")
+            self.tally.end_early(f"the file ends early, after {self._packets} of {self.stream.frames} frames")
             return
         streams = self._container.streams
         length = self.stream.duration and float(self.stream.duration * (self.stream.time_base or 0))
         if not length and not streams.audio and self._container.duration:
             length = self._container.duration / 1e6
         if length and not self.stream.frames and last + _EARLY < length:
-            self.tally.say(f"the file ends early, after {last:.1f} of {length:.1f} s")
+            self.tally.end_early(f"the file ends early, after {last:.1f} of {length:.1f} s")
 
 
 def open_video(place: str, name: str, *, file: Any = None, timeout: float | None = None, threads: int = 1) -> Source:

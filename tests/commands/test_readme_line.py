@@ -15,6 +15,7 @@ from torch import nn
 
 from depthkit.cli import run as depthkit
 
+from ..runtime.clips import numbered, write_clip
 from ..support import save_noise
 
 README = Path(__file__).parents[2] / "README.md"
@@ -70,6 +71,7 @@ def test_main_line_of_the_readme_works(here: Path, capsys: pytest.CaptureFixture
     make_nyu(here / "path" / "to" / "nyu")
     make_network(here)
     Image.new("RGB", (64, 48)).save(here / "photo.jpg")
+    write_clip(here / "clip.mp4", numbered(5))
     lines = main_line()
     assert len(lines) >= 12
     for line in lines:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import colormaps
 
-from depthkit.data.colours import colour
+from depthkit.data.colours import colour, colour_planes
 from depthkit.errors import UserError
 
 
@@ -39,3 +39,23 @@ def test_colours_are_those_of_matplotlib(colormap: str, low: float, width: float
 def test_an_unknown_colormap_is_refused() -> None:
     with pytest.raises(UserError, match="no colormap 'rainbows'"):
         colour(np.ones((2, 2), np.float32), (0, 1), "rainbows")
+
+
+@given(
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    colormap=st.sampled_from(["turbo", "gray", "magma"]),
+    seed=st.integers(0, 99),
+)
+def test_planes_are_the_same_colours_by_bt709_at_an_even_size(shape: tuple[int, int], colormap: str, seed: int) -> None:
+    depth = np.random.default_rng(seed).uniform(0.5, 6, shape).astype(np.float32)
+    y, cb, cr = colour_planes(depth, (1.0, 5.0), colormap)
+    height, width = (side + side % 2 for side in shape)
+    assert y.shape == (height, width)
+    assert cb.shape == cr.shape == (height // 2, width // 2)
+    red, green, blue = np.moveaxis(colour(depth, (1.0, 5.0), colormap) / 255, 2, 0)
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue  # ITU-R BT.709
+    assert np.abs(y[: shape[0], : shape[1]] - (16 + 219 * luma)).max() <= 0.51
+    assert np.abs(cb - (128 + 224 * (blue - luma) / 1.8556)[::2, ::2]).max() <= 0.51
+    assert np.abs(cr - (128 + 224 * (red - luma) / 1.5748)[::2, ::2]).max() <= 0.51
+    np.testing.assert_array_equal(y[-1, : shape[1]], y[shape[0] - 1, : shape[1]])
+    np.testing.assert_array_equal(y[:, -1], y[:, shape[1] - 1])

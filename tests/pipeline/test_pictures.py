@@ -18,6 +18,7 @@ from depthkit.data.dataset import Split
 from depthkit.data.images import write_image
 from depthkit.data.sources import open_dataset
 from depthkit.frames import predict_frames
+from depthkit.pipeline.inputs import split_arguments
 from depthkit.pipeline.pictures import read_pictures
 from depthkit.runtime.load import load
 
@@ -162,9 +163,7 @@ def test_a_lone_picture_of_any_format_is_no_engine(here: Path, capsys: Captured,
     kind = "JPEG" if suffix == "jfif" else None
     Image.new("RGB", (30, 20), (9, 99, 200)).save(here / f"x.{suffix}", kind)
     assert depthkit(["predict", f"x.{suffix}", *ENGINE]) == 0
-    from depthkit.commands.predict import _split
-
-    assert _split((Path(f"x.{suffix}"),))[1] == (Path(f"x.{suffix}"),)
+    assert split_arguments([f"x.{suffix}"]) == (None, (f"x.{suffix}",))
 
 
 def test_a_lone_heic_is_refused_as_a_picture(here: Path, capsys: Captured) -> None:
@@ -190,10 +189,12 @@ def test_the_home_folder_is_found(here: Path) -> None:
     assert depthkit(["data", "prepare", "~/nowhere", "--out", "out"]) == 2
 
 
-@pytest.mark.parametrize("arguments", [["predict"], ["evaluate", "x", "--data"], ["evaluate"], ["export"], ["tune"]])
 @pytest.mark.parametrize(
     ("value", "words"),
     [("", "the path is empty"), ("  ", "the path is empty"), ("https://a.b/c.jpg", "https://a.b/c.jpg is a URL")],
+)
+@pytest.mark.parametrize(
+    "arguments", [["predict", "--engine"], ["evaluate", "x", "--data"], ["evaluate"], ["export"], ["tune"]]
 )
 def test_what_can_be_no_path_is_refused_before_anything_is_done(
     here: Path, capsys: Captured, arguments: list[str], value: str, words: str
