@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields
 from typing import Final, Literal
 
 import numpy as np
-from skimage.metrics import structural_similarity
 
 __all__ = [
     "DEPTH_SCALE",
@@ -247,6 +246,8 @@ def scaled_ssim(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) ->
     is dense and has no holes. Pixels within 5 of the edge do not count, as in Wang et al.'s own code, because their
     window is not whole.
     """
+    from skimage.metrics import structural_similarity  # takes half a second, which running need not wait for
+
     if not np.isfinite(prediction).all():
         return float("nan")
     inner = np.zeros_like(valid)

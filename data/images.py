@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 RESULTS: Final = ("_depth.png", "_depth16.png", "_depth.npy")
-"""Endings of the three files that `depthkit predict` writes per picture."""
+"""Endings of the three files that `depthkit predict` writes of each picture, unless others are asked for."""
 
 _PLUGINS: Final = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".avif": "Pillow>=11.3"}
 """Suffixes that some installations of Pillow do not open, and the package to install."""

@@ -153,7 +153,7 @@ def _shots(source: Source, predictor: Predictor, plan: Plan, written: Written) -
         error: BaseException | None = None
         written.span = plan.span
         if plan.span is None and plan.one_span:
-            first, error = _first_look(results, source)
+            first, error = _first_look(results, source, min(_LOOK, plan.seconds or _LOOK))
             if first:
                 near, far = percentiles([result.small for result in first], first[0].small.shape)
                 written.span = near / _WIDER, far * _WIDER
@@ -177,14 +177,14 @@ def _results(source: Source, predictor: Predictor, plan: Plan) -> Generator[Resu
             yield result
 
 
-def _first_look(results: Iterator[Result], source: Source) -> tuple[list[Result], BaseException | None]:
+def _first_look(results: Iterator[Result], source: Source, seconds: float) -> tuple[list[Result], BaseException | None]:
     """The results of the first seconds, as far as their frames may be held; and the error that ended them."""
     most = max(int(_MOST_HELD / (_BYTES_A_PIXEL * source.size[0] * source.size[1])), 1)
     found: list[Result] = []
     try:
         for result in results:
             found.append(result)
-            if result.frame.time >= _LOOK or len(found) >= most:
+            if result.frame.time - found[0].frame.time >= seconds or len(found) >= most:
                 break
     except (DataError, KeyboardInterrupt) as error:
         return found, error

@@ -99,11 +99,14 @@ def perf_memory(out: Path, depths: list[np.ndarray]) -> None:
                 sizes.append((index, process.memory_info().rss))
             yield Frame((48, 64), index / 30, index, f"{index:06d}", lambda size, _: large if size else image)
 
-    source = Source("long", frames(), (48, 64), fps=30)
-    whole = Plan(("color-video", "side-video", "depth-video"), Job(out, "long", (48, 64), SIZE, 30))
-    write_source(source, Replay(depths), whole)  # type: ignore[arg-type]
-    index, used = np.array([each for each in sizes if each[0] >= 2000]).T
-    say(f"memory over {LONG} frames", float(np.polyfit(index, used, 1)[0]), "bytes a frame", SLOPE, at_most=True)
+    for outputs, bound in ((("color-video",), SLOPE), (("color-video", "side-video", "depth-video"), None)):
+        sizes.clear()
+        source = Source("long", frames(), (48, 64), fps=30)
+        whole = Plan(outputs, Job(out, "long", (48, 64), SIZE, 30))
+        write_source(source, Replay(depths), whole)  # type: ignore[arg-type]
+        index, used = np.array([each for each in sizes if each[0] >= 2000]).T
+        slope = float(np.polyfit(index, used, 1)[0])
+        say(f"memory over {LONG} frames, {', '.join(outputs)}", slope, "bytes a frame", bound, at_most=True)
 
 
 def perf_start(clip: Path, out: Path, engine: Path) -> None:
