@@ -28,8 +28,8 @@ class Predictor:
     """Depth in metres of frames of any size. Threads may share it.
 
     Args:
-        engine: an engine, an ONNX file that depthkit exported, a run folder, or the name of built-in weights. A run and
-            built-in weights run by torch, or without torch by an engine of their FP32 ONNX file.
+        engine: an engine, an ONNX file that depthkit exported, a run folder, or the name of built-in weights. A run is
+            computed by torch; built-in weights, and a run without torch, by an engine of their FP32 ONNX file.
         color: order of the frames' channels: "rgb", or "bgr" as OpenCV reads them.
         threads: how many frames are computed at the same time. Each has a session of its own, which is opened when it
             is first needed; the first is opened now. More threads than that wait for each other. Answers do not depend

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..engines.build import BuildOptions, backend, build, fastest, require_fit
+from ..engines.build import BuildOptions, backend, build, fastest, require_fit, runnable
 from ..engines.manifest import read_manifest
 from ..errors import UserError
 from ..export.recipe import ExportOptions, find_current
@@ -20,7 +20,7 @@ from ..onnx_graph import describe_onnx
 from ..reference import reference_path
 from ..runtime.load import is_onnx_file, load
 from ..train.document import CHECKPOINT, MODEL, WEIGHTS, read_document
-from ..train.shipped import shipped_names, shipped_run
+from ..train.shipped import SHIPPED, shipped_names, shipped_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,15 +181,18 @@ def depth_units_of(targets: Iterable[Path], given: float | None) -> float:
 
 
 def open_target(target: Path) -> Session:
-    """Open a run folder or shipped weights (with torch, or else its FP32 ONNX file), or an ONNX file or engine.
+    """Open a run folder, shipped weights, an ONNX file or an engine.
+
+    A run is computed by torch; without torch, by an engine of its FP32 ONNX file. Shipped weights have such a file, so
+    that they are computed by an engine wherever there is a backend: it starts without torch's seconds, and is faster.
 
     Raises UserError, BundleError, EngineError, BackendError, SpecError.
     """
     path = locate(target)
-    if path.is_dir():
-        return open_torch(path, None) if find_spec("torch") is not None else _open_fp32(path)
-
-    return load(path)
+    if not path.is_dir():
+        return load(path)
+    by_engine = find_spec("torch") is None or (path.resolve().parent == SHIPPED and runnable())
+    return _open_fp32(path) if by_engine else open_torch(path, None)
 
 
 def open_teacher(target: Path) -> Teacher:
