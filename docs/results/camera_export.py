@@ -42,7 +42,7 @@ CAMERA: Final = (480, 640)
 SIZES: Final = ((96, 128), (240, 320), (208, 272))
 """Sizes of the network: the last one does not divide the camera's."""
 BACKENDS: Final = ("openvino", "onnxruntime")
-ROUNDS, RUNS = 12, 10
+ROUNDS, RUNS = 10, 6
 
 
 class Pool(nn.Module):
