@@ -9,8 +9,10 @@ smallest of many runs in turns, because other processes may run. Accuracy is on 
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,6 +68,8 @@ class Resize(nn.Module):
 def main(nyu: str) -> None:
     """Print the tables."""
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # torchvision is not used
     click.echo(f"{cpu_fingerprint().name}\n")
     _print_paths()
     _print_ways()
