@@ -9,8 +9,10 @@ smallest of many runs in turns, because other processes may run. Accuracy is on 
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,7 +44,7 @@ CAMERA: Final = (480, 640)
 SIZES: Final = ((96, 128), (240, 320), (208, 272))
 """Sizes of the network: the last one does not divide the camera's."""
 BACKENDS: Final = ("openvino", "onnxruntime")
-ROUNDS, RUNS = 12, 10
+ROUNDS, RUNS = 10, 6
 
 
 class Pool(nn.Module):
@@ -66,6 +68,8 @@ class Resize(nn.Module):
 def main(nyu: str) -> None:
     """Print the tables."""
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # torchvision is not used
     click.echo(f"{cpu_fingerprint().name}\n")
     _print_paths()
     _print_ways()
