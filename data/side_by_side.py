@@ -21,7 +21,7 @@ def side_size(size: tuple[int, int]) -> tuple[int, int]:
     """Height and width of what `side_by_side` makes of a picture of `size`; both even.
 
     >>> side_size((480, 640)), side_size((255, 341))
-    ((480, 1366), (256, 740))
+    ((480, 1366), (256, 744))
     """
     height, width = size
     wide = 2 * width + bar_width(height)

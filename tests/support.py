@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import onnx
@@ -152,6 +152,15 @@ def before_camera(text: str) -> dict[str, Any]:
 def run_code(code: str, *arguments: object, **environment: str) -> str:
     """Run code in a new Python process, which must succeed; its standard output."""
     return run_python("-c", code, *map(str, arguments), env=os.environ | environment)
+
+
+INTERRUPTIBLE: Final = (
+    sys.executable,
+    "-c",
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from depthkit.cli import main; main(sys.argv[1:])",
+)
+"""`depthkit` in a process that SIGINT interrupts; a shell's background job ignores it, and so would its children."""
 
 
 def run_cli_alone(*arguments: object) -> tuple[str, set[str]]:

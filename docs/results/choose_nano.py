@@ -38,13 +38,13 @@ from depthkit.data.sources import open_dataset
 from depthkit.engines.fingerprint import cpu_fingerprint
 from depthkit.errors import BackendError, GateError
 from depthkit.export.recipe import ExportOptions
+from depthkit.frames import predict_frames
 from depthkit.metrics import aggregate, score_frame
 from depthkit.names import NETWORKS
 from depthkit.pipeline.calibration import read_calibration
 from depthkit.pipeline.export import EngineOptions, export_run
 from depthkit.pipeline.pictures import read_pictures
 from depthkit.pipeline.targets import open_target, open_teacher
-from depthkit.runtime.frames import predict_frames
 from depthkit.runtime.load import load
 from depthkit.train.bundle import Frames, read_bundle, write_bundle
 from depthkit.train.document import MODEL

@@ -16,8 +16,8 @@ import click
 import numpy as np
 
 from depthkit.data.sources import open_dataset
+from depthkit.frames import predict_frames
 from depthkit.pipeline.targets import open_target
-from depthkit.runtime.frames import predict_frames
 
 APART: Final = 8  # pixels
 STEP: Final = np.log(1.25)

@@ -19,9 +19,8 @@ from depthkit.pipeline.outputs import OUTPUTS
 from depthkit.runtime.sources import open_source
 
 from ..runtime.clips import numbered, write_clip, write_sound
-from ..support import STEM, Cli, files_at_most, save_noise
+from ..support import INTERRUPTIBLE, STEM, Cli, files_at_most, save_noise
 
-DEPTHKIT = (sys.executable, "-m", "depthkit")
 REAL = ("indoor_hololens_540x360", "indoor_tum_fr1_rpy_640x480", "mmdeploy_arm_wrestling", "tokyo_walk_outdoor")
 
 
@@ -86,7 +85,7 @@ def test_a_photo_becomes_points(engine: Path, here: Path, cli: Cli) -> None:
 
 def test_raw_frames_from_standard_input(exports: Path, here: Path) -> None:
     frames = b"".join(image.tobytes() for image in numbered(7, (24, 32)))
-    command = [*DEPTHKIT, "predict", str(exports / f"{STEM}.fp32.null"), "-", "--input-size", "24x32"]
+    command = [*INTERRUPTIBLE, "predict", str(exports / f"{STEM}.fp32.null"), "-", "--input-size", "24x32"]
     done = subprocess.run([*command, "--fps", "10"], input=frames, capture_output=True, check=False, cwd=here)
     assert done.returncode == 0, done.stderr
     assert b"standard input: 7 frames, 0.7 s" in done.stdout
@@ -95,7 +94,7 @@ def test_raw_frames_from_standard_input(exports: Path, here: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_a_playable_file_and_says_its_frames(number: int, exports: Path, here: Path) -> None:
-    command = [*DEPTHKIT, "predict", str(exports / f"{STEM}.fp32.null"), "-", "--input-size", "24x32"]
+    command = [*INTERRUPTIBLE, "predict", str(exports / f"{STEM}.fp32.null"), "-", "--input-size", "24x32"]
     process = subprocess.Popen(
         [*command, "--range", "1,5"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=here
     )

@@ -28,9 +28,10 @@ def _package_stays_as_it_is() -> Iterator[None]:
     assert {path: path.stat().st_mtime_ns for path in SHIPPED.rglob("*")} == before
 
 
-def depth_of(name: str) -> np.ndarray:
+def was_computed(name: str, expected: np.ndarray) -> bool:
+    """Whether the depth of a picture is what these weights answer; an engine adds up in another order than torch."""
     depth: np.ndarray = np.load(Path("depth") / f"{name}_depth.npy")
-    return depth
+    return bool(np.abs(depth - expected).max() < 1e-4)
 
 
 def test_predict_needs_no_run(here: Path, cli: Cli) -> None:
@@ -38,7 +39,7 @@ def test_predict_needs_no_run(here: Path, cli: Cli) -> None:
     name, delta1 = best_shipped()
     assert f'built-in weights "{name}"' in (said := cli("predict", "photo.png").err)
     assert f"δ1 {delta1:.3f}" in " ".join(said.split())
-    np.testing.assert_array_equal(depth_of("photo"), depthkit.pretrained(name).predict(image))
+    assert was_computed("photo", depthkit.pretrained(name).predict(image))
     names = {"photo_depth.png", "photo_depth16.png", "photo_depth.npy"}
     assert {path.name for path in (here / "depth").iterdir()} == names
 
@@ -60,7 +61,7 @@ def test_the_best_of_the_built_in_weights_has_the_highest_delta1(
 def test_built_in_weights_by_name(here: Path, arguments: list[str], cli: Cli) -> None:
     image = save_noise(here / "photo.png", 50, 70)
     cli("predict", *arguments)
-    np.testing.assert_array_equal(depth_of("photo"), depthkit.pretrained().predict(image))
+    assert was_computed("photo", depthkit.pretrained().predict(image))
 
 
 @pytest.mark.parametrize("engine_first", [True, False])
@@ -69,7 +70,7 @@ def test_named_engine_is_used(here: Path, run: Path, engine_first: bool, cli: Cl
     named = [run, "photo.png"] if engine_first else ["photo.png", "--engine", run]
     assert "built-in weights" not in cli("predict", *named).err
     with open_target(run) as session:
-        assert not np.array_equal(depth_of("photo"), depthkit.pretrained().predict(image))
+        assert not was_computed("photo", depthkit.pretrained().predict(image))
         assert session.spec.size == (32, 48)
 
 
@@ -78,9 +79,9 @@ def test_path_wins_over_the_name_of_built_in_weights(here: Path, run: Path, cli:
     run.rename(here / "compact")
     assert resolve_run(Path("compact"), Path("runs"), tell) == Path("compact")
     cli("predict", "photo.png")
-    np.testing.assert_array_equal(depth_of("photo"), depthkit.pretrained(best_shipped()[0]).predict(image))
+    assert was_computed("photo", depthkit.pretrained(best_shipped()[0]).predict(image))
     cli("predict", "compact", "photo.png")
-    assert not np.array_equal(depth_of("photo"), depthkit.pretrained().predict(image))
+    assert not was_computed("photo", depthkit.pretrained().predict(image))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import pytest
 
 from depthkit import packages
 
-from ..support import STEM, Cli, save_noise
+from ..support import INTERRUPTIBLE, STEM, Cli, save_noise
 
 pytest.importorskip("starlette", reason="pip install 'depthkit[serve]'")
 pytest.importorskip("uvicorn", reason="pip install 'depthkit[serve]'")
@@ -35,7 +34,7 @@ def photo(here: Path) -> Path:
 @contextmanager
 def viewing(*arguments: object, stdin: bytes = b"") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run `depthkit view` in a process of its own; the process, and the address that it prints."""
-    command = [sys.executable, "-m", "depthkit", "view", *map(str, arguments)]
+    command = [*INTERRUPTIBLE, "view", *map(str, arguments)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=0) as process:
         try:
@@ -118,8 +117,8 @@ def test_another_port_is_said_and_another_host_warns(exports: Path, photo: Path)
         ("view nowhere.mp4", "no such file or folder: nowhere.mp4"),
         ("view nowhere/engine.onnx photo.png", "no run, ONNX file or engine nowhere/engine.onnx"),
         ("view /dev/video99", "no such camera"),
-        ("view photo.png --range 5,1", "the nearest depth must be below the farthest"),
-        ("view photo.png --range near", "'near' is not LOW,HIGH"),
+        ("view photo.png --range 5,1", "write the nearest first"),
+        ("view photo.png --range near", "'near' is not a range"),
         ("view photo.png --colormap rainbows", "no colormap 'rainbows'"),
         ("view photo.png --port 99999", "99999"),
         ("view photo.png --host no.such.host.invalid", "there is no such address"),

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import depthkit
 from depthkit.data.images import resize_depth, write_image
 from depthkit.errors import FrameError, OutputError, UserError
+from depthkit.pipeline import predictor
 from depthkit.runtime.cameras import Intrinsics, corrected
 from depthkit.runtime.clouds import STEEPEST, Axes, Cloud, cloud, unproject, write_pcd, write_ply
 from depthkit.runtime.null import NullSession
@@ -308,7 +309,7 @@ def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     write_image(tmp_path / "photo.jpg", _picture((60, 80)))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(depthkit, "load", lambda _: NullSession(model_spec(48, 64), 2.0), raising=False)
+    monkeypatch.setattr(predictor, "open_target", lambda _: NullSession(model_spec(48, 64), 2.0))
     names: dict[str, Any] = {}
     exec(code, names)
     camera = Intrinsics.from_fov(63, (60, 80))
