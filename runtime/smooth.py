@@ -38,9 +38,9 @@ class Smoothing:
         depth: the same of log depth, a relative change.
     """
 
-    keep: float = 0.8
-    colour: float = 0.1
-    depth: float = 0.3
+    keep: float = 0.85
+    colour: float = 0.15
+    depth: float = 0.4
 
     def __post_init__(self) -> None:
         if not (0 <= self.keep < 1 and self.colour > 0 and self.depth > 0):
