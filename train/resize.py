@@ -1,8 +1,8 @@
 """Both resizes as torch modules, for graphs that take a camera's frames and return depth of their size.
 
 They compute in FP32 whatever the network's precision, and have no convolution, so INT8 does not quantise them. All
-backends compute them alike, and faster than ONNX's Resize (docs/results/camera_export.md): OpenVINO's is ten times as
-slow, and TensorRT has none with antialiasing.
+backends compute them alike. ONNX's Resize would not do (docs/results/camera_export.md): with antialiasing, TensorRT-RTX
+refuses it and OpenVINO ignores it; without, OpenVINO is ten times as slow.
 """
 
 from __future__ import annotations

@@ -59,6 +59,22 @@ def test_what_is_current_needs_no_torch(
     assert "kept" in cli(*export).out
 
 
+def test_resizing_graph_needs_torch_before_anything_is_copied(
+    here: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ONNX file in the package does not resize."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert "depthkit[train]" in cli("export", "compact", "--camera", "480x640", "--backend", "null", code=2).err
+    assert not list(here.iterdir())
+
+
+def test_onnx_file_is_refused_for_another_camera(exports: Path, cli: Cli) -> None:
+    path = exports / f"{STEM}.fp32.onnx"
+    assert "--camera cannot change it" in cli("export", path, "--camera", "64x96", "--backend", "null", code=2).err
+    cli("export", path, "--camera", "32x48", "--backend", "null")
+
+
 def test_rebuild_replaces_file_and_engine(exports: Path, store: Store, cli: Cli) -> None:
     export = ["export", exports, "--backend", "null"]
     assert "kept" in cli(*export).out
