@@ -25,13 +25,13 @@ from .targets import is_run
 
 __all__ = ["Input", "plan_inputs", "require_fitting", "require_folder", "require_goals", "split_arguments"]
 
-Kind = Literal["pictures", "clip", "live"]
+Kind = Literal["pictures", "clip"]
 
 _VIDEOS: Final = frozenset({
     ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
     ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
 })  # fmt: skip
-_FRAME_NUMBER: Final = "_000000"
+_NUMBER: Final = "000000"  # of a clip's first frame
 _UNSAFE: Final = re.compile(r"[^\w.-]+")
 
 
@@ -41,10 +41,10 @@ class Input:
 
     Attributes:
         place: for `open_source`; of pictures, what messages call them.
-        kind: pictures have nothing to do with each other; the frames of a clip follow each other; live has no end.
+        kind: pictures have nothing to do with each other; the frames of a clip, camera or stream follow each other.
         name: what the results of a clip are called.
         pictures: the files, of pictures and of a clip that is a folder or a pattern.
-        names: for each picture, what its results are called.
+        names: what the results of each picture are called; of a clip's, that follows `name` and `_`.
     """
 
     place: str
@@ -103,7 +103,7 @@ def plan_inputs(places: Sequence[str], outputs: Sequence[str]) -> list[Input]:
         path = Path(place)
         if path in results:
             continue
-        if not _is_moving(place) and (path.is_dir() or glob.has_magic(place) or looks_like_picture(path)):
+        if not _is_moving(place) and (path.is_dir() or _is_pattern(place) or looks_like_picture(path)):
             files = _files(place)
             if not wants_clip:
                 at = at if pictures else len(found)
@@ -113,8 +113,7 @@ def plan_inputs(places: Sequence[str], outputs: Sequence[str]) -> list[Input]:
                 raise UserError(_no_clip(path, [name for name in outputs if OUTPUTS[name].is_clip]))
             found.append(Input(place, "clip", _name(place), tuple(files), tuple(path.stem for path in files)))
         else:
-            kind: Kind = "live" if is_camera(place) or place.lower().startswith("rtsp") else "clip"
-            found.append(Input(place, kind, _name(place)))
+            found.append(Input(place, "clip", _name(place)))
     if pictures:
         files = list(dict.fromkeys(pictures))
         found.insert(at, Input("the pictures", "pictures", "", tuple(files), tuple(_names(files))))
@@ -128,10 +127,11 @@ def require_fitting(
     inputs: Sequence[Input], *, input_size: tuple[int, int] | None, fps: float | None, smooth: bool
 ) -> None:
     """Raise UserError for an option that has no effect on any of the inputs."""
-    asked = any(each.place == "-" or is_camera(each.place) for each in inputs)
+    moving = [each.place for each in inputs if _is_moving(each.place)]
+    asked = any(place == "-" or is_camera(place) for place in moving)
     if input_size is not None and not asked:
         raise UserError("--input-size is for raw frames from standard input (-) and for cameras; leave it out")
-    if fps is not None and not (asked or any(each.pictures or sequence_pattern(each.place) for each in inputs)):
+    if fps is not None and not (asked or any(each.pictures for each in inputs) or any(map(sequence_pattern, moving))):
         raise UserError("--fps is for pictures, raw frames and cameras; a video has times of its own: leave it out")
     if smooth and all(each.kind == "pictures" for each in inputs):
         raise UserError("--smooth is for clips; pictures have nothing to do with each other: leave it out")
@@ -150,22 +150,26 @@ def require_folder(out: Path) -> None:
 def require_goals(inputs: Iterable[Input], outputs: Sequence[str], out: Path) -> frozenset[Path]:
     """The files that are read, resolved.
 
-    Raises OutputError: `out` cannot be written; a result would replace an input, or has too long a name.
+    Raises OutputError: `out` cannot be written; a result would replace an input or another result, or has too long a
+    name.
     """
     require_writable(out / "x")
     inputs = list(inputs)
     files = [Path(each.place) for each in inputs if not each.pictures and _is_file(each.place)]
     read = frozenset(path.resolve() for path in [*files, *(path for each in inputs for path in each.pictures)])
+    made: dict[Path, Input] = {}
     for each in inputs:
-        stems: list[tuple[object, str]] = list(zip(each.pictures, each.names, strict=True))
-        stems = stems or [(each.place, each.name + _FRAME_NUMBER)]
+        before = f"{each.name}_" if each.kind == "clip" else ""
+        stems: list[tuple[object, str]] = list(zip(each.pictures, each.names, strict=True)) or [(each.place, _NUMBER)]
         for what, stem in stems:
             for part in (OUTPUTS[name] for name in each.outputs(outputs)):
-                goal = out / f"{each.name if part.is_clip else stem}{part.ending}"
+                goal = out / f"{each.name if part.is_clip else before + stem}{part.ending}"
                 if len(os.fsencode(goal.name)) > MOST_NAME_BYTES:
                     raise OutputError(
-                        f"{what}: its results' names would exceed {MOST_NAME_BYTES} bytes; shorten the picture's name"
+                        f"{what}: its results' names would exceed {MOST_NAME_BYTES} bytes; shorten its name"
                     )
+                if made.setdefault(goal, each) is not each:
+                    raise OutputError(f"{made[goal].place} and {what} would both be written to {goal}; rename one")
                 if goal.resolve() in read:
                     kind = "picture" if each.pictures else "input"
                     raise OutputError(
@@ -204,13 +208,17 @@ def _is_moving(place: str) -> bool:
     return place == "-" or is_address(place) or is_camera(place) or sequence_pattern(place) is not None
 
 
+def _is_pattern(place: str) -> bool:
+    return glob.has_magic(place) and not os.path.lexists(place)
+
+
 def _is_file(place: str) -> bool:
     return os.path.isfile(place)  # noqa: PTH113 - pathlib raises for names that are no paths
 
 
 def _expanded(place: str, wants_clip: bool) -> list[str]:
     """The files that a pattern matches, which the shell did not expand; a clip is made of a pattern of pictures."""
-    if _is_moving(place) or os.path.lexists(place) or not glob.has_magic(place):
+    if _is_moving(place) or not _is_pattern(place):
         return [place]
     matching = sorted(glob.glob(place, recursive=True))  # noqa: PTH207 - takes absolute patterns too
     if not matching:
@@ -219,7 +227,7 @@ def _expanded(place: str, wants_clip: bool) -> list[str]:
 
 
 def _require_existing(places: Sequence[str]) -> None:
-    plain = [place for place in places if not _is_moving(place) and not glob.has_magic(place)]
+    plain = [place for place in places if not _is_moving(place) and not _is_pattern(place)]
     missing = [place for place in places if place in plain and not os.path.exists(place)]  # noqa: PTH110 - see above
     if missing:
         raise DataError(f"no such file or folder: {', '.join(missing)}")
@@ -254,15 +262,15 @@ def _name(place: str) -> str:
     >>> [_name(each) for each in ("a/clip.mp4", "0", "rtsp://me:pw@cam.local/1", "-", "shots/%05d.png", "x/*.png")]
     ['clip', 'camera0', 'cam.local_1', 'stdin', 'shots', 'x']
     """
+    path, is_moving = Path(place), _is_moving(place)
     if place == "-":
         return "stdin"
-    if is_camera(place):
+    if is_moving and is_camera(place):
         return "camera" + re.sub(r"\D", "", place)
-    if is_address(place):
+    if is_moving and is_address(place):
         address = place.partition("://")[2].partition("?")[0].rpartition("@")[2]
         return _UNSAFE.sub("_", address).strip("._") or "stream"
-    path = Path(place)
-    if path.is_dir() or sequence_pattern(place) or glob.has_magic(place):
+    if path.is_dir() or is_moving or _is_pattern(place):
         folder = path if path.is_dir() else path.parent
         return _UNSAFE.sub("_", folder.resolve().name) or "frames"
     return path.stem

@@ -125,7 +125,7 @@ class Prediction:
         """What a frame's files begin with."""
         if self.input.kind == "pictures":
             return self.input.names[frame.index]
-        return frame.name if self.input.pictures else f"{self.input.name}_{frame.index:06d}"
+        return f"{self.input.name}_{frame.name if self.input.pictures else format(frame.index, '06d')}"
 
     def _camera(self, frame: Frame) -> Intrinsics | None:
         if not self._cameras:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -82,8 +83,8 @@ class Predictor:
             FrameError: `frame` has another shape or dtype, or `size` is not two positive numbers.
             EngineError: the predictor is closed.
         """
-        if size is not None and (len(size) != 2 or min(size) < 1):
-            raise FrameError(f"size must be a height and a width of at least 1, not {size}")
+        if size is not None and not _is_size(size):
+            raise FrameError(f"size must be a height and a width of at least 1, not {size!r}")
         with self._pool.lend() as model:
             (depth,) = model.run([frame], size)
         return depth
@@ -142,3 +143,10 @@ class Predictor:
         except BaseException:
             session.close()
             raise
+
+
+def _is_size(size: object) -> bool:
+    """Whether it is a height and a width; NumPy's whole numbers are some too."""
+    if not isinstance(size, Sequence) or len(size) != 2:
+        return False
+    return all(isinstance(side, Integral) and side >= 1 for side in size)

@@ -29,12 +29,18 @@ _OPTIONS: Final = {"fpsprobesize": "0", "analyzeduration": "500000"}
 
 
 def shown(address: str) -> str:
-    """An address without user, password and query, which often holds one.
+    """An address without user, password and query, which often holds one. Raises DataError: it is none.
 
     >>> shown("http://me:secret@camera.local:8080/video?token=1")
     'http://camera.local:8080/video'
     """
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # its text may hold the password
+        scheme = address.partition("://")[0]
+        raise DataError(
+            f"{scheme}:// is not followed by a valid host; write {scheme}://HOST:PORT/PATH, with an IPv6 address in [ ]"
+        ) from None
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 

@@ -58,6 +58,11 @@ def open_source(
         DataError: it does not exist, does not answer, is damaged, or holds no picture.
         UserError: a library is missing, or an option does not fit.
     """
+    if not isinstance(place, str | os.PathLike | int):  # an int as OpenCV has it: the camera's number
+        kind = type(place).__name__
+        raise UserError(
+            f"a source is a path, an address or a camera, not {kind}; for frames, call the predictor itself"
+        )
     place = str(place)
     if place == "-":
         return _open_stdin(input_size, fps=fps, threads=threads)

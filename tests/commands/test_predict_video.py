@@ -71,6 +71,15 @@ def test_pictures_and_a_clip_in_one_go(engine: Path, clip: Path, here: Path, cli
     assert {path.name for path in (here / "depth").iterdir()} == names
 
 
+def test_frames_of_two_folders_do_not_replace_each_other(engine: Path, here: Path, cli: Cli) -> None:
+    for folder in ("p", "q"):
+        save_noise(here / folder / "a.png", 40, 60)
+    printed = cli("predict", engine, "p", "q", "--save", "side-video,npy").out
+    assert "depth/q_side.mp4, depth/q_*_depth.npy" in printed
+    names = {"p_side.mp4", "p_a_depth.npy", "q_side.mp4", "q_a_depth.npy"}
+    assert {path.name for path in (here / "depth").iterdir()} == names
+
+
 def test_a_photo_becomes_points(engine: Path, here: Path, cli: Cli) -> None:
     save_noise(here / "a.png", 48, 64)
     printed = cli("predict", engine, "a.png", "--intrinsics", "fov=63", "--save", "ply,npy", "--axes", "opengl").out

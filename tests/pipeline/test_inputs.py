@@ -45,8 +45,8 @@ def test_pictures_are_together_and_clips_apart(here: Path) -> None:
     assert [(each.kind, each.name) for each in found] == [
         ("pictures", ""),
         ("clip", "clip"),
-        ("live", "camera0"),
-        ("live", "cam.local_554_1"),
+        ("clip", "camera0"),
+        ("clip", "cam.local_554_1"),
         ("clip", "stdin"),
         ("clip", "shots"),
     ]
@@ -80,6 +80,26 @@ def test_an_output_never_replaces_an_input(here: Path) -> None:
     with pytest.raises(OutputError, match=r"the results of clip.mp4 would replace the input clip_depth.mp4"):
         require_goals(found, (), Path())
     assert require_goals(found, (), Path("out")) == {here / "clip.mp4", here / "clip_depth.mp4"}
+
+
+@pytest.mark.parametrize("name", ["[x].mp4", "x?.mkv", "a%05d.mp4", "7", "rtsp_%d.avi", "[x]/y.mp4"])
+def test_a_file_that_exists_is_meant_by_its_name(here: Path, name: str) -> None:
+    (here / name).parent.mkdir(exist_ok=True)
+    (here / name).touch()
+    (found,) = inputs = plan_inputs([name], ())
+    assert (found.kind, found.place, found.name) == ("clip", name, Path(name).stem)
+    for option in ({"fps": 5.0}, {"input_size": (4, 6)}):
+        with pytest.raises(UserError, match="leave it out"):
+            require_fitting(inputs, **{"smooth": False, "fps": None, "input_size": None, **option})  # type: ignore[arg-type]
+
+
+def test_no_result_replaces_another(here: Path) -> None:
+    for name in ("q/a.png", "clip_000000.png"):
+        write_image(here / name, np.zeros((20, 30, 3), np.uint8))
+    names = ("side-video", "npy")
+    assert require_goals(plan_inputs(["p", "q"], names), names, Path("out"))
+    with pytest.raises(OutputError, match=r"would both be written to out/clip_000000_depth\.npy"):
+        require_goals(plan_inputs(["clip_000000.png", "clip.mp4"], ("npy",)), ("npy",), Path("out"))
 
 
 @pytest.mark.parametrize("name", ["x.mp4", "x.PNG", "x.npy"])

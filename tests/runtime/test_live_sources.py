@@ -174,6 +174,15 @@ def test_a_port_that_nobody_listens_at_is_refused() -> None:
         open_source("http://127.0.0.1:9/video", timeout=0)
 
 
+@pytest.mark.parametrize(
+    "address", ["http://[::1/x", "rtsp://me:secret@[::1/x", "https://[camera]/x", "http://me:secret@\u2100/"]
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(DataError, match=r"^(http|https|rtsp):// is not followed by a valid host") as error:
+        open_source(address)
+    assert "secret" not in str(error.value)
+
+
 def test_a_password_is_used_and_never_shown(camera: MjpegServer) -> None:
     stream_of(camera, numbered(3), pause=0.02, then=5)
     address = camera.address.replace("//", "//me:secret@")

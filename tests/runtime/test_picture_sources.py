@@ -6,6 +6,7 @@ import io
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,6 +143,12 @@ def test_places_without_frames_are_refused(
     with pytest.raises(DataError, match=message) as caught:
         open_source(place)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("frames", [np.zeros((2, 4, 4, 3), np.uint8), [], None])
+def test_frames_are_no_place(frames: Any) -> None:
+    with pytest.raises(UserError, match="a path, an address or a camera, not .*; for frames, call the predictor"):
+        open_source(frames)
 
 
 def test_a_broken_picture_is_refused_when_opened(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_size_of_the_depth_can_be_chosen() -> None:
         assert predictor(frame, (5, 7)).shape == (5, 7)
         small = predictor(frame, predictor.size)
         np.testing.assert_array_equal(resize_depth(small, (48, 64), smooth=True), predictor(frame))
-        for size in ((0, 5), (5,)):
+        for size in ((0, 5), (5,), 5, "ab", (5.5, 3)):
             with pytest.raises(FrameError, match="height and a width"):
                 predictor(frame, size)  # type: ignore[arg-type]
 
