@@ -39,8 +39,8 @@ class Smoothing:
     """
 
     keep: float = 0.85
-    colour: float = 0.15
-    depth: float = 0.4
+    colour: float = 0.12
+    depth: float = 0.35
 
     def __post_init__(self) -> None:
         if not (0 <= self.keep < 1 and self.colour > 0 and self.depth > 0):
