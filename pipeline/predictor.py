@@ -149,4 +149,4 @@ def _is_size(size: object) -> bool:
     """Whether it is a height and a width; NumPy's whole numbers are some too."""
     if not isinstance(size, Sequence) or len(size) != 2:
         return False
-    return all(isinstance(side, Integral) and side >= 1 for side in size)
+    return all(isinstance(side, Integral) and int(side) >= 1 for side in size)
