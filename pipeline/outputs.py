@@ -185,8 +185,11 @@ class Npy(_FramePart):
     ending, about = "_depth.npy", "float32 metres, for NumPy"
 
     def _save(self, path: Path, shot: Shot) -> None:
-        with atomic_write(path) as temporary:
-            np.save(temporary, shot.depth)
+        depth = np.ascontiguousarray(shot.depth)
+        # Not by np.save, which tells a full disk by an OSError without a number.
+        with atomic_write(path) as temporary, temporary.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(depth))
+            stream.write(depth.data)
 
 
 class Npz(_FramePart):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -146,7 +145,7 @@ class Predictor:
 
 
 def _is_size(size: object) -> bool:
-    """Whether it is a height and a width; NumPy's whole numbers are some too."""
+    """Whether it is a height and a width in whole numbers, which may be NumPy's."""
     if not isinstance(size, Sequence) or len(size) != 2:
         return False
-    return all(isinstance(side, Integral) and int(side) >= 1 for side in size)
+    return all(isinstance(side, int | np.integer) and side >= 1 for side in size)

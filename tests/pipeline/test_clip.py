@@ -23,6 +23,7 @@ from depthkit.runtime.source import Frame, Source
 from depthkit.runtime.sources import open_source, paced
 
 from ..runtime.clips import numbered, write_clip
+from ..support import files_at_most
 
 SIZE = (24, 32)
 
@@ -206,3 +207,17 @@ def test_few_frames_wait_to_be_written() -> None:
         giver.join()
         recorder.finish()
         assert recorder.done == 50
+
+
+@pytest.mark.parametrize("name", [name for name in OUTPUTS if not OUTPUTS[name].is_clip])
+def test_a_full_disk_is_named_by_every_output_of_frames(name: str, tmp_path: Path) -> None:
+    depth = np.random.default_rng(0).uniform(1.99, 2.01, (96, 128)).astype(np.float32)
+    image = np.random.default_rng(1).integers(0, 256, (96, 128, 3), np.uint8)
+    camera = Intrinsics(100, 100, 63.5, 47.5, (96, 128))
+    shot = SimpleNamespace(name="x", depth=depth, image=image, span=(1.0, 3.0), time=0.0, intrinsics=camera)
+    output = OUTPUTS[name](Job(tmp_path, "x", (96, 128), (96, 128)))
+    with files_at_most(3000), pytest.raises(OutputError, match=f"cannot write .*x{output.ending}"):
+        output.write(shot)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+    output.write(shot)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == [f"x{output.ending}"]

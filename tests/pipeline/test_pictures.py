@@ -98,7 +98,7 @@ def test_a_long_name_gives_all_results_or_none(here: Path, capsys: Captured, ste
     if fits:
         assert _names(here / "depth") == _results("b", stem)
     else:
-        assert "exceed 255 bytes; shorten the picture's name" in capsys.readouterr().err
+        assert "exceed 255 bytes; shorten its name" in capsys.readouterr().err
         assert not (here / "depth").exists()
 
 
