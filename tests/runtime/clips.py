@@ -65,7 +65,8 @@ def write_clip(
             stream.set_display_rotation(rotation[0], hflip=rotation[1])
         audio: Any = out.add_stream("aac", rate=8000) if sound else None
         for index, image in enumerate(pending):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            # One thread: with several, swscale sometimes gets a row of 10-bit pictures wrong.
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels, threads=1)
             frame.pts = round(1000 * (times[index] if times else index / RATE))
             frame.time_base = Fraction(1, 1000)
             out.mux(stream.encode(frame))
