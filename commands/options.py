@@ -30,13 +30,17 @@ __all__ = [
     "SectionedCommand",
     "SizeType",
     "built_in_engine",
+    "colormap_option",
     "command_line",
     "data_option",
     "depth_units_option",
     "expand",
+    "input_size_option",
     "json_option",
+    "range_option",
     "runs_option",
     "size_option",
+    "timeout_option",
 ]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -263,6 +267,32 @@ def built_in_engine(alternative: str) -> Path:
         f'Using built-in weights "{name}", the most accurate here (δ1 {delta1:.3f} on NYU Depth v2); {alternative}'
     )
     return shipped_run(name)
+
+
+def range_option(auto: str) -> Callable[[_Command], _Command]:
+    """`--range`, whose help says what `auto` is."""
+    return click.option(
+        "--range",
+        "span",
+        type=RangeType(),
+        metavar="A,B|auto",
+        default="auto",
+        show_default=True,
+        help=f"Metres from which to which colours reach; auto: {auto}.",
+    )
+
+
+colormap_option = click.option("--colormap", default="turbo", show_default=True, help="One of matplotlib's.")
+input_size_option = click.option(
+    "--input-size", type=SizeType(), metavar="HxW", help="Of raw rgb24 frames (`-`), or to ask a camera for."
+)
+timeout_option = click.option(
+    "--timeout",
+    type=NumberType(0, DAY, above=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait for a camera or address.",
+)
 
 
 def size_option(help_text: str, *, default: str) -> Callable[[_Command], _Command]:

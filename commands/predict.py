@@ -7,7 +7,18 @@ from typing import Any
 
 import click
 
-from .options import DAY, NumberType, PathType, PlaceType, RangeType, SectionedCommand, SizeType, built_in_engine
+from .options import (
+    DAY,
+    NumberType,
+    PathType,
+    PlaceType,
+    SectionedCommand,
+    built_in_engine,
+    colormap_option,
+    input_size_option,
+    range_option,
+    timeout_option,
+)
 
 
 class _PredictCommand(SectionedCommand):
@@ -43,16 +54,8 @@ class _PredictCommand(SectionedCommand):
     metavar="NAME[,NAME...]",
     help="Outputs, listed below.  [default: color,depth16,npy for pictures, color-video for all else]",
 )
-@click.option(
-    "--range",
-    "span",
-    type=RangeType(),
-    metavar="A,B|auto",
-    default="auto",
-    show_default=True,
-    help="Metres from which to which colours reach. auto: of each picture, or of a clip's first 2 seconds.",
-)
-@click.option("--colormap", default="turbo", show_default=True, help="One of matplotlib's.")
+@range_option("of each picture, or of a clip's first 2 seconds")
+@colormap_option
 @click.option("--smooth", is_flag=True, help="Less flicker in clips.")
 @click.option("--seconds", type=NumberType(0, DAY * 365, above=True), help="Stop after so much of each clip or camera.")
 @click.option(
@@ -68,19 +71,13 @@ class _PredictCommand(SectionedCommand):
     show_default=True,
     help="Of point clouds: x right, y down, z forward; or y up, z backward.",
 )
-@click.option("--input-size", type=SizeType(), metavar="HxW", help="Of raw rgb24 frames (`-`), or to ask a camera for.")
+@input_size_option
 @click.option(
     "--fps",
     type=NumberType(0, 1000, above=True),
     help="Of raw frames and pictures that become a clip, or to ask a camera for.",
 )
-@click.option(
-    "--timeout",
-    type=NumberType(0, DAY, above=True),
-    default=10.0,
-    show_default=True,
-    help="Seconds to wait for a camera or address.",
-)
+@timeout_option
 def predict(arguments: tuple[str, ...], engine: Path | None, out: Path, **options: Any) -> None:
     """Write the depth of pictures, videos, cameras and streams, at their own size.
 
@@ -100,7 +97,7 @@ def predict(arguments: tuple[str, ...], engine: Path | None, out: Path, **option
       depthkit predict 0 --seconds 60 --range 0.5,5
       depthkit predict photo.jpg --intrinsics fov=63 --save color,ply
     """
-    from ..data.colours import require_colormap
+    from ..data.colours import palette
     from ..pipeline.inputs import plan_inputs, require_fitting, require_folder, require_goals, split_arguments
     from ..pipeline.outputs import parse_outputs
     from ..pipeline.prediction import Options, Prediction
@@ -113,7 +110,7 @@ def predict(arguments: tuple[str, ...], engine: Path | None, out: Path, **option
     inputs = plan_inputs(places, chosen)
     require_fitting(inputs, input_size=options["input_size"], fps=options["fps"], smooth=options["smooth"])
     require_folder(out)
-    require_colormap(options["colormap"])
+    palette(options["colormap"])  # before anything is opened
     read = require_goals(inputs, chosen, out)
     with Predictor(target or built_in_engine("choose others with --engine")) as predictor, terminable():
         wishes = Options(out, chosen, read=read, **options)

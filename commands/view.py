@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from .options import DAY, CountType, NumberType, RangeType, SizeType, built_in_engine
+from .options import (
+    CountType,
+    NumberType,
+    built_in_engine,
+    colormap_option,
+    input_size_option,
+    range_option,
+    timeout_option,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -30,25 +38,11 @@ SLIDES_A_SECOND: Final = 0.5
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in a browser.")
 @click.option("--loop", is_flag=True, help="Start a file again at its end.")
 @click.option("--fps", type=NumberType(0, 1000, above=True), help="Frames a second.  [default: those of the source]")
-@click.option(
-    "--range",
-    "span",
-    type=RangeType(),
-    metavar="LOW,HIGH|auto",
-    default="auto",
-    show_default=True,
-    help="Depth in metres of the first and last colour; auto follows the scene.",
-)
-@click.option("--colormap", default="turbo", show_default=True, help="Colours: a colormap of matplotlib.")
+@range_option("follows the scene")
+@colormap_option
 @click.option("--smooth", is_flag=True, help="Smooth depth over time, against flicker.")
-@click.option(
-    "--timeout",
-    type=NumberType(0, DAY, above=True),
-    default=10.0,
-    show_default=True,
-    help="Seconds to wait for a camera or stream.",
-)
-@click.option("--input-size", type=SizeType(), metavar="HxW", help="Size of raw frames, or to ask a camera for.")
+@timeout_option
+@input_size_option
 def view(
     arguments: tuple[str, ...],
     port: int | None,

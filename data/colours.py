@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UserError
 
-__all__ = ["Span", "colour", "colour_planes", "palette", "require_colormap"]
+__all__ = ["Span", "colour", "colour_planes", "palette"]
 
 Span = tuple[float, float]
 """The nearest and the farthest depth in metres."""
@@ -60,11 +60,6 @@ def colour_planes(depth: np.ndarray, span: Span, colormap: str = "turbo") -> tup
     y[:, depth.shape[1] :] = y[:, depth.shape[1] - 1 : depth.shape[1]]
     y[depth.shape[0] :] = y[depth.shape[0] - 1]
     return y, cb, cr
-
-
-def require_colormap(colormap: str) -> None:
-    """Raise UserError if matplotlib has no such colormap."""
-    palette(colormap)
 
 
 def _levels(depth: np.ndarray, span: Span) -> Iterator[tuple[slice, np.ndarray]]:
