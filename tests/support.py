@@ -154,6 +154,19 @@ def run_code(code: str, *arguments: object, **environment: str) -> str:
     return run_python("-c", code, *map(str, arguments), env=os.environ | environment)
 
 
+CHROMIUM_FLAGS: Final = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
+"""Of a browser without a window, that asks nothing of the network by itself."""
+
 INTERRUPTIBLE: Final = (
     sys.executable,
     "-c",

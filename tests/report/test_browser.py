@@ -19,19 +19,13 @@ from depthkit.bench.contender import Contender
 from depthkit.bench.results import BenchResult
 from depthkit.report.html import write_report
 
+from ..support import CHROMIUM_FLAGS
+
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; `apt-get install chromium`")
 
 FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
+    *CHROMIUM_FLAGS,
     "--virtual-time-budget=10000",
     "--window-size=1400,1000",
     "--dump-dom",

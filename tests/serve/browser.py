@@ -15,16 +15,10 @@ from typing import Any, Final
 
 from websockets.sync.client import ClientConnection, connect
 
+from ..support import CHROMIUM_FLAGS
+
 FLAGS: Final = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
+    *CHROMIUM_FLAGS,
     "--remote-debugging-port=0",
 )
 WAITING_S: Final = 20.0
