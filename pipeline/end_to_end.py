@@ -80,9 +80,11 @@ def measure_source(place: str, engine: Path, seconds: float) -> EndToEnd:
 
     Raises:
         DataError: the clip cannot be read.
-        UserError: it is a camera or a stream.
+        UserError: it is a camera or a stream, or `seconds` is not above 0.
         EngineError: see `Predictor`.
     """
+    if not seconds > 0:
+        raise UserError(f"--duration {seconds:g} leaves no frame of {place}; name seconds above 0")
     with open_source(place) as source:
         if source.live:
             raise UserError(f"{source.name} is live, so that no two engines get the same frames; name a video file")

@@ -61,6 +61,7 @@ def test_a_camera_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "says"),
     [
         (["--data", "nyu", "--until", "1%"], "--data, --until have no effect with --source"),
+        (["--duration", "0"], "--duration 0 leaves no frame of"),
         (["--no-torch"], "--torch has no effect with --source"),
     ],
 )
