@@ -62,7 +62,7 @@ COLOUR: Final = Coding(
     {"movflags": "+faststart"},
     is_colour=True,
 )
-"""H.264 that browsers play while they load it. Faster presets cost 2 ms of CPU a frame of 640x480, "veryfast" 8."""
+"""H.264 that browsers play while they load it. Slower presets take several times the CPU time of this one."""
 
 DEPTH: Final = Coding("matroska", "ffv1", "gray16le", 1000, {"level": "3", "slicecrc": "1"}, {}, is_colour=False)
 """Lossless 16-bit grey, with a checksum for each slice (RFC 9043)."""
