@@ -71,7 +71,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "depthkit needs Python 3.10 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,cpu,openvino,tensorrt-rtx,video,serve,test,docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,cpu,openvino,tensorrt-rtx,video,serve,ray,test,docs]'
 	touch $@
 
 # Without constraints.txt, which was made without a GPU: torch chooses its own versions of CUDA's packages.
