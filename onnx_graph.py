@@ -16,7 +16,7 @@ from .spec import ModelSpec
 
 __all__ = [
     "CONVOLUTIONS", "METADATA", "Convolution", "OnnxDescription", "convolutions", "copied", "describe_onnx",
-    "graph_sha256", "module_of", "read_onnx", "readers", "type_name",
+    "graph_sha256", "module_of", "opset_of", "read_onnx", "readers", "type_name",
 ]  # fmt: skip
 
 CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
@@ -154,6 +154,11 @@ def copied(model: Any) -> Any:
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
     return copy
+
+
+def opset_of(model: Any) -> int:
+    """The opset of ONNX's own operators that an `onnx.ModelProto` uses."""
+    return next((int(each.version) for each in model.opset_import if each.domain in {"", "ai.onnx"}), 1)
 
 
 def readers(graph: Any) -> dict[str, list[Any]]:

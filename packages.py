@@ -7,14 +7,18 @@ from typing import Final
 
 from .errors import UserError
 
-__all__ = ["EXPORTING", "EXTRAS", "TRAINING", "missing", "require_packages"]
+__all__ = ["ADOPTING", "EXPORTING", "EXTRAS", "TRAINING", "missing", "require_packages"]
 
 TRAINING: Final = ("torch", "lightning", "kornia", "safetensors")
-EXPORTING: Final = ("torch", "safetensors", "onnx", "onnxscript", "polygraphy", "onnx_graphsurgeon", "onnxruntime")
+ADOPTING: Final = ("onnx", "polygraphy", "onnx_graphsurgeon", "onnxruntime")
+"""For foreign ONNX files: to adopt and to export them."""
+EXPORTING: Final = ("torch", "safetensors", "onnxscript", *ADOPTING)
+"""For networks in torch."""
 
 EXTRAS: Final = {
     **dict.fromkeys((*TRAINING, "huggingface_hub", "h5py"), "train"),
-    **dict.fromkeys(("onnxscript", "polygraphy", "onnx_graphsurgeon"), "train"),
+    "onnxscript": "train",
+    **dict.fromkeys(("polygraphy", "onnx_graphsurgeon"), "adopt"),
     **dict.fromkeys(("onnx", "onnxruntime"), "cpu"),
     "openvino": "openvino",
     "tensorrt": "tensorrt",

@@ -1,18 +1,21 @@
-"""The reference file of a model: frames, and PyTorch's FP32 depth for them.
+"""The reference file of a model: frames, and the depth that the model itself computes for them in FP32.
 
-With `<stem>.reference.npz` any machine can check an engine's parity, without PyTorch and without the data set.
+The model is a network in PyTorch, or the original file of an adopted ONNX model. With `<stem>.reference.npz` any
+machine can check an engine's parity, without that model and without the data set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from .errors import EngineError
 from .files import atomic_write
+from .metrics import DEPTH_SCALE
 from .precisions import PRECISIONS
 from .spec import ModelSpec
 
@@ -21,14 +24,15 @@ __all__ = ["Reference", "find_reference", "onnx_stem", "read_reference", "refere
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Frames of the engine's size with PyTorch's depth.
+    """Frames of the engine's size with the model's own depth.
 
     Attributes:
         images: N x H x W x 3, uint8.
-        depths: N x H x W, float32 metres: PyTorch's FP32 output.
+        depths: N x H x W, float32: the model's output in FP32, in metres if `is_metric`.
         truths: N x H x W, float32 metres: measured depth; 0 where not measured.
         weights_sha256: of the weights that computed `depths`.
         resized_to: see `ModelSpec.resized_to`.
+        is_metric: see `ModelSpec.is_metric`.
     """
 
     images: np.ndarray
@@ -36,6 +40,15 @@ class Reference:
     truths: np.ndarray
     weights_sha256: str = ""
     resized_to: tuple[int, int] | None = None
+    is_metric: bool = True
+
+    @cached_property
+    def scale(self) -> tuple[float, float]:
+        """The depths that parity scales to 0 and 1: 0 and 10 m; without metres, 2nd and 98th percentile of `depths`."""
+        if self.is_metric:
+            return 0.0, DEPTH_SCALE
+        low, high = np.percentile(self.depths, (2, 98))
+        return float(low), float(high)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -86,6 +99,7 @@ def _answers(path: Path, weights_sha256: str, model: ModelSpec) -> bool:
                 str(content["weights_sha256"]) == weights_sha256
                 and content["depths"].shape[1:] == model.size
                 and _resized_to(content) == model.resized_to
+                and _is_metric(content) == model.is_metric
             )
     except Exception:  # noqa: BLE001 - `read_reference` reports what is wrong
         return False
@@ -99,6 +113,11 @@ def _resized_to(content: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
     return height, width
 
 
+def _is_metric(content: Mapping[str, np.ndarray]) -> bool:
+    """In files of older versions, all depth is in metres."""
+    return "is_metric" not in content or bool(content["is_metric"])
+
+
 def write_reference(path: Path, reference: Reference) -> None:
     """Write a reference atomically. Raises OutputError."""
     with atomic_write(path) as temporary:
@@ -109,6 +128,7 @@ def write_reference(path: Path, reference: Reference) -> None:
             truths=reference.truths,
             weights_sha256=np.array(reference.weights_sha256),
             resized_to=np.array(reference.resized_to or (), np.int64),
+            is_metric=np.array(reference.is_metric),
         )
 
 
@@ -122,7 +142,8 @@ def read_reference(path: Path) -> Reference:
         # Opened here, because NumPy does not close the file if the archive is damaged.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             images, depths, truths = content["images"], content["depths"], content["truths"]
-            reference = Reference(images, depths, truths, str(content["weights_sha256"]), _resized_to(content))
+            weights, resized_to = str(content["weights_sha256"]), _resized_to(content)
+            reference = Reference(images, depths, truths, weights, resized_to, _is_metric(content))
     except Exception as error:  # zipfile, zlib and NumPy raise many different errors for damaged bytes
         raise EngineError(f"{path} is not a reference file ({error}); make it again with `depthkit export`") from error
     fits = depths.ndim == 3 and len(depths) > 0 and images.shape == (*depths.shape, 3) and truths.shape == depths.shape

@@ -18,9 +18,13 @@ from .documents import STRICT, is_version
 from .errors import FrameError, SpecError
 from .sizes import check_camera, describe_sizes
 
-__all__ = ["Dim", "Focal", "ModelSpec", "Preprocessing", "TensorSpec", "camera_ready"]
+__all__ = ["Answers", "Dim", "Focal", "ModelSpec", "Preprocessing", "TensorSpec", "camera_ready"]
 
 _Positive = Annotated[int, Field(gt=0)]
+
+Answers = Literal["metres", "share", "inverse", "relative"]
+"""What a network answers: depth in metres; a share (0 to 1) of the depth range's upper end; inverse depth up to scale
+and shift, larger when nearer (MiDaS, Depth Anything); or depth up to scale."""
 
 Focal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A camera's focal length in pixels per pixel of picture width (fx / width), which resizing does not change."""
@@ -86,11 +90,15 @@ def _fits(size: int, allowed: int | Dim) -> bool:
 
 @dataclass(frozen=True, config=STRICT)
 class Preprocessing:
-    """From uint8 pixels to the network's input: `(pixel / 255 - mean) / std`, per channel in `color` order."""
+    """From uint8 pixels to the network's input: `(pixel / scale - mean) / std`, per channel in `color` order.
 
-    color: Literal["RGB"] = "RGB"
+    `color` is the order that the network takes; `image` is RGB always.
+    """
+
+    color: Literal["RGB", "BGR"] = "RGB"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 255.0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -101,9 +109,10 @@ class ModelSpec:
         network: name of a built-in network, for instance "compact", or an import path "package.module:Network".
         widths: channels of a built-in network's blocks, outermost first; empty for other networks.
         input: `image`, uint8, N x H x W x 3, as cameras deliver it.
-        output: `depth`, float32, N x H x W, metres.
+        output: `depth`, float32, N x H x W: metres if `is_metric`, else what the network answers.
         preprocessing: how the graph converts `image` to the network's input.
-        depth_range: smallest and largest depth in metres that the model can predict.
+        depth_range: if `is_metric`, smallest and largest depth in metres, to which the graph clamps. Otherwise the 2nd
+            and 98th percentile of the answers when the model was adopted: a scale for colours, to which nothing clamps.
         parameters: trainable parameters of the network, batch norm included.
         macs: multiply-accumulate operations of the network for one frame.
         focal: focal length of the training camera, fx / width (NYU Depth v2: 518.86 / 640 = 0.8107); None: unknown.
@@ -113,6 +122,7 @@ class ModelSpec:
             the training pictures' shape; others are squeezed into it.
         resized_to: the network's height and width, if the graph resizes frames to it and the depth back; None: frames
             have the network's size.
+        answers: what the network answers. The graph turns a share into metres.
         schema_version: version of this document's layout.
     """
 
@@ -126,15 +136,20 @@ class ModelSpec:
     macs: int
     focal: Focal | None
     resized_to: tuple[_Positive, _Positive] | None = None
-    schema_version: Literal[3] = 3
+    answers: Answers = "share"
+    schema_version: Literal[4] = 4
 
     @staticmethod
     def upgrade(raw: Any) -> None:
-        """Version 1 had no focal length, and version 2 no resizing in the graph."""
+        """Version 1 had no focal length, version 2 no resizing; in version 3 every network answered a share."""
         if is_version(raw, 1) and "focal" not in raw:
             raw.update(schema_version=2, focal=None)
         if is_version(raw, 2) and "resized_to" not in raw:
             raw.update(schema_version=3, resized_to=None)
+        before = raw.get("preprocessing") if is_version(raw, 3) else None
+        if isinstance(before, dict) and "answers" not in raw and "scale" not in before:
+            before["scale"] = 255.0
+            raw.update(schema_version=4, answers="share")
 
     def __post_init__(self) -> None:
         if len(self.input.shape) != 4 or (self.input, self.output) != camera_ready(*self.size, self.batch):
@@ -150,6 +165,11 @@ class ModelSpec:
         if isinstance(height, Dim) or isinstance(width, Dim):
             raise SpecError("height and width are fixed; only the batch may be dynamic")
         return height, width
+
+    @property
+    def is_metric(self) -> bool:
+        """Whether `depth` is in metres."""
+        return self.answers in {"metres", "share"}
 
     @property
     def network_size(self) -> tuple[int, int]:

@@ -8,19 +8,23 @@ from pydantic import computed_field
 from pydantic.dataclasses import dataclass
 
 from ..documents import STRICT
-from ..metrics import DepthScores
+from ..metrics import Alignment, DepthScores
 
 __all__ = ["Accuracy", "MemoryUse", "Peaks", "Roofline", "Throughput"]
 
 
 @dataclass(frozen=True, config=STRICT)
 class Accuracy:
-    """Scores against measured depth, on `frames` of the `available` frames in the test split of `data`."""
+    """Scores against measured depth, on `frames` of the `available` frames in the test split of `data`.
+
+    `alignment`: how predictions were aligned to measured depth first; "none" for depth in metres.
+    """
 
     data: str
     frames: int
     available: int
     scores: DepthScores
+    alignment: Alignment = "none"
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -65,6 +65,8 @@ _NAMELESS: Final = 4
 """The schema version in which rows have no `run` and `weights`."""
 _UNRESIZED: Final = 5
 """The schema version in which rows have no `resized_to`."""
+_METRIC: Final = 6
+"""The schema version in which all depth is in metres."""
 _NAN: Final = frozenset[str]().union(*MAY_BE_NAN.values())
 
 
@@ -236,7 +238,7 @@ class BenchResult:
     rows: tuple[Row, ...]
     complete: bool = True
     notes: tuple[str, ...] = ()
-    schema_version: Literal[6] = 6
+    schema_version: Literal[7] = 7
 
     @property
     def failed(self) -> list[Row]:
@@ -298,7 +300,9 @@ def _without_figures(content: bytes) -> bytes:
         if document["schema_version"] == _NAMELESS:
             _name_runs(document)
         if document["schema_version"] == _UNRESIZED:
-            document.update(schema_version=6, rows=[{**row, "resized_to": None} for row in document["rows"]])
+            document.update(schema_version=_METRIC, rows=[{**row, "resized_to": None} for row in document["rows"]])
+        if document["schema_version"] == _METRIC:
+            _state_metres(document)
         for row in document["rows"]:
             for part, kind in ((row, Row), (row["throughput"], Throughput)):
                 _drop_computed(part, kind)
@@ -317,6 +321,16 @@ def _name_runs(document: Any) -> None:
         folder = target if row["backend"].startswith("torch") else target.parent
         row.update(run="" if row["kind"] == "trtexec" else folder.name, weights="")
     document["schema_version"] = _UNRESIZED
+
+
+def _state_metres(document: Any) -> None:
+    """Upgrade a document from schema version 6 to 7, in which depth may have no metres, and scores may be aligned."""
+    for row in document["rows"]:
+        if row["parity"] is not None:
+            row["parity"].update(is_metric=True, max_abs_percent=None)
+        if row["accuracy"] is not None:
+            row["accuracy"]["alignment"] = "none"
+    document["schema_version"] = 7
 
 
 def _drop_computed(part: Any, kind: Any) -> None:

@@ -42,6 +42,8 @@ _STYLES: Final[dict[Mark, str]] = {
     "found": "green",
     "waits": "yellow",
     "note": "yellow",
+    "read": "cyan",
+    "warns": "yellow",
 }
 
 

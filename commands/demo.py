@@ -108,11 +108,11 @@ def demo(out: Path, size: tuple[int, int], steps: int, seconds: float) -> None:
     )
     require_any(result)
     console.rule("tune")
-    bundles = read_runs([shipped])
+    sources = read_runs([shipped])
     # INT8 first: the time is short, and the search tries candidates in this order.
-    scope = Scope(precisions=("int8", "fp32"), sizes=[bundles[""].spec.size])
+    scope = Scope(precisions=("int8", "fp32"), sizes=[sources[""].document.model.size])
     try:
-        tune_runs(bundles, Budget(), scope, read_panel(bundles), calibrate=rooms, seconds=SEARCHING_S)
+        tune_runs(sources, Budget(), scope, read_panel(sources), calibrate=rooms, seconds=SEARCHING_S)
     except GateError as error:  # possible at sizes that the weights were not trained for
         err.print(str(error), style="yellow", markup=False)
     console.print(_summary(built))

@@ -266,18 +266,19 @@ def _explain_layers(
     folder: Path, size: tuple[int, int] | None, camera: tuple[int, int] | None, options: PrecisionOptions
 ) -> None:
     """Print the loss of each convolution when only it is quantised, the most sensitive first."""
-    from ..export.onnx_file import rank_run
     from ..metrics import number
-    from ..train.bundle import read_bundle
+    from ..pipeline.runs import open_source
     from .console import out as console
     from .console import table
 
-    bundle = read_bundle(folder)
-    calibration = options.calibration(bundle.document, size, camera)
+    source = open_source(folder)
+    from ..export.onnx_file import rank_run
+
+    calibration = options.calibration(source.document, size, camera)
     assert calibration is not None, "--explain needs --int8"
     columns = ("convolution", "module", "of MACs", "SSIM", "worst", "AbsRel", "max |Δ| mm")
     shown = table(*columns, text={"convolution", "module"})
-    for row in rank_run(bundle, bundle.spec_at(size, camera), calibration):
+    for row in rank_run(source, source.spec_at(size, camera), calibration):
         parity = row.parity
         worse = "" if parity.abs_rel_loss is None else number(parity.abs_rel_loss, "+.4f")
         figures = (f"{parity.ssim:.5f}", f"{parity.worst_ssim:.5f}", worse, f"{parity.max_abs_mm:.0f}")

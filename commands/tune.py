@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ..export.recipe import Calibration
+    from ..export.source import Source
     from ..pipeline.budget import Budget, Trial, Tuning
     from ..pipeline.candidates import Scope
     from ..pipeline.pictures import Pictures
     from ..precisions import Precision
-    from ..train.bundle import Bundle
 
 
 class _QuantityType(click.ParamType[float]):
@@ -165,34 +165,31 @@ def tune(
       depthkit tune compact runs/nano --min-fps 60 --data nyu     of two runs
       depthkit tune compact --min-fps 30 --size 240x320 --size 480x640 --minutes 5
     """
-    from ..packages import EXPORTING, require_packages
     from ..pipeline.budget import Budget
-
-    require_packages(*EXPORTING)
     from ..pipeline.calibration import PrecisionOptions
     from ..pipeline.candidates import Scope, candidates, read_panel, read_runs
+    from ..pipeline.runs import open_source
     from ..pipeline.targets import depth_units_of, locate, resolve_run
-    from ..train.bundle import read_bundle
     from .console import tell
 
     memory = None if max_memory is None else int(max_memory)
     found = [locate(each) for each in run]
-    bundles = read_runs(found)
+    sources = read_runs(found)
     scope = Scope(backends, cast("Sequence[Precision]", precisions), sizes, batches)
-    candidates(bundles, scope)  # raises for an impossible scope before weights are copied
+    candidates(sources, scope)  # raises for an impossible scope before weights are copied
     if calibrate is not None:
-        for bundle in bundles.values():
-            PrecisionOptions(("int8",), calibrate=calibrate).require_source(bundle.document)
+        for source in sources.values():
+            PrecisionOptions(("int8",), calibrate=calibrate).require_source(source.document)
     units = depth_units_of(found if data else found[:1], depth_units)
-    pictures = read_panel(bundles, data, frames, units)
+    pictures = read_panel(sources, data, frames, units)
     budget = _with_default_limit(
-        Budget(max_latency, min_fps, min_ssim, max_absrel_loss, memory), pictures, several=len(bundles) > 1
+        Budget(max_latency, min_fps, min_ssim, max_absrel_loss, memory), pictures, several=len(sources) > 1
     )
-    for name, target, here in zip(bundles, run, found, strict=True):
+    for name, target, here in zip(sources, run, found, strict=True):
         if here != target:
-            bundles[name] = read_bundle(resolve_run(target, runs, tell))
+            sources[name] = open_source(resolve_run(target, runs, tell))
     tune_runs(
-        bundles,
+        sources,
         budget,
         scope,
         pictures,
@@ -202,7 +199,7 @@ def tune(
 
 
 def tune_runs(
-    bundles: Mapping[str, Bundle],
+    sources: Mapping[str, Source],
     budget: Budget,
     scope: Scope,
     pictures: Pictures,
@@ -222,10 +219,10 @@ def tune_runs(
     from ..pipeline.search import Panel, Search
     from .console import err, out, progress
 
-    budget = _with_default_limit(budget, pictures, several=len(bundles) > 1)
-    grid = candidates(bundles, scope)
-    results = next(iter(bundles.values())).folder / "tune.json"
-    with workshop(bundles, calibrate) as shop:
+    budget = _with_default_limit(budget, pictures, several=len(sources) > 1)
+    grid = candidates(sources, scope)
+    results = next(iter(sources.values())).folder / "tune.json"
+    with workshop(sources, calibrate) as shop:
         panel = Panel(shop.panel(pictures), pictures.crop)
         search = Search(results, shop.key(pictures, grid), budget, shop.prepare, panel, command_line())
         left = search.left(grid)

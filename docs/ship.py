@@ -19,6 +19,7 @@ from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
 from depthkit.files import write_text
 from depthkit.metrics import METRICS, DepthScores
+from depthkit.pipeline.runs import open_source
 from depthkit.train.bundle import read_bundle
 from depthkit.train.document import read_document
 from depthkit.train.hub import CARD, DepthModel
@@ -36,7 +37,7 @@ def ship(run: Path, evaluation: Path, shipped: Path = SHIPPED) -> Path:
     for earlier in (*folder.glob("*.onnx"), *folder.glob("*.reference.npz")):
         earlier.unlink()
     model.save_pretrained(folder)
-    export_onnx(read_bundle(folder), ExportOptions())  # for those who have no torch
+    export_onnx(open_source(folder), ExportOptions())  # for those who have no torch
     write_text(folder / EVALUATION, json.dumps({name: scores}, indent=2) + "\n")
     write_text(folder / CARD, f"{model_card(folder)}\n")
     return folder

@@ -90,14 +90,14 @@ class Manifest:
     created: str
     arithmetic: Arithmetic | None = None
     seal: str = ""
-    schema_version: Literal[6] = 6
+    schema_version: Literal[7] = 7
 
     @staticmethod
     def upgrade(raw: dict[str, Any]) -> None:
-        """Version 4 had a ModelSpec of version 1, and version 5 of version 2; see `ModelSpec.upgrade`."""
+        """Versions 4 to 6 had a ModelSpec of version 1 to 3; see `ModelSpec.upgrade`."""
         ModelSpec.upgrade(raw.get("model"))
-        if is_version(raw, 4) or is_version(raw, 5):
-            raw["schema_version"] = 6
+        if any(is_version(raw, version) for version in (4, 5, 6)):
+            raw["schema_version"] = 7
 
     @property
     def share(self) -> float | None:

@@ -10,55 +10,40 @@ import copy
 import logging
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import TypeGuard, TypeVar, cast
 
 import onnx
 import torch
-from onnx_graphsurgeon.logger import G_LOGGER as SURGEON_LOGGER
-from polygraphy.backend.onnx import fold_constants
-from polygraphy.logger import G_LOGGER
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from ..documents import to_json
 from ..errors import BackendError
-from ..onnx_graph import METADATA, graph_sha256
 from ..precisions import PRECISIONS, Precision
 from ..spec import Dim, ModelSpec
 from ..train.camera_ready import DTYPES, CameraReady
+from .finish import fold
 
-__all__ = ["Origin", "build_graph", "fold", "fold_batch_norm", "prepare", "sign"]
+__all__ = ["build_graph", "fold_batch_norm", "prepare"]
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Origin of a graph: hash of the run's weights, and `export.recipe`."""
-
-    weights_sha256: str
-    recipe: str
-
-
 def build_graph(
-    network: nn.Module, spec: ModelSpec, precision: Precision, origin: Origin, kept: Collection[str] = ()
+    network: nn.Module, spec: ModelSpec, precision: Precision, kept: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """The camera-ready graph of `network` with the spec in its metadata.
+    """The camera-ready graph of `network`; see `Source.graph`.
 
     Args:
         network: in evaluation mode; not changed.
         spec: size, batch (a `Dim` makes the batch dynamic), preprocessing, range.
         precision: of the network; input, output and depth range stay as in the spec. For "int8" the graph is FP32, and
             `export.quantize` quantises it.
-        origin: stored in the metadata.
         kept: names of modules that stay in FP32.
 
     Raises:
         BackendError: torch cannot export this network to ONNX.
     """
-    model = fold(_export(prepare(network, spec, precision, kept), spec, PRECISIONS[precision].opset))
-    return sign(model, spec, precision, origin)
+    return fold(_export(prepare(network, spec, precision, kept), spec, PRECISIONS[precision].opset))
 
 
 def prepare(network: nn.Module, spec: ModelSpec, precision: Precision, kept: Collection[str] = ()) -> CameraReady:
@@ -70,20 +55,6 @@ def prepare(network: nn.Module, spec: ModelSpec, precision: Precision, kept: Col
                 dtype = torch.float32 if name in kept else camera.dtype
                 camera.network.set_submodule(name, _Reading(dtype, module.to(dtype)))
     return camera
-
-
-def sign(model: onnx.ModelProto, spec: ModelSpec, precision: Precision, origin: Origin) -> onnx.ModelProto:
-    """Write depthkit's metadata into a graph, and return the same graph."""
-    entries = {
-        METADATA.spec: to_json(spec),
-        METADATA.precision: precision,
-        METADATA.weights_sha256: origin.weights_sha256,
-        METADATA.recipe: origin.recipe,
-        METADATA.graph_sha256: graph_sha256(model),
-    }
-    onnx.helper.set_model_props(model, entries)
-    model.producer_name = "depthkit"
-    return model
 
 
 class _Reading(nn.Module):
@@ -174,11 +145,3 @@ def _export(camera: CameraReady, spec: ModelSpec, opset: int) -> onnx.ModelProto
         logger.setLevel(level)
     assert program is not None
     return program.model_proto
-
-
-def fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` with its constants folded by Polygraphy."""
-    SURGEON_LOGGER.severity = SURGEON_LOGGER.CRITICAL  # it warns that NumPy has no BF16
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        folded: onnx.ModelProto = fold_constants(model, error_ok=False)
-    return folded

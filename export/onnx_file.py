@@ -21,12 +21,11 @@ from ..parity import Parity
 from ..precisions import LEAST_SHARE
 from ..reference import Reference, reference_path, write_reference
 from ..spec import ModelSpec
-from ..train.bundle import Bundle
-from ..train.torch_session import TorchSession
-from .checks import Check, Subject, find_overflows, run_checks
-from .graph import Origin, build_graph, sign
+from .checks import Check, Subject, run_checks
+from .finish import Origin, sign
 from .quantize import LEAST_FRAMES, METHODS, calibrate, place, plan, rank_layers
 from .recipe import Calibration, ExportOptions, Frames, onnx_path, recipe
+from .source import Source
 
 __all__ = ["OnnxFile", "RankedLayer", "export_onnx", "held_out_reference", "rank_run"]
 
@@ -44,13 +43,13 @@ class OnnxFile:
     held_out: Reference | None = None
 
 
-def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Check], None] | None = None) -> OnnxFile:
+def export_onnx(source: Source, options: ExportOptions, on_check: Callable[[Check], None] | None = None) -> OnnxFile:
     """Export `<run>/<stem>.<precision>.onnx` and `<run>/<stem>.reference.npz`.
 
     The file and reference of an earlier export stay until the new ones have passed.
 
     Args:
-        bundle: the run.
+        source: the run.
         options: precision, sizes, batch, calibration.
         on_check: called with every check as soon as it is done.
 
@@ -60,25 +59,25 @@ def export_onnx(bundle: Bundle, options: ExportOptions, on_check: Callable[[Chec
         DataError: too few calibration frames.
         OutputError: the folder cannot be written.
     """
-    spec = bundle.spec_at(options.size, options.camera).with_batch(options.batch)
-    goal = onnx_path(bundle.folder, bundle.document, options)
+    spec = source.spec_at(options.size, options.camera).with_batch(options.batch)
+    goal = onnx_path(source.folder, source.document, options)
     make_folder(goal.parent)
     if goal.is_dir():
         raise OutputError(f"cannot write {goal}: it is a folder; move it away")
-    reference = make_reference(bundle, spec)
-    held_out = held_out_reference(bundle, spec, options.calibration)
+    reference = make_reference(source, spec)
+    held_out = held_out_reference(source, spec, options.calibration)
     # In the goal's folder, so that moving the file is a rename, and a full disk leaves the old file.
     with _scratch(goal.parent) as scratch:
         candidate = scratch / goal.name
-        origin = Origin(bundle.weights_sha256, recipe(bundle.folder, options))
-        subject = Subject(candidate, bundle.network, spec, options.precision, reference, held_out=held_out)
+        origin = Origin(source.document.weights_sha256, recipe(source.folder, source.document, options))
+        subject = Subject(candidate, source, spec, options.precision, reference, held_out=held_out)
         report = on_check or (lambda _check: None)
         checks = []
-        for check in _made(bundle, subject, options, origin):
+        for check in _made(subject, options, origin):
             checks.append(check)
             report(check)
             if not check.passed:
-                if not _is_of(goal, bundle.weights_sha256):
+                if not _is_of(goal, source.document.weights_sha256):
                     remove(goal)  # an export of other weights would be mistaken for one of these
                 raise GateError(f"{goal.name} was not written: {check.name} failed: {check.detail}{_remedy(options)}")
         path = reference_path(goal)
@@ -119,33 +118,35 @@ class RankedLayer:
     parity: Parity
 
 
-def rank_run(bundle: Bundle, spec: ModelSpec, calibration: Calibration) -> list[RankedLayer]:
+def rank_run(source: Source, spec: ModelSpec, calibration: Calibration) -> list[RankedLayer]:
     """The convolutions of a run in the graph of `spec`, most sensitive to INT8 first; ranges are minimum and maximum.
 
     Raises:
         DataError: too few calibration frames, or frames that cannot be read.
     """
-    model = build_graph(bundle.network, spec, "int8", Origin(bundle.weights_sha256, ""))
+    model = source.graph(spec, "int8")
     known = {each.name: each for each in convolutions(model)}
     work = sum(each.macs for each in known.values())
     frames, _ = calibration.frames
     ranges = calibrate(model, frames.images, "minmax")
     return [
         RankedLayer(each.layer, known[each.layer].module, known[each.layer].macs / work, each.parity)
-        for each in rank_layers(model, ranges, _choosing(bundle, spec, frames))
+        for each in rank_layers(model, ranges, _choosing(source, spec, frames))
     ]
 
 
-def _made(bundle: Bundle, subject: Subject, options: ExportOptions, origin: Origin) -> Iterator[Check]:
+def _made(subject: Subject, options: ExportOptions, origin: Origin) -> Iterator[Check]:
     """Write the file and check it; also yield the choices of calibration and kept layers."""
     kept: tuple[str, ...] = ()
     if options.precision == "int8":
-        model, decided = _quantized(bundle, subject, options, origin)
+        model, decided = _quantized(subject, options, origin)
         yield decided
     else:
         if options.keep == "auto":
             kept = _overflowing(subject, options)
-        model = build_graph(subject.network, subject.spec, options.precision, origin, kept)
+        model = sign(
+            subject.source.graph(subject.spec, options.precision, kept), subject.spec, options.precision, origin
+        )
         if options.keep == "auto":
             yield _half_range(model, kept)
     onnx.save(model, subject.path)
@@ -158,7 +159,9 @@ def _overflowing(subject: Subject, options: ExportOptions) -> tuple[str, ...]:
         raise UserError("--keep auto needs frames to choose layers; give some with --calibrate")
     frames, _ = options.calibration.frames
     chosen = evenly_spaced(frames.images, CHOOSING)
-    return find_overflows(subject, [resize_image(frames.images[index], subject.spec.size) for index in chosen])
+    return subject.source.overflows(
+        subject.spec, [resize_image(frames.images[index], subject.spec.size) for index in chosen]
+    )
 
 
 def _half_range(model: onnx.ModelProto, kept: tuple[str, ...]) -> Check:
@@ -171,18 +174,16 @@ def _half_range(model: onnx.ModelProto, kept: tuple[str, ...]) -> Check:
     return Check("FP16 range", passed=share >= LEAST_SHARE, detail=detail)
 
 
-def _quantized(
-    bundle: Bundle, subject: Subject, options: ExportOptions, origin: Origin
-) -> tuple[onnx.ModelProto, Check]:
+def _quantized(subject: Subject, options: ExportOptions, origin: Origin) -> tuple[onnx.ModelProto, Check]:
     """The INT8 graph, and how it was calibrated."""
     calibration = options.calibration
     if calibration is None:
         raise UserError("INT8 needs calibration frames; give some with --calibrate")
-    plain = build_graph(subject.network, subject.spec, "int8", origin)
+    plain = subject.source.graph(subject.spec, "int8")
     frames, _ = calibration.frames
     if len(frames) < LEAST_FRAMES:
         raise DataError(f"INT8 calibration needs at least {LEAST_FRAMES} frames, but there are {len(frames)}")
-    how = plan(plain, frames.images, _choosing(bundle, subject.spec, frames), options.keep)
+    how = plan(plain, frames.images, _choosing(subject.source, subject.spec, frames), options.keep)
     best, tried = how.best, ", ".join(f"{method} {how.tried[method].change:.2%}" for method in METHODS)
     used = f"{len(frames)} frames of {calibration.source}"
     if all(image.min() == image.max() for image in frames.images):
@@ -209,28 +210,27 @@ def _scratch(folder: Path) -> Iterator[Path]:
         raise OutputError(f"cannot write to {folder}: {error.strerror}; free some space or choose another") from error
 
 
-def make_reference(bundle: Bundle, spec: ModelSpec) -> Reference:
-    """The run's frames at the size of `spec`, with PyTorch's FP32 depth."""
-    return _answered(bundle, spec, Frames(tuple(bundle.frames.images), tuple(bundle.frames.depths)))
+def make_reference(source: Source, spec: ModelSpec) -> Reference:
+    """The run's frames at the size of `spec`, with the run's own FP32 depth."""
+    return _answered(source, spec, Frames(tuple(source.frames.images), tuple(source.frames.depths)))
 
 
-def held_out_reference(bundle: Bundle, spec: ModelSpec, calibration: Calibration | None) -> Reference | None:
-    """The held-out frames of a calibration at the size of `spec`, with PyTorch's FP32 depth; None if there are none."""
+def held_out_reference(source: Source, spec: ModelSpec, calibration: Calibration | None) -> Reference | None:
+    """A calibration's held-out frames at the size of `spec`, with the run's own FP32 depth; None if there are none."""
     _, frames = calibration.frames if calibration else (None, Frames(()))
-    return _answered(bundle, spec, frames) if len(frames) else None
+    return _answered(source, spec, frames) if len(frames) else None
 
 
-def _choosing(bundle: Bundle, spec: ModelSpec, frames: Frames) -> Reference:
+def _choosing(source: Source, spec: ModelSpec, frames: Frames) -> Reference:
     chosen = evenly_spaced(frames.images, CHOOSING)
     some = Frames(tuple(frames.images[i] for i in chosen), tuple(frames.truths[i] for i in chosen if frames.truths))
-    return _answered(bundle, spec, some)
+    return _answered(source, spec, some)
 
 
-def _answered(bundle: Bundle, spec: ModelSpec, frames: Frames) -> Reference:
-    """Frames at the size of `spec`, with PyTorch's FP32 depth."""
+def _answered(source: Source, spec: ModelSpec, frames: Frames) -> Reference:
+    """Frames at the size of `spec`, with the run's own FP32 depth."""
     images = np.stack([resize_image(image, spec.size) for image in frames.images])
-    with TorchSession(bundle, spec.network_size, camera=spec.size) as session:
-        answers = session(images)
+    answers = source.answer(spec, images)
     depths = [resize_depth(depth, spec.size, smooth=False) for depth in frames.truths]
     truths = np.stack(depths) if depths else np.zeros_like(answers)
-    return Reference(images, answers, truths, bundle.weights_sha256, spec.resized_to)
+    return Reference(images, answers, truths, source.document.weights_sha256, spec.resized_to, spec.is_metric)

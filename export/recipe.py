@@ -26,6 +26,7 @@ from ..train.document import FRAMES, BundleDocument
 __all__ = ["Calibration", "ExportOptions", "Frames", "find_current", "onnx_path", "recipe"]
 
 _MAKERS: Final = ("torch", "onnx", "onnxscript", "polygraphy", "onnxruntime", "onnxruntime-gpu")
+_OF_TORCH: Final = frozenset({"torch", "onnxscript"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +117,16 @@ def onnx_path(folder: Path, document: BundleDocument, options: ExportOptions) ->
     return (options.out or folder) / f"{stem(options.spec_of(document.model))}.{options.precision}.onnx"
 
 
-def recipe(folder: Path, options: ExportOptions) -> str:
+def recipe(folder: Path, document: BundleDocument, options: ExportOptions) -> str:
     """All that an export depends on besides weights and ModelSpec, as JSON: frames, batch, calibration, versions."""
+    adopted = document.adopted
     batch = options.batch
     range_ = [batch.min, batch.opt, batch.max] if isinstance(batch, Dim) else [batch]
-    versions = {"depthkit": __version__} | {name: _version(name) for name in _MAKERS}
+    makers = [name for name in _MAKERS if adopted is None or name not in _OF_TORCH]
+    versions = {"depthkit": __version__} | {name: _version(name) for name in makers}
     made: dict[str, object] = {"frames_sha256": sha256(folder / FRAMES), "batch": range_, "versions": versions}
+    if adopted is not None:
+        made["tensors"] = [adopted.input, adopted.output, adopted.layout]
     if options.calibration is not None:
         made["calibration"] = options.calibration.identity
     if options.keep is not None:
@@ -146,15 +151,15 @@ def find_current(folder: Path, document: BundleDocument, options: ExportOptions)
         and reference.weights_sha256 == document.weights_sha256
         and found.weights_sha256 == document.weights_sha256
         and found.precision == options.precision
-        and _same_recipe(found.recipe, recipe(folder, options))
+        and _same_recipe(found.recipe, recipe(folder, document, options), adopted=document.adopted is not None)
         and replace(found.model, macs=wanted.macs) == wanted
     )
     return path if same else None
 
 
-def _same_recipe(found: str, now: str) -> bool:
-    """Whether both recipes are the same. Without torch, nothing can be exported again, so versions are ignored."""
-    if find_spec("torch") is not None:
+def _same_recipe(found: str, now: str, *, adopted: bool) -> bool:
+    """Whether both recipes are the same. A run that needs torch ignores versions without it: it cannot be exported."""
+    if adopted or find_spec("torch") is not None:
         return found == now
     return all(json.loads(found).get(key) == value for key, value in json.loads(now).items() if key != "versions")
 

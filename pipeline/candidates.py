@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from ..bench.contender import Contender
+from ..data.images import resize_depth, resize_image
 from ..documents import to_json
 from ..engines.build import BuildOptions, backend, build, fastest, require, runnable
 from ..engines.fingerprint import cpu_fingerprint, usable_cores
@@ -20,7 +21,6 @@ from ..engines.store import locked
 from ..errors import BackendError, DataError, UserError
 from ..export.recipe import ExportOptions, find_current
 from ..files import atomic_folder, atomic_write, make_folder, sha256_arrays, sha256_text
-from ..frames import predict_frames
 from ..names import DEPTH_UNITS
 from ..precisions import PRECISIONS, WIDENED, Precision
 from ..reference import reference_path
@@ -30,17 +30,18 @@ from .budget import Candidate
 from .calibration import PrecisionOptions
 from .contenders import contenders
 from .pictures import Pictures, read_pictures
+from .runs import open_source
 from .targets import folder_names
 from .tell import silent
 
 if TYPE_CHECKING:
     from ..export.recipe import Calibration
-    from ..train.bundle import Bundle
+    from ..export.source import Source
 
 __all__ = ["Scope", "Workshop", "candidates", "read_panel", "read_runs", "workshop"]
 
 SCALES: Final = (1.0, 0.75, 0.5)
-"""Factors of the run's height and width: the sizes that are tried by default."""
+"""Factors of the run's height and width: the sizes that are tried by default, of a network in torch."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +54,24 @@ class Scope:
     batches: Sequence[int] = ()
 
 
-def read_runs(folders: Sequence[Path]) -> dict[str, Bundle]:
+def read_runs(folders: Sequence[Path]) -> dict[str, Source]:
     """Read runs, by the name that their candidates have: unique, or empty for a single run.
 
     Raises:
         UserError: one is named twice.
-        BundleError, SpecError: see `read_bundle`.
+        BundleError, SpecError: see `open_source`.
     """
-    from ..train.bundle import read_bundle
-
-    bundles = [read_bundle(folder) for folder in folders]
-    for one, other in combinations(bundles, 2):
+    sources = [open_source(folder) for folder in folders]
+    for one, other in combinations(sources, 2):
         if one.document == other.document:
             raise UserError(f"{one.folder} and {other.folder} are the same run; name each run once")
-    if len(bundles) == 1:
-        return {"": bundles[0]}
+    if len(sources) == 1:
+        return {"": sources[0]}
     names = folder_names(folder.resolve() for folder in folders)
-    return dict(zip(names.values(), bundles, strict=True))
+    return dict(zip(names.values(), sources, strict=True))
 
 
-def candidates(bundles: Mapping[str, Bundle], scope: Scope) -> list[Candidate]:
+def candidates(sources: Mapping[str, Source], scope: Scope) -> list[Candidate]:
     """All candidates, one of each run in turn, so that each has its share if there is no time for all.
 
     Raises:
@@ -82,15 +81,16 @@ def candidates(bundles: Mapping[str, Bundle], scope: Scope) -> list[Candidate]:
     fastest()  # raises if no backend can run here
     for name in scope.backends:
         require(name, to_run=True)
-    grids = [_grid(run, bundle, scope) for run, bundle in bundles.items()]
+    grids = [_grid(run, source, scope) for run, source in sources.items()]
     return [candidate for row in zip_longest(*grids) for candidate in row if candidate is not None]
 
 
-def _grid(run: str, bundle: Bundle, scope: Scope) -> list[Candidate]:
-    full = bundle.document.model.size
-    sizes = scope.sizes or [smaller_size(full, scale) for scale in SCALES]
+def _grid(run: str, source: Source, scope: Scope) -> list[Candidate]:
+    full = source.document.model.size
+    scales = SCALES if source.document.adopted is None else (1.0,)  # nothing tells which sizes a foreign network takes
+    sizes = scope.sizes or [smaller_size(full, scale) for scale in scales]
     return [
-        replace(variant, backend=name, precision=precision, size=bundle.spec_at(size).size, batch=batch, run=run)
+        replace(variant, backend=name, precision=precision, size=source.spec_at(size).size, batch=batch, run=run)
         for size in dict.fromkeys(sizes)
         for precision in scope.precisions or PRECISIONS
         for name in scope.backends or runnable()
@@ -114,7 +114,7 @@ def _variants(name: str) -> Iterator[Candidate]:
 
 
 def read_panel(
-    bundles: Mapping[str, Bundle], source: str | None = None, count: int = 16, depth_units: float = DEPTH_UNITS
+    sources: Mapping[str, Source], source: str | None = None, count: int = 16, depth_units: float = DEPTH_UNITS
 ) -> Pictures:
     """The pictures that judge engines: of `source`'s validation split, or the first run's own frames.
 
@@ -122,8 +122,8 @@ def read_panel(
         DataError: there are none, or they differ in size.
     """
     if source is None:
-        run, bundle = next(iter(bundles.items()))
-        frames = bundle.frames
+        run, first = next(iter(sources.items()))
+        frames = first.frames
         return Pictures(f"{run or 'the run'}'s own frames", tuple(frames.images), tuple(frames.depths))
     found = read_pictures(source, "val", count, depth_units=depth_units)
     if len({image.shape for image in found.images}) > 1:
@@ -132,37 +132,37 @@ def read_panel(
 
 
 @contextmanager
-def workshop(bundles: Mapping[str, Bundle], calibrate: str | Calibration | None) -> Iterator[Workshop]:
+def workshop(sources: Mapping[str, Source], calibrate: str | Calibration | None) -> Iterator[Workshop]:
     """A workshop in the runs' folders, for one process at a time; an interrupted search keeps its files."""
-    folders = [make_folder(_folder(bundle)) for bundle in bundles.values()]
+    folders = [make_folder(_folder(source)) for source in sources.values()]
     with ExitStack() as locks:
         for folder in sorted(folder.resolve() for folder in folders):  # one order, so that no two searches deadlock
             locks.enter_context(locked(folder / "use"))
-        yield Workshop(bundles, calibrate)
+        yield Workshop(sources, calibrate)
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _folder(bundle: Bundle) -> Path:
-    return bundle.folder / ".tune"
+def _folder(source: Source) -> Path:
+    return source.folder / ".tune"
 
 
 class Workshop:
     """Makes the candidates' ONNX files and engines, each once.
 
     Args:
-        bundles: the runs, see `read_runs`.
+        sources: the runs, see `read_runs`.
         calibrate: frames for INT8 at each run's own size, or their source; None: each run's training data.
     """
 
-    def __init__(self, bundles: Mapping[str, Bundle], calibrate: str | Calibration | None) -> None:
-        self._bundles = bundles
+    def __init__(self, sources: Mapping[str, Source], calibrate: str | Calibration | None) -> None:
+        self._sources = sources
         self._int8 = PrecisionOptions(("int8",))
         self._calibrations: dict[tuple[str, tuple[int, int]], Calibration] = {}
         if isinstance(calibrate, str):
             self._int8 = replace(self._int8, calibrate=calibrate)
         elif calibrate is not None:
-            self._calibrations = {(run, bundle.spec.size): calibrate for run, bundle in bundles.items()}
+            self._calibrations = {(run, source.document.model.size): calibrate for run, source in sources.items()}
 
     def key(self, pictures: Pictures, grid: Sequence[Candidate]) -> str:
         """Hash of what makes two searches comparable: weights, machine, versions, pictures, and INT8's frames.
@@ -175,15 +175,15 @@ class Workshop:
         seen = sha256_arrays((*pictures.images, *pictures.depths))
         int8 = {candidate.run for candidate in grid if candidate.precision == "int8"}
         runs = [
-            (run, bundle.weights_sha256, self._calibrated(run) if run in int8 else "")
-            for run, bundle in self._bundles.items()
+            (run, source.document.weights_sha256, self._calibrated(run) if run in int8 else "")
+            for run, source in self._sources.items()
         ]
         return sha256_text(repr((runs, machine, seen)))
 
     def _calibrated(self, run: str) -> str:
         """Hash of a run's frames for INT8; empty: its training data is missing, so INT8 will fail, with the reason."""
         try:
-            return sha256_arrays(self._calibration(run, self._bundles[run].spec.size).frames[0].images)
+            return sha256_arrays(self._calibration(run, self._sources[run].document.model.size).frames[0].images)
         except UserError:
             if self._int8.calibrate is not None:
                 raise
@@ -192,24 +192,24 @@ class Workshop:
     def _calibration(self, run: str, size: tuple[int, int]) -> Calibration:
         """The frames for INT8, read once per run and size. Raises UserError, DataError."""
         if (run, size) not in self._calibrations:
-            found = self._int8.calibration(self._bundles[run].document, size)
+            found = self._int8.calibration(self._sources[run].document, size)
             assert found is not None, "INT8 always needs frames"
             self._calibrations[run, size] = found
         return self._calibrations[run, size]
 
     def panel(self, pictures: Pictures) -> Path:
-        """Write the file for `pipeline.search.Panel`, with torch's FP32 depth at each run's own size."""
+        """Write the file for `pipeline.search.Panel`, with each run's own FP32 depth at its size."""
         import numpy as np
 
-        from ..train.torch_session import TorchSession
-
         depths = []
-        for bundle in self._bundles.values():
-            with TorchSession(bundle) as session:
-                depths.append(np.stack(list(predict_frames(session, pictures.images))))
+        for source in self._sources.values():
+            spec = source.document.model
+            answers = source.answer(spec, np.stack([resize_image(image, spec.size) for image in pictures.images]))
+            pairs = zip(answers, pictures.images, strict=True)
+            depths.append(np.stack([resize_depth(each, image.shape[:2], smooth=True) for each, image in pairs]))
         truths = np.stack(pictures.depths) if pictures.depths else np.zeros_like(depths[0])
-        path = _folder(next(iter(self._bundles.values()))) / "panel.npz"
-        np.savez(path, images=np.stack(pictures.images), runs=list(self._bundles), depths=depths, truths=truths)
+        path = _folder(next(iter(self._sources.values()))) / "panel.npz"
+        np.savez(path, images=np.stack(pictures.images), runs=list(self._sources), depths=depths, truths=truths)
         return path
 
     def prepare(self, candidate: Candidate) -> partial[Contender]:
@@ -218,7 +218,7 @@ class Workshop:
 
     def deliver(self, candidate: Candidate) -> Path:
         """Put a candidate's engine with its files into its run's folder `best`; return the engine's path there."""
-        goal = self._bundles[candidate.run].folder / "best"
+        goal = self._sources[candidate.run].folder / "best"
         engine = _built(self._onnx(candidate), self._place(candidate), candidate)
         manifest = read_manifest(engine)
         with atomic_folder(goal) as fresh:  # an earlier winner stays until this one is complete
@@ -229,25 +229,25 @@ class Workshop:
 
     def _place(self, candidate: Candidate) -> Path:
         """The candidate's own folder, so that nothing is built beside files of `depthkit export`."""
-        return _folder(self._bundles[candidate.run]) / replace(candidate, run="").name.replace(" ", "_")
+        return _folder(self._sources[candidate.run]) / replace(candidate, run="").name.replace(" ", "_")
 
     def _onnx(self, candidate: Candidate) -> Path:
         from ..export.onnx_file import export_onnx
 
-        bundle = self._bundles[candidate.run]
+        source = self._sources[candidate.run]
         maker = backend(candidate.backend)
         maker.asked(candidate.precision, maker.parse_options(dict(candidate.options)))  # raises if impossible
         calibration = self._calibration(candidate.run, candidate.size) if candidate.precision == "int8" else None
         keep: Literal["auto"] | None = "auto" if calibration else None
         options = ExportOptions(
-            candidate.precision, candidate.size, candidate.batch, calibration, keep, out=_folder(bundle)
+            candidate.precision, candidate.size, candidate.batch, calibration, keep, out=_folder(source)
         )
         exported = replace(options, out=None)
         # A file of `depthkit export` serves as well; if it passed its gate, --keep auto would have kept no layer.
         for known in (options, exported, replace(exported, keep=None)):
-            if (path := find_current(bundle.folder, bundle.document, known)) is not None:
+            if (path := find_current(source.folder, source.document, known)) is not None:
                 return path
-        return export_onnx(bundle, options).path
+        return export_onnx(source, options).path
 
 
 def _make(onnx: Path, folder: Path, candidate: Candidate) -> Contender:

@@ -20,7 +20,7 @@ from ..runtime.load import is_onnx_file, load
 from ..runtime.profile import profile_layers
 from ..runtime.runner import GRAPH_RUNNERS, open_peer
 from ..spec import Dim
-from ..train.document import MODEL, WEIGHTS
+from ..train.document import MODEL, ORIGINAL, WEIGHTS
 from .targets import folder_names, locate, open_torch
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ def _contender(path: Path, batch: int | None, tell: Tell) -> Contender | None:
         tell("skipped", f"{path}: it does not take {frames} frames per run")
         return None
     faults = list(made.faults)
-    weights = _weights(path.parent)
-    if weights.is_file() and sha256(weights) != made.weights_sha256:
+    weights = next((path.with_name(name) for name in (WEIGHTS, ORIGINAL) if path.with_name(name).is_file()), None)
+    if weights is not None and sha256(weights) != made.weights_sha256:
         faults.append(f"made from other weights than {weights.name} beside it")
     reference = read_reference(made.reference)
     if reference.weights_sha256 != made.weights_sha256:

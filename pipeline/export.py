@@ -13,10 +13,10 @@ from ..engines.build import BuildOptions, BuiltEngine, backend, build, fastest, 
 from ..errors import BackendError, GateError
 from ..export.recipe import find_current
 from ..onnx_graph import describe_onnx
-from ..packages import EXPORTING, require_packages
 from ..precisions import WIDENED, Precision
 from ..train.document import read_document
 from .proof import Proof
+from .runs import exporting, open_source
 
 if TYPE_CHECKING:
     from ..export.checks import Check
@@ -44,15 +44,14 @@ def export_run(folder: Path, options: ExportOptions, engines: EngineOptions, tel
     """
     current = None if engines.rebuild else find_current(folder, read_document(folder), options)
     if current is None:
-        require_packages(*EXPORTING)
+        source = open_source(folder)
         from ..export.onnx_file import export_onnx
-        from ..train.bundle import read_bundle
 
         def checked(check: Check) -> None:
             tell("pass" if check.passed else "FAIL", f"{check.name}: {check.detail}")
 
         require("onnxruntime", to_run=True)  # for the export's parity check
-        made = export_onnx(read_bundle(folder), options, checked)
+        made = export_onnx(source, options, checked)
         tell("wrote", f"{made.path} and {made.reference.name}")
         proof = Proof(lambda: made.held_out, tell)
         current = made.path
@@ -63,14 +62,17 @@ def export_run(folder: Path, options: ExportOptions, engines: EngineOptions, tel
 
 
 def _held_out(folder: Path, options: ExportOptions) -> Reference | None:
-    """Recreate the held-out frames, for a new engine of an existing ONNX file; None: not calibrated, or no torch."""
-    if options.calibration is None or find_spec("torch") is None:
-        return None
-    from ..export.onnx_file import held_out_reference
-    from ..train.bundle import read_bundle
+    """Recreate the held-out frames, for a new engine of an existing ONNX file.
 
-    bundle = read_bundle(folder)
-    return held_out_reference(bundle, options.spec_of(bundle.spec), options.calibration)
+    None: not calibrated, or the packages that compute their depth are missing.
+    """
+    document = read_document(folder)
+    if options.calibration is None or any(find_spec(name) is None for name in exporting(document)):
+        return None
+    source = open_source(folder)
+    from ..export.onnx_file import held_out_reference
+
+    return held_out_reference(source, options.spec_of(document.model), options.calibration)
 
 
 def build_engines(onnx: Path, options: EngineOptions, tell: Tell, proof: Proof | None = None) -> list[Path]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.dataset import evenly_spaced
-from ..data.images import find_images, read_image, read_resized
+from ..data.images import find_images, read_image, read_resized, resize_depth, resize_image
 from ..data.sources import open_dataset
 from ..errors import DataError
 from ..files import sha256_text
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..data.dataset import Split
 
-__all__ = ["Pictures", "divide_pictures", "identify", "read_pictures"]
+__all__ = ["Pictures", "divide_pictures", "identify", "read_held_out", "read_pictures"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +101,56 @@ def divide_pictures(
     chosen = read_pictures(source, "train", choose[1], size=size, depth_units=depth_units)
     if chosen.depths:
         return chosen, read_pictures(source, "val", prove, size=size, depth_units=depth_units)
-    files = find_images(Path(source))
-    held = {files[index] for index in evenly_spaced(files, min(prove, max(len(files) - choose[0], 0) // 2))}
-    others = [path for path in files if path not in held]
+    others, held = _divide(Path(source), choose[0], prove)
     rest = [others[index] for index in evenly_spaced(others, choose[1])]
-    return Pictures(source, _read_all(rest, size)), Pictures(source, _read_all(sorted(held), size))
+    return Pictures(source, _read_all(rest, size)), Pictures(source, _read_all(held, size))
+
+
+def read_held_out(source: str, count: int, least: int, prove: int, size: tuple[int, int]) -> Pictures:
+    """At most `count` frames of those that `divide_pictures` verifies with, all of one size.
+
+    Of a folder with no more than `least` + 1 pictures, which cannot be divided, they are any.
+
+    Args:
+        source: a data set, a folder of pictures, or one picture.
+        count: largest number of frames.
+        least, prove: see `divide_pictures`: smallest number for calibration, largest number for verification.
+        size: height and width of a network. Pictures of different sizes are resized to the largest multiple of it that
+            none of them is smaller than, because the network squeezes them to its shape anyway.
+
+    Raises:
+        DataError: see `read_pictures`.
+    """
+    path = Path(source)
+    try:
+        open_dataset(source, "val")
+    except DataError:
+        if not path.exists():
+            raise
+    else:
+        return _one_size(read_pictures(source, "val", count), size)
+    files = [path]
+    if path.is_dir():
+        others, held = _divide(path, least, prove)
+        files = held or others
+    chosen = [files[index] for index in evenly_spaced(files, count)]
+    return _one_size(Pictures(source, _read_all(chosen, None)), size)
+
+
+def _divide(folder: Path, least: int, prove: int) -> tuple[list[Path], list[Path]]:
+    """A folder's pictures for calibration and for verification."""
+    files = find_images(folder)
+    held = {files[index] for index in evenly_spaced(files, min(prove, max(len(files) - least, 0) // 2))}
+    return [path for path in files if path not in held], sorted(held)
+
+
+def _one_size(pictures: Pictures, size: tuple[int, int]) -> Pictures:
+    if len({image.shape for image in pictures.images}) == 1:
+        return pictures
+    times = min(image.shape[axis] // size[axis] for image in pictures.images for axis in (0, 1))
+    goal = size[0] * max(times, 1), size[1] * max(times, 1)
+    depths = tuple(resize_depth(depth, goal, smooth=False) for depth in pictures.depths)
+    return replace(pictures, images=tuple(resize_image(image, goal) for image in pictures.images), depths=depths)
 
 
 def _read_all(paths: Iterable[Path], size: tuple[int, int] | None) -> tuple[np.ndarray, ...]:

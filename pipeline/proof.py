@@ -27,7 +27,7 @@ class Proof:
     """Runs engines on the reference of their ONNX file, and new engines on held-out frames too.
 
     Args:
-        held_out: returns held-out frames with torch's depth, or None; called at most once.
+        held_out: returns held-out frames with the run's own depth, or None; called at most once.
         tell: called with each engine's parity.
     """
 
@@ -59,5 +59,6 @@ class Proof:
         for what, parity in found:
             result = f"{describe_parity(parity, asked)} on {parity.frames}{what} frames"
             if faults := gate_faults(parity, asked):
-                raise GateError(f"{', '.join(faults)} on {parity.frames}{what} frames ({describe_gate(asked)} allowed)")
-            self._tell("pass", f"{maker.name} vs torch: {result}")
+                gate = describe_gate(asked, is_metric=parity.is_metric)
+                raise GateError(f"{', '.join(faults)} on {parity.frames}{what} frames ({gate} allowed)")
+            self._tell("pass", f"{maker.name} vs reference: {result}")

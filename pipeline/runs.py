@@ -1,4 +1,4 @@
-"""Find the run for `depthkit export`, and refuse one that cannot be exported before anything is written."""
+"""Find and open the run for `depthkit export`; refuse one that cannot be exported before anything is written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import UserError
 from ..export.recipe import find_current
 from ..names import NETWORKS, file_name, is_import_path
-from ..packages import EXPORTING, require_packages
+from ..packages import ADOPTING, EXPORTING, require_packages
 from ..sizes import check_size
 from ..train.document import read_document
 from ..train.shipped import SHIPPED
@@ -16,10 +16,12 @@ from .targets import copied_run, locate, resolve_run
 
 if TYPE_CHECKING:
     from ..export.recipe import ExportOptions
+    from ..export.source import Source
+    from ..train.document import BundleDocument
     from .calibration import PrecisionOptions
     from .tell import Tell
 
-__all__ = ["require_exportable", "run_folder"]
+__all__ = ["exporting", "open_source", "require_exportable", "run_folder"]
 
 
 def _known_run(target: Path, runs: Path) -> Path:
@@ -35,6 +37,30 @@ def _known_run(target: Path, runs: Path) -> Path:
             f"`depthkit train --network {name}`"
         )
     return folder
+
+
+def exporting(document: BundleDocument) -> tuple[str, ...]:
+    """The packages that export a run."""
+    return EXPORTING if document.adopted is None else ADOPTING
+
+
+def open_source(folder: Path) -> Source:
+    """Open a run for export: its network in torch, or the ONNX file that was adopted.
+
+    Raises:
+        UserError: a package is missing.
+        BundleError, SpecError: see `read_document` and `read_bundle`.
+    """
+    document = read_document(folder)
+    require_packages(*exporting(document))
+    if document.adopted is not None:
+        from ..export.onnx_source import OnnxSource
+
+        return OnnxSource(folder, document)
+    from ..export.torch_source import TorchSource
+    from ..train.bundle import read_bundle
+
+    return TorchSource(read_bundle(folder))
 
 
 def require_exportable(target: Path, runs: Path, wanted: ExportOptions, precision: PrecisionOptions) -> None:

@@ -19,7 +19,7 @@ from ..names import BACKENDS, DEPTH_UNITS
 from ..onnx_graph import describe_onnx
 from ..reference import reference_path
 from ..runtime.load import is_onnx_file, load
-from ..train.document import CHECKPOINT, MODEL, WEIGHTS, read_document
+from ..train.document import CHECKPOINT, MODEL, ORIGINAL, WEIGHTS, read_document
 from ..train.shipped import SHIPPED, shipped_names, shipped_run
 
 if TYPE_CHECKING:
@@ -185,13 +185,15 @@ def open_target(target: Path) -> Session:
 
     A run is computed by torch; without torch, by an engine of its FP32 ONNX file. Shipped weights have such a file, so
     that they are computed by an engine wherever there is a backend: it starts without torch's seconds, and is faster.
+    So are adopted runs, which torch does not compute.
 
     Raises UserError, BundleError, EngineError, BackendError, SpecError.
     """
     path = locate(target)
     if not path.is_dir():
         return load(path)
-    by_engine = find_spec("torch") is None or (path.resolve().parent == SHIPPED and runnable())
+    needs_no_torch = path.resolve().parent == SHIPPED or (path / ORIGINAL).is_file()
+    by_engine = find_spec("torch") is None or (needs_no_torch and runnable())
     return _open_fp32(path) if by_engine else open_torch(path, None)
 
 
@@ -212,7 +214,10 @@ def open_teacher(target: Path) -> Teacher:
 
 def _open_fp32(folder: Path) -> Session:
     """Build and open an engine of a run's FP32 ONNX file for the fastest backend. Raises UserError without a file."""
-    onnx = find_current(folder, read_document(folder), ExportOptions())
+    document = read_document(folder)
+    onnx = find_current(folder, document, ExportOptions())
+    if onnx is None and document.adopted is not None:
+        raise UserError(f"{folder} has no engine yet; build one with `depthkit export {folder}`")
     if onnx is None:
         raise UserError(
             f"{folder} is PyTorch weights without an FP32 ONNX file; pip install 'depthkit[train]', or name an engine"

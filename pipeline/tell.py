@@ -7,7 +7,7 @@ from typing import Literal
 
 __all__ = ["Mark", "Tell", "silent"]
 
-Mark = Literal["pass", "FAIL", "wrote", "kept", "copied", "built", "found", "waits", "note", "skipped"]
+Mark = Literal["pass", "FAIL", "wrote", "kept", "copied", "built", "found", "waits", "note", "read", "warns", "skipped"]
 """The kind of step; for `skipped` the text gives the reason."""
 
 Tell = Callable[[Mark, str], None]

@@ -26,6 +26,7 @@ from depthkit.engines.backend import Availability
 from depthkit.engines.build import BuildOptions, backend, build
 from depthkit.engines.store import Store, locked
 from depthkit.names import BACKENDS
+from depthkit.pipeline.runs import open_source
 from depthkit.precisions import Precision
 from depthkit.reference import read_reference
 from depthkit.runtime.load import load
@@ -101,12 +102,11 @@ def pristine_exports(pristine_run: Path, shared: Callable[[str, Callable[[Path],
     """A copy of that run with FP32 and FP16 ONNX files, and an ONNX Runtime and a null engine of each. Read only."""
     from depthkit.export.onnx_file import export_onnx
     from depthkit.export.recipe import ExportOptions
-    from depthkit.train.bundle import read_bundle
 
     def export(out: Path) -> None:
         folder = shutil.copytree(pristine_run, out / "compact")
         for precision in ("fp32", "fp16"):
-            made = export_onnx(read_bundle(folder), ExportOptions(precision))
+            made = export_onnx(open_source(folder), ExportOptions(precision))
             for name in ("onnxruntime", "null"):
                 build(made.path, BuildOptions(name))
 

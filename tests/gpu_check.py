@@ -36,6 +36,7 @@ from depthkit.errors import DepthkitError, UserError
 from depthkit.export.recipe import ExportOptions, onnx_path
 from depthkit.files import write_text
 from depthkit.names import BACKENDS
+from depthkit.pipeline.runs import open_source
 from depthkit.precisions import Precision
 from depthkit.reference import read_reference, reference_path
 from depthkit.report.tables import markdown
@@ -229,13 +230,14 @@ def _onnx(run: Path, options: ExportOptions) -> Path:
     path = onnx_path(run, read_document(run), options)
     if not path.is_file():
         try:
-            from depthkit.export.onnx_file import export_onnx
-            from depthkit.train.bundle import read_bundle
-        except ImportError as error:
+            source = open_source(run)
+        except UserError as error:
             raise UserError(
                 f"there is no {path}, and it cannot be exported here ({error}); copy it there with its reference"
             ) from error
-        export_onnx(read_bundle(run), options)
+        from depthkit.export.onnx_file import export_onnx
+
+        export_onnx(source, options)
     return path
 
 

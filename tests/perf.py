@@ -25,12 +25,12 @@ from depthkit.data.scenes.render import render_scenes
 from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
+from depthkit.pipeline.runs import open_source
 from depthkit.runtime import ort, ov
 from depthkit.runtime.load import load
 from depthkit.session import Peer, Session
 from depthkit.tests.perf_bars import fp32_bars, has_bf16, here, session_bound
 from depthkit.tests.support import run_python
-from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
 from depthkit.train.fit_options import TrainOptions
 from depthkit.train.peers import open_torch_peer
@@ -86,7 +86,7 @@ def perf_run(run: Path) -> None:
     """What `session.run()` adds to the vendor's own best call on the same memory."""
     for size in ((96, 128), (240, 320)):
         bound = session_bound(here(), size)
-        onnx = export_onnx(read_bundle(run), ExportOptions(size=size)).path
+        onnx = export_onnx(open_source(run), ExportOptions(size=size)).path
         frames = noise(size)
         for backend, vendor in VENDORS.items():
             with load(build(onnx, BuildOptions(backend)).path) as session, vendor(onnx) as theirs:
@@ -99,7 +99,7 @@ def perf_run(run: Path) -> None:
 def perf_large(run: Path) -> None:
     """Compact at 480x640: engines against each other, against torch, and against what the processor can multiply."""
     size = (480, 640)
-    onnx = export_onnx(read_bundle(run), ExportOptions(size=size)).path
+    onnx = export_onnx(open_source(run), ExportOptions(size=size)).path
     frames = noise(size)
     options = {"OpenVINO f32": BuildOptions("openvino")}
     if has_bf16(here()):
@@ -149,7 +149,7 @@ def perf_call(session: Session, frame: np.ndarray) -> None:
 
 def perf_first_depth(run: Path) -> None:
     """From nothing to the first depth, in a process of its own."""
-    engine = build(export_onnx(read_bundle(run), ExportOptions(size=(240, 320))).path, BuildOptions("openvino")).path
+    engine = build(export_onnx(open_source(run), ExportOptions(size=(240, 320))).path, BuildOptions("openvino")).path
     program = (
         "import sys, time; start = time.perf_counter(); import depthkit, numpy as np\n"
         "with depthkit.load(sys.argv[1]) as session: session(np.zeros((240, 320, 3), np.uint8))\n"

@@ -31,11 +31,11 @@ from depthkit.bench.timing import Steady, Times, allocate, time_steady
 from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
+from depthkit.pipeline.runs import open_source
 from depthkit.reference import read_reference
 from depthkit.runtime.load import load
 from depthkit.session import Session, SessionBase
 from depthkit.tests.perf import FAILED, VENDORS, noise, report, workspace
-from depthkit.train.bundle import read_bundle
 from depthkit.train.shipped import shipped_run
 from depthkit.train.torch_session import TorchSession
 
@@ -85,7 +85,7 @@ class Made:
 def make(folder: Path) -> Made:
     """The shipped weights of compact, their ONNX file, and an engine of each backend."""
     run = Path(shutil.copytree(shipped_run("compact"), folder / "compact"))
-    onnx = export_onnx(read_bundle(run), ExportOptions(size=SIZE)).path
+    onnx = export_onnx(open_source(run), ExportOptions(size=SIZE)).path
     return Made(run, onnx, {name: build(onnx, BuildOptions(name)).path for name in ("onnxruntime", "openvino")})
 
 

@@ -28,13 +28,13 @@ from depthkit.parity import gate_faults
 from depthkit.pipeline import search as search_module
 from depthkit.pipeline.budget import Tuning
 from depthkit.pipeline.calibration import read_calibration
+from depthkit.pipeline.runs import open_source
 from depthkit.precisions import Precision
 from depthkit.reference import read_reference, reference_path
 from depthkit.runtime.load import load
 from depthkit.session import Session
 from depthkit.tests.perf import FAILED, VENDORS, lacks, noise, report, workspace
 from depthkit.tests.perf_bars import RAW, engine_bars, has_bf16, here, is_plain, least_fps
-from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit
 from depthkit.train.fit_options import TrainOptions
 from depthkit.train.peers import open_torch_peer
@@ -45,7 +45,7 @@ def onnx_file(run: Path, precision: Precision, size: tuple[int, int]) -> Path:
     """The run's ONNX file."""
     calibration = read_calibration("scenes", size) if precision == "int8" else None
     keep = "auto" if precision == "int8" else None
-    return export_onnx(read_bundle(run), ExportOptions(precision, size, 1, calibration, keep)).path  # type: ignore[arg-type]
+    return export_onnx(open_source(run), ExportOptions(precision, size, 1, calibration, keep)).path  # type: ignore[arg-type]
 
 
 def engines(run: Path, size: tuple[int, int]) -> dict[str, Path]:

@@ -146,7 +146,14 @@ def before_focal(text: str) -> dict[str, Any]:
 
 def before_camera(text: str) -> dict[str, Any]:
     """A ModelSpec's JSON as it was before graphs could resize, in version 2."""
-    return {key: value for key, value in json.loads(text).items() if key != "resized_to"} | {"schema_version": 2}
+    return {key: value for key, value in before_answers(text).items() if key != "resized_to"} | {"schema_version": 2}
+
+
+def before_answers(text: str) -> dict[str, Any]:
+    """A ModelSpec's JSON as it was when all networks answered shares of a range, in version 3."""
+    document = {key: value for key, value in json.loads(text).items() if key != "answers"} | {"schema_version": 3}
+    del document["preprocessing"]["scale"]
+    return document
 
 
 def run_code(code: str, *arguments: object, **environment: str) -> str:

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from depthkit.documents import from_json, to_json
 from depthkit.errors import FrameError, SpecError
 from depthkit.sizes import check_size
-from depthkit.spec import Dim, ModelSpec, Preprocessing, TensorSpec, camera_ready
+from depthkit.spec import Answers, Dim, ModelSpec, Preprocessing, TensorSpec, camera_ready
 
-from .support import Place, at, before_camera, before_focal, places
+from .support import Place, at, before_answers, before_camera, before_focal, places
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
 TRIPLES = st.tuples(FLOATS, FLOATS, FLOATS)
 DIMS = st.lists(st.integers(1, 64), min_size=3, max_size=3).map(lambda sizes: Dim("batch", *sorted(sizes)))
+COLORS: Any = st.sampled_from(["RGB", "BGR"])
+POSITIVE = st.floats(0, 1e6, exclude_min=True)
 SIZES = st.integers(1, 1000)
 FOCALS = st.floats(0, exclude_min=True, allow_infinity=False)
 
@@ -36,11 +38,12 @@ def specs(draw: st.DrawFn) -> ModelSpec:
         widths=tuple(draw(st.lists(st.integers(1, 2048), max_size=9))),
         input=image,
         output=depth,
-        preprocessing=Preprocessing("RGB", draw(TRIPLES), draw(TRIPLES)),
+        preprocessing=Preprocessing(*draw(st.tuples(COLORS, TRIPLES, TRIPLES, POSITIVE))),
         depth_range=draw(st.tuples(FLOATS, FLOATS)),
         parameters=draw(st.integers(0, 10**9)),
         macs=draw(st.integers(0, 10**13)),
         focal=draw(st.none() | FOCALS),
+        answers=draw(st.sampled_from(get_args(Answers))),
     )
     larger = draw(st.none() | st.tuples(st.integers(0, 2000), st.integers(0, 2000)))
     return spec.with_camera(None if larger is None else (spec.size[0] + larger[0], spec.size[1] + larger[1]))
@@ -118,20 +121,23 @@ def test_every_fault_is_named_at_once() -> None:
     assert all(word in message for word in ("sky", "network", "macs", "widths"))
 
 
-@given(version=st.integers().filter(lambda n: n != 3))
+@given(version=st.integers().filter(lambda n: n != 4))
 def test_other_schema_version_is_one_sentence_with_both(version: int) -> None:
     message = _refusal({**DOCUMENT, "schema_version": version})
-    assert re.search(rf"it\.json.*version {version}\b.*version 3\b", message)
+    assert re.search(rf"it\.json.*version {version}\b.*version 4\b", message)
 
 
 @given(spec=specs())
 def test_spec_of_an_older_version_has_an_unknown_camera_and_resizes_nothing(spec: ModelSpec) -> None:
+    preprocessing = replace(spec.preprocessing, scale=255.0)
+    spec = replace(spec, answers="share", preprocessing=preprocessing)
+    assert from_json(ModelSpec, json.dumps(before_answers(to_json(spec))), source="it") == spec
     plain = replace(spec, resized_to=None)
     assert from_json(ModelSpec, json.dumps(before_camera(to_json(spec))), source="it") == plain
     assert from_json(ModelSpec, json.dumps(before_focal(to_json(spec))), source="it") == replace(plain, focal=None)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_what_an_older_version_did_not_have_is_not_dropped(version: int) -> None:
     assert f"version {version}" in _refusal({**DOCUMENT, "schema_version": version})
 

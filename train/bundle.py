@@ -27,39 +27,41 @@ from ..documents import to_json
 from ..errors import BundleError, DataError, SpecError
 from ..files import atomic_write, sha256, write_text
 from ..spec import ModelSpec, Preprocessing, camera_ready
-from .document import CHECKPOINT, FRAMES, MODEL, WEIGHTS, BundleDocument, TrainingRecord, read_document
+from .document import (
+    CHECKPOINT,
+    MODEL,
+    WEIGHTS,
+    BundleDocument,
+    Frames,
+    TrainingRecord,
+    read_document,
+    read_frames,
+    write_frames,
+)
 from .networks import build_network, count_macs, describe_network
 
-__all__ = ["Bundle", "Frames", "import_weights", "load_weights", "read_bundle", "write_bundle"]
+__all__ = ["Bundle", "frames_of", "import_weights", "load_weights", "read_bundle", "write_bundle"]
 
 _KEPT: Final = 8  # frames in a bundle
 _SHOWN: Final = 10  # names that an error lists; it only counts the rest
 _LONGEST_FOCAL: Final = 20.0  # a field of view of 3 degrees
 
 
-class Frames:
-    """Frames with their depth: `images` N x H x W x 3 uint8, `depths` N x H x W float32 metres (0: not measured)."""
+def frames_of(data: RGBDDataset) -> Frames:
+    """Eight evenly spaced samples, without those that cannot be read or differ in size from the first.
 
-    def __init__(self, images: np.ndarray, depths: np.ndarray) -> None:
-        self.images = images
-        self.depths = depths
-
-    @classmethod
-    def from_dataset(cls, data: RGBDDataset) -> Frames:
-        """Eight evenly spaced samples, without those that cannot be read or differ in size from the first.
-
-        Raises DataError if none can be read.
-        """
-        samples, faults = [], []
-        for index in evenly_spaced(data, _KEPT):
-            try:
-                samples.append(data[index])
-            except DataError as error:
-                faults.append(error)
-        if not samples:
-            raise faults[0]
-        same = [sample for sample in samples if sample.image.shape == samples[0].image.shape]
-        return cls(np.stack([s.image for s in same]), np.stack([s.depth for s in same]))
+    Raises DataError if none can be read.
+    """
+    samples, faults = [], []
+    for index in evenly_spaced(data, _KEPT):
+        try:
+            samples.append(data[index])
+        except DataError as error:
+            faults.append(error)
+    if not samples:
+        raise faults[0]
+    same = [sample for sample in samples if sample.image.shape == samples[0].image.shape]
+    return Frames(np.stack([s.image for s in same]), np.stack([s.depth for s in same]))
 
 
 class Bundle:
@@ -94,8 +96,7 @@ def write_bundle(
 ) -> None:
     """Write frames, weights and, last, `model.json`, which makes the folder a bundle. Raises OutputError."""
     weights = folder / WEIGHTS
-    with atomic_write(folder / FRAMES) as path:
-        np.savez_compressed(path, images=frames.images, depths=frames.depths)
+    write_frames(folder, frames)
     with atomic_write(weights) as path:
         # Copies, because safetensors rejects tensors that share memory, such as tied weights.
         copies = {
@@ -132,7 +133,7 @@ def import_weights(
         BundleError: the weights do not fit, or the folder has a run that was trained here or of another network.
         SpecError: the network does not support the size or does not return N x 1 x H x W; or an invalid depth range,
             preprocessing or focal length.
-        UserError, DataError, OutputError: see `build_network`, `Frames.from_dataset`, `write_bundle`.
+        UserError, DataError, OutputError: see `build_network`, `frames_of`, `write_bundle`.
     """
     if not 0 <= depth_range[0] < depth_range[1]:
         raise SpecError(f"invalid depth range {depth_range[0]:g},{depth_range[1]:g}; needs 0 <= LOW < HIGH, in metres")
@@ -154,7 +155,7 @@ def import_weights(
     network = build_network(name).eval()
     load_weights(network, weights)
     spec = describe_network(name, network, size, preprocessing=preprocessing, depth_range=depth_range, focal=focal)
-    write_bundle(folder, network, spec, None, Frames.from_dataset(data))
+    write_bundle(folder, network, spec, None, frames_of(data))
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -166,9 +167,11 @@ def read_bundle(folder: Path) -> Bundle:
         UserError: the network is unknown, or can no longer be imported.
     """
     document = read_document(folder)
+    if document.adopted is not None:
+        raise BundleError(f"{folder} is an adopted ONNX file, which torch does not compute; use its engine")
     network = build_network(document.model.network).eval()
     load_weights(network, folder / WEIGHTS)
-    return Bundle(folder, network, document, _read_frames(folder / FRAMES))
+    return Bundle(folder, network, document, read_frames(folder))
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -200,12 +203,3 @@ def load_weights(network: nn.Module, path: Path) -> None:
 def _some(names: Sequence[str]) -> str:
     rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + rest
-
-
-def _read_frames(path: Path) -> Frames:
-    try:
-        # Opened here, because NumPy does not close the file if the archive is damaged.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            return Frames(content["images"], content["depths"])
-    except Exception as error:  # zipfile, zlib and NumPy raise many different errors for damaged bytes
-        raise BundleError(f"{path} does not contain the run's frames ({error}); train again") from error

@@ -36,7 +36,7 @@ from ..files import is_refused_write, make_folder
 from ..metrics import VALID_DEPTH, implausible_depth, valid_pixels
 from ..spec import ModelSpec
 from .aware import make_aware
-from .bundle import Bundle, Frames, read_bundle, write_bundle
+from .bundle import Bundle, frames_of, read_bundle, write_bundle
 from .document import CHECKPOINT, TrainingRecord
 from .figures import plot_curve, plot_samples
 from .fit_options import LoggerName, TrainOptions
@@ -116,7 +116,7 @@ def _write(options: TrainOptions, work: Path, spec: ModelSpec, record: TrainingR
     trained.load_state_dict({name.removeprefix("network."): tensor for name, tensor in weights.items()})
     native = open_dataset(options.data, "val", depth_units=options.depth_units)
     plot_samples(work / "samples.png", trained, spec, val)
-    write_bundle(work, trained, spec, record, Frames.from_dataset(native))
+    write_bundle(work, trained, spec, record, frames_of(native))
 
 
 def _open(options: TrainOptions, split: Literal["train", "val"]) -> RGBDDataset:

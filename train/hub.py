@@ -25,7 +25,7 @@ from ..errors import BundleError
 from ..files import write_text
 from ..frames import predict_frames
 from ..names import is_import_path
-from .bundle import Bundle, Frames, read_bundle, write_bundle
+from .bundle import Bundle, frames_of, read_bundle, write_bundle
 from .camera_ready import CameraReady
 from .document import FRAMES, MODEL, WEIGHTS, TrainingRecord, read_document
 from .shipped import shipped_run
@@ -102,7 +102,7 @@ class DepthModel(
         A published bundle must not contain pictures of a private data set. The model card is copied only if the weights
         have not changed, because it states their scores.
         """
-        frames = Frames.from_dataset(open_dataset("scenes", "val", size=_FRAME_SIZE))
+        frames = frames_of(open_dataset("scenes", "val", size=_FRAME_SIZE))
         training = self.bundle.training and _without_paths(self.bundle.training)
         write_bundle(save_directory, self.bundle.network, self.spec, training, frames)
         write_text(save_directory / CONFIG, to_json(self.spec))

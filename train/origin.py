@@ -55,7 +55,7 @@ def place_of(source: str) -> str:
 
 
 def find_data(document: BundleDocument, remedy: str) -> str:
-    """The data that a run was trained on: `scenes`, or an absolute path.
+    """The data that a run was trained on, or adopted with: `scenes`, or an absolute path.
 
     Args:
         document: of the run.
@@ -65,7 +65,11 @@ def find_data(document: BundleDocument, remedy: str) -> str:
         DataError: their place is unknown (imported or published weights), they are missing, or another data set is in
             their place.
     """
-    training = document.training
+    training, adopted = document.training, document.adopted
+    if adopted is not None:
+        if not Path(adopted.place).exists():
+            raise DataError(f"the frames that this run was adopted with ({adopted.place}) are missing; {remedy}")
+        return adopted.place
     if training is None:
         raise DataError(f"the training data of this run are unknown; {remedy}")
     if training.place is None:

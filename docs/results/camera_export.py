@@ -31,6 +31,7 @@ from depthkit.engines.build import BuildOptions, build
 from depthkit.engines.fingerprint import cpu_fingerprint
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
+from depthkit.export.torch_source import TorchSource
 from depthkit.frames import AnySize
 from depthkit.pipeline.targets import open_torch
 from depthkit.runtime.contract import Graph
@@ -84,7 +85,7 @@ def _print_paths() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         for size in SIZES:
             files = [
-                export_onnx(bundle, ExportOptions(size=size, camera=camera, out=Path(folder))).path
+                export_onnx(TorchSource(bundle), ExportOptions(size=size, camera=camera, out=Path(folder))).path
                 for camera in (None, CAMERA)
             ]
             for name in BACKENDS:

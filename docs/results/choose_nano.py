@@ -46,7 +46,7 @@ from depthkit.pipeline.export import EngineOptions, export_run
 from depthkit.pipeline.pictures import read_pictures
 from depthkit.pipeline.targets import open_target, open_teacher
 from depthkit.runtime.load import load
-from depthkit.train.bundle import Frames, read_bundle, write_bundle
+from depthkit.train.bundle import frames_of, read_bundle, write_bundle
 from depthkit.train.document import MODEL
 from depthkit.train.fit import fit
 from depthkit.train.fit_options import TrainOptions
@@ -119,9 +119,7 @@ def start(out: Path) -> None:
     spec = describe_network("nano", build_network("nano"), SIZE, focal=NyuCsv.focal)
     network = build_network("nano")
     network.load_state_dict(grown)
-    write_bundle(
-        out / "nano", network.eval(), spec, None, Frames.from_dataset(open_dataset("scenes", "val", size=SIZE))
-    )
+    write_bundle(out / "nano", network.eval(), spec, None, frames_of(open_dataset("scenes", "val", size=SIZE)))
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from depthkit.spec import Dim
 ANY = st.floats(allow_nan=True, allow_infinity=True)
 
 
-def _parity(max_abs_mm: float = 0.0, worst_ssim: float = 1.0, *, finite: bool = True, **losses: float) -> Parity:
+def _parity(max_abs_mm: float = 0.0, worst_ssim: float = 1.0, *, finite: bool = True, **losses: Any) -> Parity:
     return Parity(0.0, worst_ssim, worst_ssim, max_abs_mm, 0, 0, finite, 8, **losses)
 
 

@@ -43,7 +43,7 @@ def rows(draw: st.DrawFn) -> Row:
     """Any row: what was measured, and NaN where a broken engine has it."""
     turns = tuple(draw(st.lists(st.integers(1, 3), max_size=6)))
     figures, losses = FLOATS | st.just(NAN), st.none() | FLOATS
-    distances = dict.fromkeys(("mse", "ssim", "worst_ssim", "max_abs_mm"), figures)
+    distances = dict.fromkeys(("mse", "ssim", "worst_ssim", "max_abs_mm", "max_abs_percent"), figures)
     scores = st.builds(Scores, *[figures] * 6)
     found: Row = draw(
         st.builds(
@@ -74,7 +74,7 @@ RESULTS = st.builds(
     BenchResult,
     environment=st.just(environment("depthkit bench")),
     rows=st.lists(rows(), max_size=3).map(tuple),
-    schema_version=st.just(6),
+    schema_version=st.just(7),
 )
 
 
@@ -232,8 +232,26 @@ def test_edited_figures_of_the_whole_change_nothing(document: Any, tmp_path: Pat
     assert json.loads(to_json(read_result(_write(tmp_path, changed)))) == document
 
 
+def _before_relative_depth(document: Any) -> None:
+    """Remove what schema version 7 added."""
+    for row in document["rows"]:
+        if row["parity"] is not None:
+            del row["parity"]["is_metric"], row["parity"]["max_abs_percent"]
+        if row["accuracy"] is not None:
+            del row["accuracy"]["alignment"]
+
+
+def test_rows_of_schema_version_6_are_in_metres(document: Any, tmp_path: Path) -> None:
+    now = read_result(_write(tmp_path, document)).rows
+    document["schema_version"] = 6
+    _before_relative_depth(document)
+    assert [row.parity for row in read_result(_write(tmp_path, document)).rows] == [row.parity for row in now]
+    assert any(row.parity is not None and row.parity.is_metric for row in now)
+
+
 def test_rows_of_schema_version_4_take_the_run_from_their_target(document: Any, tmp_path: Path) -> None:
     document["schema_version"] = 4
+    _before_relative_depth(document)
     for row in document["rows"]:
         del row["run"], row["weights"], row["resized_to"]
     document["rows"][0].update(target="runs/mine/compact-32x48.fp32.ort.onnx")
@@ -245,6 +263,7 @@ def test_rows_of_schema_version_4_take_the_run_from_their_target(document: Any, 
 
 def test_rows_of_schema_version_5_resize_nothing(document: Any, tmp_path: Path) -> None:
     document["schema_version"] = 5
+    _before_relative_depth(document)
     for row in document["rows"]:
         del row["resized_to"]
     rows = read_result(_write(tmp_path, document)).rows

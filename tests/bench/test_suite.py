@@ -69,7 +69,7 @@ def test_engines_pass_and_the_null_engine_fails(benched: Benched) -> None:
 
 def test_json_has_raw_samples_and_the_figures_that_follow_from_them(benched: Benched) -> None:
     document = _document(benched[0])
-    assert document["schema_version"] == 6
+    assert document["schema_version"] == 7
     assert document["protocol"] == "steady"
     assert document["environment"]["command"] == "depthkit bench <all>"
     for row in document["rows"]:

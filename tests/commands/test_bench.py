@@ -25,9 +25,9 @@ from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
 from depthkit.names import PEERS
+from depthkit.pipeline.runs import open_source
 from depthkit.report.tables import TABLES
 from depthkit.spec import Dim
-from depthkit.train.bundle import read_bundle
 
 from ..support import STEM, Cli, RunBench, edit_json, save_noise, truncate
 
@@ -53,7 +53,7 @@ def test_peers_need_the_fp32_file(exports: Path, cli: Cli) -> None:
 
 
 def test_dynamic_engine_is_benched_at_the_requested_batch(exports: Path, cli: Cli, bench: RunBench) -> None:
-    made = export_onnx(read_bundle(exports), ExportOptions(batch=Dim("batch", 1, 2, 4)))
+    made = export_onnx(open_source(exports), ExportOptions(batch=Dim("batch", 1, 2, 4)))
     dynamic = build(made.path, BuildOptions("onnxruntime")).path
     engines = ["--engine", dynamic, "--engine", exports / ENGINE]
     result, _, err = bench(*engines, "--batch", "3", "--streams", "2", "--no-torch")
@@ -106,7 +106,7 @@ def test_pictures_without_depth_leave_accuracy_empty(exports: Path, tmp_path: Pa
 
 
 def test_several_models_are_grouped(exports: Path, bench: RunBench) -> None:
-    made = export_onnx(read_bundle(exports), ExportOptions(size=(48, 64)))
+    made = export_onnx(open_source(exports), ExportOptions(size=(48, 64)))
     other = build(made.path, BuildOptions("onnxruntime")).path
     result, _, err = bench("--engine", exports / ENGINE, "--engine", other)
     assert "2 models" in err

@@ -19,7 +19,7 @@ from depthkit.engines.manifest import Layer, Manifest, manifest_path, read_manif
 from depthkit.errors import EngineError, OutputError, SpecError
 from depthkit.files import sha256_text
 
-from ..support import Place, at, before_camera, before_focal, places
+from ..support import Place, at, before_answers, before_camera, before_focal, places
 
 KEEPS_FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXTS = st.text(max_size=12)
@@ -108,19 +108,19 @@ def test_manifest_of_another_schema_version_is_refused(manifest: Manifest, tmp_p
     engine = tmp_path / "a.ort.onnx"
     engine.touch()
     manifest_path(engine).write_text(json.dumps({**json.loads(to_json(manifest)), "schema_version": 1}))
-    with pytest.raises(SpecError, match=r"version 1\b.*version 6\b"):
+    with pytest.raises(SpecError, match=r"version 1\b.*version 7\b"):
         read_manifest(engine)
 
 
 def _of_version(version: int, manifest: Manifest) -> dict[str, Any]:
-    """A manifest of version 4 or 5, with the seal of its time."""
+    """A manifest of version 4 to 6, with the seal of its time."""
     document = json.loads(to_json(manifest))
-    older = before_focal if version == 4 else before_camera
+    older = {4: before_focal, 5: before_camera, 6: before_answers}[version]
     document.update(model=older(to_json(manifest.model)), schema_version=version, seal="")
     return {**document, "seal": sha256_text(to_json(document))}
 
 
-@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("version", [4, 5, 6])
 @given(changes=CHANGES)
 @KEEPS_FIXTURES
 def test_older_manifest_is_read_and_its_seal_still_holds(

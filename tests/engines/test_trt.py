@@ -43,13 +43,15 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
         if not path.exists():
             import torch
 
-            from depthkit.export.graph import Origin, build_graph
+            from depthkit.export.finish import Origin, sign
+            from depthkit.export.graph import build_graph
             from depthkit.train.networks import build_network, describe_network
 
             torch.manual_seed(0)
             net = build_network(network).eval()
             spec = describe_network(network, net, SIZE).with_batch(batch)
-            onnx.save(build_graph(net, spec, precision, Origin("0" * 64, "random weights")), path)
+            graph = build_graph(net, spec, precision)
+            onnx.save(sign(graph, spec, precision, Origin("0" * 64, "random weights")), path)
         return path
 
     return exported

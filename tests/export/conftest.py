@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from depthkit.export.torch_source import TorchSource
 from depthkit.train.bundle import Bundle, read_bundle
 from depthkit.train.networks import DepthNetwork
 
@@ -38,3 +39,10 @@ def overflowing(run: Path) -> Bundle:
             _rescale(norm, scale, scale * gain)
             scale *= gain
     return bundle
+
+
+def source_of(network: nn.Module, run: Path) -> TorchSource:
+    """Another network in a run's place."""
+    bundle = read_bundle(run)
+    bundle.network = network
+    return TorchSource(bundle)

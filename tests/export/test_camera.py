@@ -18,12 +18,14 @@ from depthkit.engines.build import BuildOptions, backend, build
 from depthkit.engines.manifest import read_manifest
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import Calibration, ExportOptions, Frames, find_current
+from depthkit.export.torch_source import TorchSource
 from depthkit.frames import predict_frames
 from depthkit.names import BACKENDS
 from depthkit.onnx_graph import CONVOLUTIONS, describe_onnx, readers
 from depthkit.pipeline.contenders import contenders, peers
 from depthkit.pipeline.pictures import read_pictures
 from depthkit.pipeline.predictor import Predictor
+from depthkit.pipeline.runs import open_source
 from depthkit.pipeline.tell import silent
 from depthkit.reference import read_reference, reference_path
 from depthkit.runtime.load import load
@@ -66,7 +68,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
             if kind == "int8":
                 rooms = (Frames(_rooms(CAMERAS[kind], split, 8)) for split in ("train", "val"))
                 options = replace(options, precision="int8", calibration=Calibration.of("rooms", *rooms))
-            made[kind] = export_onnx(read_bundle(folder), options).path
+            made[kind] = export_onnx(open_source(folder), options).path
         return made[kind]
 
     return file
@@ -184,7 +186,7 @@ def test_bench_compares_it_with_torch_that_resizes_too(files: Files) -> None:
     """And not with an engine of the whole frame, whose size and weights are the same."""
     shrunk = files("dynamic")
     bundle = read_bundle(shrunk.parent)
-    whole = export_onnx(bundle, ExportOptions(size=CAMERAS["dynamic"], batch=Dim("batch", 1, 2, 4))).path
+    whole = export_onnx(TorchSource(bundle), ExportOptions(size=CAMERAS["dynamic"], batch=Dim("batch", 1, 2, 4))).path
     chosen = contenders([whole, shrunk], silent, with_torch=True)
     assert [each.backend for each in chosen] == ["torch", "ONNX file"] * 2
     assert len({each.model for each in chosen}) == 2

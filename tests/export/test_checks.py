@@ -20,17 +20,19 @@ from depthkit.export.checks import (
     Subject,
     check_folding,
     check_graph,
-    check_half,
     check_lint,
     check_onnx,
     check_parity,
     run_checks,
 )
 from depthkit.export.onnx_file import make_reference
+from depthkit.export.torch_source import TorchSource
 from depthkit.precisions import Precision
 from depthkit.reference import read_reference
 from depthkit.train.bundle import Bundle, read_bundle
 from depthkit.train.networks import compact, describe_network
+
+from .conftest import source_of
 
 SIZE = (32, 48)
 Make = Callable[[Precision], Subject]
@@ -45,8 +47,8 @@ def subject(pristine_exports: Path, tmp_path: Path) -> Make:
         path = tmp_path / f"good.{precision}.onnx"  # a copy: lint writes its report beside it
         shutil.copyfile(pristine_exports / f"compact-32x48.{precision}.onnx", path)
         reference = read_reference(pristine_exports / "compact-32x48.reference.npz")
-        network, spec = read_bundle(pristine_exports).network, describe_network("compact", compact(), SIZE)
-        return Subject(path, network, spec, precision, reference)
+        source, spec = TorchSource(read_bundle(pristine_exports)), describe_network("compact", compact(), SIZE)
+        return Subject(path, source, spec, precision, reference)
 
     return make
 
@@ -156,8 +158,9 @@ def test_nan_reference_fails_parity(subject: Make) -> None:
 def test_half_range_names_the_layer_that_overflows(overflowing: Bundle, tmp_path: Path) -> None:
     """Torch in real half precision, not an emulation: the weights all fit, and only what they make does not."""
     spec = describe_network("compact", compact(), SIZE)
-    reference = make_reference(overflowing, overflowing.spec_at(SIZE))
-    found = check_half(Subject(tmp_path / "unused", overflowing.network, spec, "fp16", reference))
+    source = TorchSource(overflowing)
+    reference = make_reference(source, overflowing.spec_at(SIZE))
+    found = source.check_half(Subject(tmp_path / "unused", source, spec, "fp16", reference))
     assert not found.passed
     assert "stem.3" in found.detail
     assert "65504" in found.detail
@@ -177,7 +180,8 @@ class _Constant(nn.Module):
 def test_half_range_says_what_torch_does_not_compute(pristine_exports: Path, tmp_path: Path) -> None:
     network, reference = _Constant(), read_reference(pristine_exports / "compact-32x48.reference.npz")
     spec = describe_network("a.b:Constant", network, SIZE)
-    found = check_half(Subject(tmp_path / "unused", network, spec, "fp16", reference))
+    source = source_of(network, pristine_exports)
+    found = source.check_half(Subject(tmp_path / "unused", source, spec, "fp16", reference))
     assert not found.passed
     assert "export it in FP32" in found.detail
 
@@ -185,4 +189,4 @@ def test_half_range_says_what_torch_does_not_compute(pristine_exports: Path, tmp
 def test_overflowing_network_is_the_same_in_full_precision(overflowing: Bundle, pristine_exports: Path) -> None:
     """The twin of the test above: it fails for its range, and for nothing else."""
     expected = read_reference(pristine_exports / "compact-32x48.reference.npz").depths
-    assert np.abs(make_reference(overflowing, overflowing.spec_at(SIZE)).depths - expected).max() < 1e-3
+    assert np.abs(make_reference(TorchSource(overflowing), overflowing.spec_at(SIZE)).depths - expected).max() < 1e-3

@@ -16,7 +16,8 @@ from depthkit.data.images import resize_image
 from depthkit.documents import from_json
 from depthkit.errors import BackendError
 from depthkit.export.checks import Subject, run_checks
-from depthkit.export.graph import Origin, build_graph, fold_batch_norm
+from depthkit.export.finish import Origin, sign
+from depthkit.export.graph import build_graph, fold_batch_norm
 from depthkit.files import sha256
 from depthkit.onnx_graph import METADATA
 from depthkit.precisions import PRECISIONS, Precision
@@ -26,6 +27,8 @@ from depthkit.train.bundle import read_bundle
 from depthkit.train.camera_ready import CameraReady
 from depthkit.train.document import read_document
 from depthkit.train.networks import NETWORKS, build_network, compact, describe_network
+
+from .conftest import source_of
 
 SIZE = (32, 48)
 FLOAT, FLOAT16, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.UINT8
@@ -128,8 +131,10 @@ def test_foreign_network_passes_every_check(
         depths = camera(torch.from_numpy(images)).numpy()
     assert depths.std() > 0.1, "a network that answers a constant would prove nothing"
     path = tmp_path / "foreign.onnx"
-    onnx.save(build_graph(foreign, spec, precision, Origin("0" * 64, "{}")), path)
-    checks = list(run_checks(Subject(path, foreign, spec, precision, Reference(images, depths, depths))))
+    onnx.save(sign(build_graph(foreign, spec, precision), spec, precision, Origin("0" * 64, "{}")), path)
+    checks = list(
+        run_checks(Subject(path, source_of(foreign, pristine_run), spec, precision, Reference(images, depths, depths)))
+    )
     assert all(check.passed for check in checks), checks
 
 
@@ -141,7 +146,7 @@ class _ByValues(nn.Module):
 def test_network_that_torch_cannot_write_is_one_sentence() -> None:
     network = _ByValues()
     with pytest.raises(BackendError, match=r"a\.b:ByValues.*control flow that depends on values") as caught:
-        build_graph(network, describe_network("a.b:ByValues", network, SIZE), "fp32", Origin("0" * 64, "{}"))
+        build_graph(network, describe_network("a.b:ByValues", network, SIZE), "fp32")
     assert "\n" not in str(caught.value)
 
 
@@ -225,7 +230,7 @@ def test_dynamic_batch_is_named_in_the_ends_and_in_the_metadata(pristine_run: Pa
     """What it answers: tests/parity."""
     bundle = read_bundle(pristine_run)
     spec = bundle.spec.with_batch(Dim("batch", 1, 2, 4))
-    model = build_graph(bundle.network, spec, "fp32", Origin(bundle.weights_sha256, "{}"))
+    model = build_graph(bundle.network, spec, "fp32")
     assert _shape(model.graph.input[0]) == ["batch", *SIZE, 3]
     assert _shape(model.graph.output[0]) == ["batch", *SIZE]
     assert from_json(ModelSpec, model.metadata_props[0].value, source="it").batch == Dim("batch", 1, 2, 4)
@@ -234,6 +239,6 @@ def test_dynamic_batch_is_named_in_the_ends_and_in_the_metadata(pristine_run: Pa
 def test_building_a_half_graph_leaves_the_network_in_full_precision(pristine_run: Path) -> None:
     bundle = read_bundle(pristine_run)
     before = {key: value.clone() for key, value in bundle.network.state_dict().items()}
-    build_graph(bundle.network, bundle.spec_at((16, 16)), "fp16", Origin(bundle.weights_sha256, "{}"))
+    build_graph(bundle.network, bundle.spec_at((16, 16)), "fp16")
     after = bundle.network.state_dict()
     assert all(after[key].dtype == value.dtype and torch.equal(after[key], value) for key, value in before.items())

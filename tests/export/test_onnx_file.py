@@ -14,7 +14,9 @@ from depthkit.export import onnx_file
 from depthkit.export.checks import Check, Subject
 from depthkit.export.onnx_file import export_onnx, make_reference
 from depthkit.export.recipe import ExportOptions, stem
+from depthkit.export.torch_source import TorchSource
 from depthkit.metrics import valid_pixels
+from depthkit.pipeline.runs import open_source
 from depthkit.reference import read_reference
 from depthkit.spec import Dim
 from depthkit.train.bundle import Bundle, read_bundle
@@ -49,7 +51,7 @@ def test_reference_is_eight_frames_with_torchs_finite_answers(pristine_exports: 
 
 def test_reference_follows_the_size_that_is_exported(pristine_run: Path) -> None:
     bundle = read_bundle(pristine_run)
-    reference = make_reference(bundle, bundle.spec_at((48, 64)))
+    reference = make_reference(TorchSource(bundle), bundle.spec_at((48, 64)))
     assert reference.size == (48, 64)
     assert reference.images.shape == (8, 48, 64, 3)
     stored = bundle.frames.depths
@@ -62,7 +64,7 @@ def test_failed_gate_leaves_no_file_under_the_goals_name(overflowing: Bundle) ->
     (folder / GOAL).write_text("an export of yesterday's weights")
     told: list[Check] = []
     with pytest.raises(GateError, match=GOAL) as caught:
-        export_onnx(overflowing, ExportOptions("fp16"), told.append)
+        export_onnx(TorchSource(overflowing), ExportOptions("fp16"), told.append)
     assert _names(folder) == before
     assert caught.value.exit_code == 3
     assert [check.passed for check in told] == [True] * (len(told) - 1) + [False]
@@ -84,21 +86,21 @@ def test_export_that_does_not_pass_keeps_the_good_file_of_these_weights(
 
     monkeypatch.setattr(onnx_file, "run_checks", checks)
     with pytest.raises(stop):
-        export_onnx(read_bundle(exports), ExportOptions("fp16"))
+        export_onnx(open_source(exports), ExportOptions("fp16"))
     assert {path.name: path.read_bytes() for path in exports.iterdir()} == before
 
 
 def test_size_that_the_network_does_not_take_writes_nothing(run: Path) -> None:
     before = _names(run)
     with pytest.raises(SpecError, match=r"40x48.*32x48 and 48x48"):
-        export_onnx(read_bundle(run), ExportOptions(size=(40, 48)))
+        export_onnx(open_source(run), ExportOptions(size=(40, 48)))
     assert _names(run) == before
 
 
 def test_goal_that_cannot_be_written_is_an_output_error(run: Path) -> None:
     (run / GOAL).mkdir()
     with pytest.raises(OutputError, match=GOAL):
-        export_onnx(read_bundle(run), ExportOptions("fp16"))
+        export_onnx(open_source(run), ExportOptions("fp16"))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from depthkit.engines.manifest import Manifest
 from depthkit.errors import DataError, GateError, UserError
 from depthkit.export import quantize
 from depthkit.export.checks import Check
-from depthkit.export.graph import Origin, build_graph
+from depthkit.export.graph import build_graph
 from depthkit.export.onnx_file import export_onnx, make_reference, rank_run
 from depthkit.export.quantize import (
     METHODS,
@@ -32,6 +32,7 @@ from depthkit.export.quantize import (
     plan,
 )
 from depthkit.export.recipe import Calibration, ExportOptions, Frames
+from depthkit.export.torch_source import TorchSource
 from depthkit.frames import predict_frames
 from depthkit.onnx_graph import convolutions, describe_onnx
 from depthkit.parity import gate_faults
@@ -68,7 +69,7 @@ def bundle() -> Bundle:
 
 @pytest.fixture(scope="module")
 def graph(bundle: Bundle) -> onnx.ModelProto:
-    return build_graph(bundle.network, bundle.spec_at(SIZE), "int8", Origin("0" * 64, "{}"))
+    return build_graph(bundle.network, bundle.spec_at(SIZE), "int8")
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +80,14 @@ def images(rooms: Calibration) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def reference(bundle: Bundle) -> Reference:
-    return make_reference(bundle, bundle.spec_at(SIZE))
+    return make_reference(TorchSource(bundle), bundle.spec_at(SIZE))
 
 
 @pytest.fixture(scope="module")
 def quantized(bundle: Bundle, rooms: Calibration, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The INT8 file of the weights that come with depthkit. Read only."""
     out = tmp_path_factory.mktemp("int8")
-    return export_onnx(bundle, ExportOptions("int8", SIZE, calibration=rooms, out=out)).path
+    return export_onnx(TorchSource(bundle), ExportOptions("int8", SIZE, calibration=rooms, out=out)).path
 
 
 def test_every_convolution_is_stored_in_int8_and_depth_is_not_rounded(quantized: Path) -> None:
@@ -174,9 +175,9 @@ def test_frames_that_choose_do_not_prove(trained: Bundle, rooms: Calibration) ->
     night = np.zeros((*SIZE, 3), np.uint8)
     black = Calibration.of("night", Frames((night,) * 8), Frames((night,) * 3))
     with pytest.raises(GateError):
-        export_onnx(trained, ExportOptions("int8", SIZE, calibration=black))
+        export_onnx(TorchSource(trained), ExportOptions("int8", SIZE, calibration=black))
     lit = Calibration.of("r", rooms.frames[0], rooms.frames[0])
-    made = export_onnx(trained, ExportOptions("int8", SIZE, calibration=lit))
+    made = export_onnx(TorchSource(trained), ExportOptions("int8", SIZE, calibration=lit))
     assert [check.name for check in made.checks][-1] == "held-out frames"
 
 
@@ -224,14 +225,14 @@ def test_layers_that_read_an_outlier_are_ranked_first_and_kept(
     trained: Bundle, bundle: Bundle, rooms: Calibration
 ) -> None:
     broken = _with_outlier(trained)
-    ranked = rank_run(broken, broken.spec_at(SIZE), rooms)
-    healthy = {row.layer: row.parity.ssim for row in rank_run(bundle, bundle.spec_at(SIZE), rooms)}
+    ranked = rank_run(TorchSource(broken), broken.spec_at(SIZE), rooms)
+    healthy = {row.layer: row.parity.ssim for row in rank_run(TorchSource(bundle), bundle.spec_at(SIZE), rooms)}
     assert {row.layer for row in ranked[:2]} == {"node_conv2d_16", "node_conv2d_17"}
     assert all(row.parity.ssim < healthy[row.layer] - 0.01 for row in ranked[:2])
     assert all(row.module for row in ranked)
     assert sum(row.share for row in ranked) == pytest.approx(1)
-    model = build_graph(broken.network, broken.spec_at(SIZE), "int8", Origin("0" * 64, "{}"))
-    kept = plan(model, rooms.frames[0].images, make_reference(broken, broken.spec_at(SIZE)), keep=1).kept
+    model = build_graph(broken.network, broken.spec_at(SIZE), "int8")
+    kept = plan(model, rooms.frames[0].images, make_reference(TorchSource(broken), broken.spec_at(SIZE)), keep=1).kept
     assert kept == (ranked[0].layer,)
 
 
@@ -268,7 +269,7 @@ def test_the_shipped_weights_hold_the_gate_on_real_frames(trained: Bundle, nyu: 
     chosen = read_pictures(str(nyu), "train", 16, size=(96, 128))
     proof = read_pictures(str(nyu), "val", 32, size=(96, 128))
     real = Calibration.of("nyu", Frames(chosen.images, chosen.depths), Frames(proof.images, proof.depths))
-    made = export_onnx(trained, ExportOptions("int8", (96, 128), calibration=real), said.append)
+    made = export_onnx(TorchSource(trained), ExportOptions("int8", (96, 128), calibration=real), said.append)
     assert all(check.passed for check in said)
     assert made.held_out is not None
     assert len(made.held_out.images) == 32
@@ -298,7 +299,7 @@ def answers(model: onnx.ModelProto, images: list[np.ndarray]) -> np.ndarray:
     "batch", [pytest.param(2, marks=pytest.mark.slow), Dim("batch", 1, 2, 4)], ids=["static", "dynamic"]
 )
 def test_batches_are_quantised_alike(trained: Bundle, rooms: Calibration, batch: int | Dim) -> None:
-    made = export_onnx(trained, ExportOptions("int8", SIZE, batch, calibration=rooms))
+    made = export_onnx(TorchSource(trained), ExportOptions("int8", SIZE, batch, calibration=rooms))
     description = describe_onnx(made.path)
     assert sum(each.precision == "int8" for each in description.convolutions) == 19
 
@@ -309,7 +310,7 @@ def test_black_frames_calibrate_a_network_that_the_gate_stops(trained: Bundle) -
     night = Calibration.of("night", Frames((np.zeros((*SIZE, 3), np.uint8),) * 8))
     options = ExportOptions("int8", SIZE, calibration=night)
     with pytest.raises(GateError, match=r"ONNX Runtime vs torch failed.*--calibrate"):
-        export_onnx(trained, options, said.append)
+        export_onnx(TorchSource(trained), options, said.append)
     assert "8 frames of night, each of one colour" in said[0].detail
     assert not list(trained.folder.glob("*.int8.*"))
 
@@ -327,7 +328,7 @@ def test_too_few_frames_to_calibrate_are_refused(graph: onnx.ModelProto, count: 
 
 def test_int8_without_frames_is_refused(trained: Bundle) -> None:
     with pytest.raises(UserError, match="frames"):
-        export_onnx(trained, ExportOptions("int8", SIZE))
+        export_onnx(TorchSource(trained), ExportOptions("int8", SIZE))
 
 
 def _chain(operators: list[str]) -> onnx.GraphProto:

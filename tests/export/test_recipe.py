@@ -87,7 +87,7 @@ def test_optimum_of_a_dynamic_batch_counts(pristine_exports: Path) -> None:
     one, other = (ExportOptions(batch=Dim("batch", 1, best, 8)) for best in (2, 4))
     document = read_document(pristine_exports)
     assert onnx_path(pristine_exports, document, one) == onnx_path(pristine_exports, document, other)
-    assert recipe(pristine_exports, one) != recipe(pristine_exports, other)
+    assert recipe(pristine_exports, document, one) != recipe(pristine_exports, document, other)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,10 @@ def test_another_version_of_a_package_exports_again(pristine_exports: Path, pack
 
 
 def test_another_version_of_depthkit_exports_again(pristine_exports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert json.loads(recipe(pristine_exports, FULL))["versions"]["depthkit"] == __version__
+    assert (
+        json.loads(recipe(pristine_exports, read_document(pristine_exports), FULL))["versions"]["depthkit"]
+        == __version__
+    )
     monkeypatch.setattr("depthkit.export.recipe.__version__", "0.0.0")
     assert _find(pristine_exports) is None
 
@@ -142,7 +145,7 @@ def test_another_version_of_depthkit_exports_again(pristine_exports: Path, monke
 def test_gpu_build_of_onnx_runtime_is_onnx_runtime(pristine_exports: Path, installed: Install) -> None:
     """`depthkit[gpu]` installs the distribution onnxruntime-gpu in place of onnxruntime."""
     installed({"onnxruntime": None, "onnxruntime-gpu": "1.31.1"})
-    assert "1.31.1" in recipe(pristine_exports, FULL)
+    assert "1.31.1" in recipe(pristine_exports, read_document(pristine_exports), FULL)
     assert _find(pristine_exports) is None
 
 

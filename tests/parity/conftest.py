@@ -11,9 +11,11 @@ import onnx
 import pytest
 
 from depthkit.engines.build import backend
-from depthkit.export.graph import Origin, build_graph
+from depthkit.export.finish import Origin, sign
+from depthkit.export.graph import build_graph
 from depthkit.export.onnx_file import make_reference
 from depthkit.export.recipe import ExportOptions, onnx_path
+from depthkit.export.torch_source import TorchSource
 from depthkit.names import BACKENDS
 from depthkit.precisions import Precision
 from depthkit.reference import reference_path, write_reference
@@ -47,7 +49,7 @@ class Exports:
 
         def export(out: Path) -> None:
             write_onnx(out / name, bundle, bundle.spec.with_batch(BATCHES[batch]), precision)
-            write_reference(reference_path(out / name), make_reference(bundle, bundle.spec_at(SIZE)))
+            write_reference(reference_path(out / name), make_reference(TorchSource(bundle), bundle.spec_at(SIZE)))
 
         return self._shared(f"parity-{network}-{precision}-{batch}", export) / name
 
@@ -61,7 +63,8 @@ class Exports:
 
 def write_onnx(path: Path, bundle: Bundle, spec: ModelSpec, precision: Precision) -> None:
     """Without the checks of an export, which have tests of their own."""
-    onnx.save(build_graph(bundle.network, spec, precision, Origin(bundle.weights_sha256, "{}")), path)
+    graph = build_graph(bundle.network, spec, precision)
+    onnx.save(sign(graph, spec, precision, Origin(bundle.weights_sha256, "{}")), path)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ import onnx
 import pytest
 
 from depthkit.engines.build import BuildOptions, build
-from depthkit.export.graph import Origin, build_graph
+from depthkit.export.finish import Origin, sign
+from depthkit.export.graph import build_graph
 from depthkit.reference import Reference, read_reference
 from depthkit.spec import Dim
 from depthkit.train.bundle import read_bundle
@@ -57,7 +58,8 @@ def batched(pristine_exports: Path, tmp_path_factory: pytest.TempPathFactory) ->
         bundle = read_bundle(pristine_exports)
         spec = describe_network("compact", compact(), size).with_batch(batch)
         path = tmp_path_factory.mktemp("batched") / f"{STEM}.fp32.onnx"
-        onnx.save(build_graph(bundle.network, spec, "fp32", Origin(bundle.weights_sha256, "{}")), path)
+        graph = build_graph(bundle.network, spec, "fp32")
+        onnx.save(sign(graph, spec, "fp32", Origin(bundle.weights_sha256, "{}")), path)
         return build(path, BuildOptions(backend)).path
 
     return engine

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 
 from depthkit.errors import BundleError, DepthkitError, OutputError, SpecError, UserError
 from depthkit.files import sha256
-from depthkit.train.bundle import Frames, read_bundle, write_bundle
+from depthkit.train.bundle import read_bundle, write_bundle
+from depthkit.train.document import Frames
 from depthkit.train.networks import build_network
 
 from ..support import Place, at, places
