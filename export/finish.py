@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import onnx
 from onnx_graphsurgeon.logger import G_LOGGER as SURGEON_LOGGER
@@ -13,8 +14,11 @@ from ..documents import to_json
 from ..onnx_graph import METADATA, graph_sha256
 from ..precisions import Precision
 from ..spec import ModelSpec
+from ..vendors import import_onnxruntime
 
 __all__ = ["Origin", "fold", "sign"]
+
+_ORT_ERRORS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Origin:
 def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` with its constants folded by Polygraphy."""
     SURGEON_LOGGER.severity = SURGEON_LOGGER.CRITICAL  # it warns that NumPy has no BF16
+    import_onnxruntime().set_default_logger_severity(_ORT_ERRORS)  # Polygraphy's sessions warn of what they leave
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         folded: onnx.ModelProto = fold_constants(model, error_ok=False)
     return folded

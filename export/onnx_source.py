@@ -46,17 +46,15 @@ class OnnxSource:
         self.folder, self.document, self.frames = folder, document, read_frames(folder)
         self._path, self._adopted = folder / document.weights, document.adopted
         self._answered: dict[tuple[int, int], tuple[int, int]] = {}
+        self._macs: dict[tuple[int, int], int] = {}
 
     def spec_at(self, size: tuple[int, int] | None, camera: tuple[int, int] | None = None) -> ModelSpec:
         """See `Source.spec_at`."""
-        model = self.document.model
-        if size in {None, model.size}:
-            return model.with_camera(camera)
-        assert size is not None
-        image, depth = camera_ready(*size)
-        plain = replace(model, input=image, output=depth, macs=0)
-        work = sum(each.macs for each in convolutions(self._camera_graph(plain)))
-        return replace(plain, macs=work).with_camera(camera)
+        image, depth = camera_ready(*(size or self.document.model.size))
+        plain = replace(self.document.model, input=image, output=depth)
+        if plain.size not in self._macs:
+            self._macs[plain.size] = sum(each.macs for each in convolutions(self._camera_graph(plain)))
+        return replace(plain, macs=self._macs[plain.size]).with_camera(camera)
 
     def graph(self, spec: ModelSpec, precision: Precision, kept: Collection[str] = ()) -> onnx.ModelProto:
         """See `Source.graph`; `kept` names nodes."""

@@ -18,7 +18,7 @@ from ..export.foreign import Foreign, choose_input, choose_output, read_foreign
 from ..export.original import Original
 from ..files import atomic_write, sha256, write_text
 from ..names import file_name
-from ..spec import ModelSpec, Preprocessing, camera_ready
+from ..spec import Answers, ModelSpec, Preprocessing, camera_ready
 from ..train.document import (
     CHECKPOINT,
     MODEL,
@@ -36,7 +36,6 @@ from .contact_sheet import write_sheet
 from .pictures import Pictures, read_held_out
 
 if TYPE_CHECKING:
-    from ..spec import Answers
     from .tell import Tell
 
 __all__ = ["AdoptOptions", "adopt_file"]
@@ -46,6 +45,14 @@ KEPT: Final = 8
 
 SHOWN: Final = 4
 """Number of frames in the contact sheet, on which other readings of the pixels are tried."""
+
+MEANINGS: Final[dict[Answers, str]] = {
+    "metres": "metres (red: far)",
+    "share": "a share of a range (red: far)",
+    "inverse": "inverse depth (red: near)",
+    "relative": "depth up to scale (red: far)",
+}
+"""What the colours of the contact sheet mean."""
 
 LEAST_CALIBRATION: Final = 8
 CONSTANT: Final = 1e-4
@@ -138,7 +145,7 @@ def adopt_file(path: Path, folder: Path, options: AdoptOptions, tell: Tell) -> N
     if foreign.external:
         tell("note", "weights in other files are stored in the run's one file")
     _write(folder, foreign, spec, adoption, pictures)
-    write_sheet(folder / "samples.png", shown, readings, f"{name}: {options.answers}")
+    write_sheet(folder / "samples.png", shown, readings, f"{name} answers {MEANINGS[options.answers]}")
 
 
 def _require_place(folder: Path, name: str) -> None:
