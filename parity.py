@@ -123,7 +123,7 @@ def describe_gate(precision: Precision, *, is_metric: bool = True) -> str:
     """The limits of a precision's gate as text; `is_metric`: depth is in metres.
 
     >>> describe_gate("int8"), describe_gate("fp32", is_metric=False)
-    ('SSIM ≥ 0.98, AbsRel ≤ 0.005 worse, δ1 ≤ 0.01 worse', 'max |Δ| ≤ 0.1 %')
+    ('SSIM ≥ 0.98, AbsRel ≤ 0.005 worse, δ1 ≤ 0.01 worse', 'max |Δ| ≤ 0.01 %')
     """
     tolerance = PRECISIONS[precision].tolerance
     in_metres = (

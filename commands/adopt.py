@@ -91,8 +91,8 @@ class _ModelType(click.ParamType["Path | str"]):
     "--frames",
     type=DataType(),
     metavar="PATH",
-    help="Real pictures: a folder, a data set, or one picture. Its answers for some of them are what every engine is "
-    "checked against; others calibrate INT8.  [required]",
+    help="Real pictures: a folder, a data set, or one picture. The file's answers for 8 of them become the reference; "
+    "others calibrate INT8.  [required]",
 )
 @click.option("--input", "input_name", metavar="NAME", help="Input for pictures.  [default: the only one that fits]")
 @click.option("--output", "output_name", metavar="NAME", help="Output with depth.  [default: the only one that fits]")

@@ -71,6 +71,7 @@ def examine() -> list[Finding]:
         Finding("INT8 arithmetic", here=arithmetic != "none", seen=describe_arithmetic(arithmetic)),
         _extra("train and evaluate runs", "train", ("torch", "lightning", "kornia", "safetensors")),
         _extra("export to ONNX", "train", ("torch", "onnx", "onnxscript", "polygraphy", "onnx-graphsurgeon")),
+        _extra("adopt ONNX files", "adopt", ("onnx", "polygraphy", "onnx-graphsurgeon", "sympy")),
         _extra("read nyu_depth_v2_labeled.mat", "train", ("h5py",)),
     ]
     for name in BACKENDS:

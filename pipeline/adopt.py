@@ -17,8 +17,7 @@ from ..errors import BundleError, GateError, UserError
 from ..export.foreign import Foreign, choose_input, choose_output, read_foreign
 from ..export.original import Original
 from ..files import atomic_write, sha256, write_text
-from ..names import file_name
-from ..spec import Answers, ModelSpec, Preprocessing, camera_ready
+from ..spec import Answers, ModelSpec, Preprocessing, camera_ready, check_adopted
 from ..train.document import (
     CHECKPOINT,
     MODEL,
@@ -105,7 +104,8 @@ def adopt_file(path: Path, folder: Path, options: AdoptOptions, tell: Tell) -> N
         BundleError: the folder has another run.
         DataError: the frames cannot be read.
     """
-    name = file_name(folder.name)
+    check_adopted(options.preprocessing, options.depth_range, options.focal)
+    name = folder.name
     _require_place(folder, name)
     if options.depth_range is None and options.answers == "share":
         raise UserError("--answers share needs --depth-range LOW,HIGH: the network's answer is a share of HIGH metres")

@@ -24,9 +24,9 @@ from torch import nn
 
 from ..data.dataset import RGBDDataset, evenly_spaced
 from ..documents import to_json
-from ..errors import BundleError, DataError, SpecError
+from ..errors import BundleError, DataError
 from ..files import atomic_write, sha256, write_text
-from ..spec import ModelSpec, Preprocessing, camera_ready
+from ..spec import ModelSpec, Preprocessing, camera_ready, check_adopted
 from .document import (
     CHECKPOINT,
     MODEL,
@@ -44,7 +44,6 @@ __all__ = ["Bundle", "frames_of", "import_weights", "load_weights", "read_bundle
 
 _KEPT: Final = 8  # frames in a bundle
 _SHOWN: Final = 10  # names that an error lists; it only counts the rest
-_LONGEST_FOCAL: Final = 20.0  # a field of view of 3 degrees
 
 
 def frames_of(data: RGBDDataset) -> Frames:
@@ -135,15 +134,7 @@ def import_weights(
             preprocessing or focal length.
         UserError, DataError, OutputError: see `build_network`, `frames_of`, `write_bundle`.
     """
-    if not 0 <= depth_range[0] < depth_range[1]:
-        raise SpecError(f"invalid depth range {depth_range[0]:g},{depth_range[1]:g}; needs 0 <= LOW < HIGH, in metres")
-    if min(preprocessing.std) <= 0:
-        raise SpecError(f"std {preprocessing.std} must be above 0, because pixels are divided by it")
-    if focal is not None and not 0 < focal <= _LONGEST_FOCAL:
-        raise SpecError(
-            f"focal length {focal:g} is not above 0 and up to {_LONGEST_FOCAL:g}; if it is in pixels, divide it by the "
-            "width of the picture, for instance 518.9 / 640 = 0.811"
-        )
+    check_adopted(preprocessing, depth_range, focal)
     if any((folder / file).is_file() for file in (MODEL, CHECKPOINT)):
         found = read_document(folder)
         if found.training is not None or found.model.network != name:

@@ -199,6 +199,8 @@ def test_weights_in_other_files_are_stored_in_one(tmp_path: Path, pictures: Path
         ({"answer": "NaN"}, {}, GateError, r"NaN.*normalised otherwise"),
         ({}, {"answers": "share"}, DepthkitError, "--depth-range"),
         ({}, {"answers": "inverse", "depth_range": (0.0, 1.0)}, DepthkitError, "no effect"),
+        ({}, {"depth_range": (9.0, 1.0)}, SpecError, "LOW < HIGH"),
+        ({}, {"focal": 518.9}, SpecError, "width of the picture"),
         ({}, {"frames": "nowhere"}, DataError, "nowhere"),
     ],
 )
