@@ -113,6 +113,14 @@ def pristine_exports(pristine_run: Path, shared: Callable[[str, Callable[[Path],
     return shared("pristine-exports", export) / "compact"
 
 
+@pytest.fixture(scope="session")
+def foreign(shared: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[str], Path]:
+    """The ONNX file of a network of `zoo.ZOO`, by name. Read only."""
+    from depthkit.tests.zoo import write
+
+    return lambda name: shared(f"foreign-{name}", lambda out: write(name, out / f"{name}.onnx")) / f"{name}.onnx"
+
+
 @pytest.fixture
 def run(pristine_run: Path, tmp_path: Path) -> Path:
     """A run folder of the test's own, at `tmp_path/runs/compact`."""
