@@ -30,8 +30,10 @@ from depthkit.pipeline.runs import open_source
 from depthkit.precisions import Precision
 from depthkit.reference import read_reference
 from depthkit.runtime.load import load
+from depthkit.train.document import read_frames
 from depthkit.train.fit import fit
 from depthkit.train.fit_options import TrainOptions
+from depthkit.train.shipped import shipped_run
 
 if os.environ.get("CI"):  # the same examples every time: what CI says must not depend on luck
     settings.register_profile("ci", derandomize=True)
@@ -119,6 +121,15 @@ def foreign(shared: Callable[[str, Callable[[Path], object]], Path]) -> Callable
     from depthkit.tests.zoo import write
 
     return lambda name: shared(f"foreign-{name}", lambda out: write(name, out / f"{name}.onnx")) / f"{name}.onnx"
+
+
+@pytest.fixture(scope="session")
+def photos(shared: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """A folder of pictures of rooms in different sizes. Read only."""
+    from depthkit.tests.foreign import write_photos
+
+    images = read_frames(shipped_run("compact")).images
+    return shared("photos", lambda out: write_photos(out / "photos", images)) / "photos"
 
 
 @pytest.fixture

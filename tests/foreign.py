@@ -14,7 +14,7 @@ from depthkit.data.images import write_image
 
 Side = int | str | None
 
-__all__ = ["depth_file", "photos"]
+__all__ = ["depth_file", "write_photos"]
 
 
 def depth_file(
@@ -87,7 +87,7 @@ def depth_file(
     return path
 
 
-def photos(folder: Path, images: np.ndarray, count: int = 18) -> Path:
+def write_photos(folder: Path, images: np.ndarray, count: int = 18) -> Path:
     """A folder of pictures of different sizes: crops of `images` (N x H x W x 3 uint8)."""
     folder.mkdir()
     for index in range(count):

@@ -152,7 +152,7 @@ def main() -> int:
             frames = pictures(folder / f"photos-{name}")
             if name == "dav2s":
                 perf_adopt(model, frames, folder)
-            options = AdoptOptions(frames, answers, Preprocessing(), size=size if name == "dav2s" else None)
+            options = AdoptOptions(frames, answers, Preprocessing(), size=size)
             adopt_file(model, folder / "runs" / name, options, silent)
             perf_model(name, folder / "runs" / name)
     return 1 if FAILED else 0

@@ -32,28 +32,20 @@ from depthkit.runtime.load import load
 from depthkit.spec import Dim, Preprocessing
 from depthkit.testing import assert_parity
 from depthkit.train.bundle import read_bundle
-from depthkit.train.document import read_document, read_frames
-from depthkit.train.shipped import shipped_run
+from depthkit.train.document import read_document
 
-from ..foreign import depth_file, photos
+from ..foreign import depth_file
 
 Adopt = Callable[..., Path]
 
 
-@pytest.fixture(scope="session")
-def pictures(shared: Callable[[str, Callable[[Path], object]], Path]) -> Path:
-    """Pictures of rooms in different sizes."""
-    images = read_frames(shipped_run("compact")).images
-    return shared("adopted", lambda out: photos(out / "photos", images)) / "photos"
-
-
 @pytest.fixture
-def adopt(tmp_path: Path, pictures: Path) -> Adopt:
+def adopt(tmp_path: Path, photos: Path) -> Adopt:
     """Adopt a file, with its own options of `depth_file`."""
 
     def make(options: AdoptOptions | None = None, **file: object) -> Path:
         path = depth_file(tmp_path / "net.onnx", **file)  # type: ignore[arg-type]
-        given = options or AdoptOptions(str(pictures), "metres", Preprocessing())
+        given = options or AdoptOptions(str(photos), "metres", Preprocessing())
         adopt_file(path, tmp_path / "runs" / "net", given, silent)
         return tmp_path / "runs" / "net"
 
@@ -64,11 +56,11 @@ def adopt(tmp_path: Path, pictures: Path) -> Adopt:
 @pytest.mark.parametrize(("shrink", "rank"), [(1, 4), (2, 3)])
 @pytest.mark.parametrize("color", ["RGB", "BGR"])
 def test_graph_answers_as_the_original_does(
-    adopt: Adopt, pictures: Path, layout: str, shrink: int, rank: int, color: str
+    adopt: Adopt, photos: Path, layout: str, shrink: int, rank: int, color: str
 ) -> None:
     """The export's own check compares the nodes that were added with NumPy, and would fail."""
     usual = Preprocessing(color, (0.3, 0.5, 0.6), (0.2, 0.3, 0.4), 200.0)  # type: ignore[arg-type]
-    run = adopt(AdoptOptions(str(pictures), "relative", usual), layout=layout, shrink=shrink, rank=rank)
+    run = adopt(AdoptOptions(str(photos), "relative", usual), layout=layout, shrink=shrink, rank=rank)
     made = export_onnx(open_source(run), ExportOptions())
     reference = read_reference(made.reference)
     assert not reference.is_metric
@@ -101,8 +93,8 @@ def test_frames_of_a_camera_and_batches(adopt: Adopt, camera: tuple[int, int], b
         assert_parity(session, read_reference(made.reference), precision="fp32")
 
 
-def test_share_becomes_metres_within_the_range(adopt: Adopt, pictures: Path) -> None:
-    options = AdoptOptions(str(pictures), "share", Preprocessing(), depth_range=(1.0, 8.0))
+def test_share_becomes_metres_within_the_range(adopt: Adopt, photos: Path) -> None:
+    options = AdoptOptions(str(photos), "share", Preprocessing(), depth_range=(1.0, 8.0))
     made = export_onnx(open_source(adopt(options, gain=0.3)), ExportOptions())
     reference = read_reference(made.reference)
     assert reference.is_metric
@@ -116,8 +108,8 @@ def test_names_inside_the_file_may_be_those_of_the_camera_graph(adopt: Adopt, na
     assert export_onnx(open_source(run), ExportOptions()).path.is_file()
 
 
-def test_other_sizes_if_the_file_is_dynamic(adopt: Adopt, pictures: Path) -> None:
-    options = AdoptOptions(str(pictures), "metres", Preprocessing(), size=(32, 48))
+def test_other_sizes_if_the_file_is_dynamic(adopt: Adopt, photos: Path) -> None:
+    options = AdoptOptions(str(photos), "metres", Preprocessing(), size=(32, 48))
     source = open_source(adopt(options, size=("h", "w"), shrink=4))
     with load(export_onnx(source, ExportOptions(size=(40, 64))).path) as session:
         assert session.spec.size == (40, 64)
@@ -125,8 +117,8 @@ def test_other_sizes_if_the_file_is_dynamic(adopt: Adopt, pictures: Path) -> Non
         source.spec_at((30, 50))
 
 
-def test_work_is_counted_at_each_size(adopt: Adopt, pictures: Path) -> None:
-    options = AdoptOptions(str(pictures), "metres", Preprocessing(), size=(32, 48))
+def test_work_is_counted_at_each_size(adopt: Adopt, photos: Path) -> None:
+    options = AdoptOptions(str(photos), "metres", Preprocessing(), size=(32, 48))
     source = open_source(adopt(options, size=("h", "w")))
     assert source.spec_at(None).macs == 32 * 48 * (8 * 27 + 72)
     assert source.spec_at((64, 48)).macs == 2 * source.spec_at(None).macs
@@ -147,11 +139,11 @@ def test_every_precision_is_built_and_passes(adopt: Adopt, precision: str) -> No
     assert ("held-out" in str(said)) == (precision == "int8")
 
 
-def test_nothing_is_made_twice(adopt: Adopt, pictures: Path) -> None:
+def test_nothing_is_made_twice(adopt: Adopt, photos: Path) -> None:
     run = adopt()
     made = export_onnx(open_source(run), ExportOptions()).path
     assert find_current(run, read_document(run), ExportOptions()) == made
-    adopt(AdoptOptions(str(pictures), "metres", Preprocessing("BGR")))
+    adopt(AdoptOptions(str(photos), "metres", Preprocessing("BGR")))
     assert find_current(run, read_document(run), ExportOptions()) is None, "it was adopted in another way"
 
 
@@ -168,12 +160,12 @@ def test_changed_weight_fails_the_gate(adopt: Adopt) -> None:
         assert_parity(session, read_reference(reference_path(made.path)), precision="fp32")
 
 
-def test_weights_in_other_files_are_stored_in_one(tmp_path: Path, pictures: Path) -> None:
+def test_weights_in_other_files_are_stored_in_one(tmp_path: Path, photos: Path) -> None:
     plain = depth_file(tmp_path / "plain.onnx")
     model = onnx.load(plain)
     onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
     run = tmp_path / "run"
-    options = AdoptOptions(str(pictures), "metres", Preprocessing())
+    options = AdoptOptions(str(photos), "metres", Preprocessing())
     adopt_file(tmp_path / "net.onnx", run, options, silent)
     (tmp_path / "weights.bin").unlink()
     assert export_onnx(open_source(run), ExportOptions()).path.is_file()
@@ -205,9 +197,9 @@ def test_weights_in_other_files_are_stored_in_one(tmp_path: Path, pictures: Path
     ],
 )
 def test_what_cannot_be_adopted_is_refused_and_nothing_written(
-    adopt: Adopt, pictures: Path, tmp_path: Path, file: dict, options: dict, error: type, words: str
+    adopt: Adopt, photos: Path, tmp_path: Path, file: dict, options: dict, error: type, words: str
 ) -> None:
-    given = replace(AdoptOptions(str(pictures), "metres", Preprocessing()), **options)
+    given = replace(AdoptOptions(str(photos), "metres", Preprocessing()), **options)
     with pytest.raises(error, match=words) as caught:
         adopt(given, **file)
     assert "\n" not in str(caught.value)
@@ -220,28 +212,28 @@ def test_frames_that_are_no_pictures_are_refused(adopt: Adopt, tmp_path: Path) -
         adopt(AdoptOptions(str(tmp_path / "notes.txt"), "metres", Preprocessing()))
 
 
-def test_one_picture_is_enough_without_int8(adopt: Adopt, pictures: Path) -> None:
-    run = adopt(AdoptOptions(str(pictures / "00.png"), "metres", Preprocessing()))
+def test_one_picture_is_enough_without_int8(adopt: Adopt, photos: Path) -> None:
+    run = adopt(AdoptOptions(str(photos / "00.png"), "metres", Preprocessing()))
     assert len(read_reference(export_onnx(open_source(run), ExportOptions()).reference).images) == 1
 
 
-def test_export_of_depthkit_is_refused(pristine_exports: Path, pictures: Path, tmp_path: Path) -> None:
+def test_export_of_depthkit_is_refused(pristine_exports: Path, photos: Path, tmp_path: Path) -> None:
     exported = pristine_exports / "compact-32x48.fp32.onnx"
     with pytest.raises(DepthkitError, match="export of depthkit already"):
-        adopt_file(exported, tmp_path / "run", AdoptOptions(str(pictures), "metres", Preprocessing()), silent)
+        adopt_file(exported, tmp_path / "run", AdoptOptions(str(photos), "metres", Preprocessing()), silent)
 
 
-def test_operators_that_engines_do_not_know_are_refused(tmp_path: Path, pictures: Path) -> None:
+def test_operators_that_engines_do_not_know_are_refused(tmp_path: Path, photos: Path) -> None:
     path = depth_file(tmp_path / "net.onnx")
     model = onnx.load(path)
     model.graph.node.append(helper.make_node("Mystery", ["answer"], ["secret"], domain="acme.ops"))
     model.opset_import.append(helper.make_opsetid("acme.ops", 1))
     onnx.save(model, path)
     with pytest.raises(EngineError, match=r"acme\.ops\.Mystery"):
-        adopt_file(path, tmp_path / "run", AdoptOptions(str(pictures), "metres", Preprocessing()), silent)
+        adopt_file(path, tmp_path / "run", AdoptOptions(str(photos), "metres", Preprocessing()), silent)
 
 
-def test_shapes_that_depend_on_values_are_refused_at_export(tmp_path: Path, pictures: Path) -> None:
+def test_shapes_that_depend_on_values_are_refused_at_export(tmp_path: Path, photos: Path) -> None:
     path = depth_file(tmp_path / "net.onnx")
     model = onnx.load(path)
     last = model.graph.node.pop()
@@ -257,14 +249,14 @@ def test_shapes_that_depend_on_values_are_refused_at_export(tmp_path: Path, pict
     )
     onnx.save(model, path)
     run = tmp_path / "run"
-    adopt_file(path, run, AdoptOptions(str(pictures), "metres", Preprocessing()), silent)
+    adopt_file(path, run, AdoptOptions(str(photos), "metres", Preprocessing()), silent)
     with pytest.raises(BackendError, match=r"NonZero \(where\)"):
         export_onnx(open_source(run), ExportOptions())
 
 
-def test_run_of_something_else_is_not_overwritten(adopt: Adopt, run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_run_of_something_else_is_not_overwritten(adopt: Adopt, run: Path, photos: Path, tmp_path: Path) -> None:
     path, before = depth_file(tmp_path / "net.onnx"), sha256(run / "model.json")
-    options = AdoptOptions(str(pictures), "metres", Preprocessing())
+    options = AdoptOptions(str(photos), "metres", Preprocessing())
     with pytest.raises(BundleError, match="not overwritten"):
         adopt_file(path, run, options, silent)
     assert sha256(run / "model.json") == before
@@ -272,16 +264,16 @@ def test_run_of_something_else_is_not_overwritten(adopt: Adopt, run: Path, pictu
         read_bundle(adopt())
 
 
-def test_reading_that_fits_better_is_named(tmp_path: Path, pictures: Path) -> None:
+def test_reading_that_fits_better_is_named(tmp_path: Path, photos: Path) -> None:
     """The answers to pixels of 0 to 255 are constant but for noise here: this network wants them from 0 to 1."""
     path = depth_file(tmp_path / "net.onnx", gain=1e-3)
     wrong = Preprocessing("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 255.0)
-    options, said = AdoptOptions(str(pictures), "metres", wrong), []
+    options, said = AdoptOptions(str(photos), "metres", wrong), []
     adopt_file(path, tmp_path / "run", options, lambda mark, text: said.append((mark, text)))
     assert any(mark == "warns" and "pixels 0 to 255" in text for mark, text in said)
 
 
-def test_document_says_how_it_was_adopted(adopt: Adopt, pictures: Path) -> None:
+def test_document_says_how_it_was_adopted(adopt: Adopt, photos: Path) -> None:
     document = json.loads((adopt() / "model.json").read_text())
     assert document["adopted"] == {
         "input": "pixels",
@@ -291,7 +283,7 @@ def test_document_says_how_it_was_adopted(adopt: Adopt, pictures: Path) -> None:
         "dynamic_size": False,
         "opset": 17,
         "frames": "photos",
-        "place": str(pictures.resolve()),
+        "place": str(photos.resolve()),
     }
 
 
