@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -16,7 +17,7 @@ from .spec import ModelSpec
 
 __all__ = [
     "CONVOLUTIONS", "METADATA", "Convolution", "OnnxDescription", "convolutions", "copied", "describe_onnx",
-    "graph_sha256", "module_of", "opset_of", "read_onnx", "readers", "type_name",
+    "graph_sha256", "module_of", "opset_of", "read_onnx", "readers", "tensor_types", "type_name",
 ]  # fmt: skip
 
 CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
@@ -40,6 +41,9 @@ def graph_sha256(model: Any) -> str:
         digest.update(part.SerializeToString(deterministic=True))
     return digest.hexdigest()
 
+
+_SHAPES: Final = 1024
+"""Most numbers of a constant that may be a shape; shape inference reads no larger ones."""
 
 _FUSED: Final = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "QuantizeLinear", "DequantizeLinear"})
 """Operators that a backend may fuse with the convolution before them; the fused layer may carry their name."""
@@ -167,6 +171,30 @@ def readers(graph: Any) -> dict[str, list[Any]]:
     for node in graph.node:
         for tensor in node.input:
             found.setdefault(tensor, []).append(node)
+    return found
+
+
+def tensor_types(model: Any) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """ONNX's element type and the shape of every tensor of an `onnx.ModelProto`, with 0 for dynamic dimensions.
+
+    The weights are not copied, so this is fast, and there is no limit of 2 GB.
+    """
+    import onnx
+
+    small = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    small.graph.node.extend(model.graph.node)
+    small.graph.input.extend(model.graph.input)
+    small.graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if prod(tensor.dims) <= _SHAPES:
+            small.graph.initializer.append(tensor)
+        else:
+            small.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    graph = onnx.shape_inference.infer_shapes(small).graph
+    found = {tensor.name: (int(tensor.data_type), tuple(tensor.dims)) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        found[value.name] = (int(kind.elem_type), tuple(dim.dim_value for dim in kind.shape.dim))
     return found
 
 
