@@ -74,7 +74,7 @@ class OnnxSource:
 
     def check_half(self, subject: Subject) -> Check:
         """Check that no activation of the FP32 graph exceeds the precision's range on the reference's frames."""
-        precision = subject.precision
+        precision = cast("HalfPrecision", subject.precision)
         name, most = f"range of {precision.upper()}", MOST[precision]
         graph = self._camera_graph(subject.spec.with_batch(1))
         large = [node for node in find_large(graph, subject.reference.images, most) if node not in subject.kept]

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -197,7 +198,13 @@ def test_weights_in_other_files_are_stored_in_one(tmp_path: Path, photos: Path) 
     ],
 )
 def test_what_cannot_be_adopted_is_refused_and_nothing_written(
-    adopt: Adopt, photos: Path, tmp_path: Path, file: dict, options: dict, error: type, words: str
+    adopt: Adopt,
+    photos: Path,
+    tmp_path: Path,
+    file: dict[str, Any],
+    options: dict[str, Any],
+    error: type[Exception],
+    words: str,
 ) -> None:
     given = replace(AdoptOptions(str(photos), "metres", Preprocessing()), **options)
     with pytest.raises(error, match=words) as caught:
