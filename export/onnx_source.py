@@ -19,7 +19,7 @@ from ..train.document import Adoption, BundleDocument, read_frames
 from .camera_ends import PREFIX, add_camera_ends
 from .checks import Check, Subject
 from .finish import fold
-from .half import MOST, find_large, to_half
+from .half import MOST, HalfPrecision, find_large, to_half
 from .original import Original
 
 __all__ = ["OnnxSource", "bare_graph"]
