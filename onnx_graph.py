@@ -16,12 +16,14 @@ from .precisions import PRECISIONS, Precision
 from .spec import ModelSpec
 
 __all__ = [
-    "CONVOLUTIONS", "METADATA", "Convolution", "OnnxDescription", "convolutions", "copied", "describe_onnx",
-    "graph_sha256", "module_of", "opset_of", "read_onnx", "readers", "tensor_types", "type_name",
+    "CONVOLUTIONS", "METADATA", "PRODUCTS", "OnnxDescription", "Product", "TensorTypes", "copied", "count_macs",
+    "describe_onnx", "graph_sha256", "module_of", "opset_of", "products", "read_onnx", "readers", "tensor_types",
+    "type_name",
 ]  # fmt: skip
 
 CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
-"""ONNX's convolution operators."""
+PRODUCTS: Final = CONVOLUTIONS | {"Gemm", "MatMul"}
+"""ONNX's operators that do a network's work: convolutions and matrix products. Their second input may be weights."""
 
 
 class METADATA:
@@ -42,8 +44,11 @@ def graph_sha256(model: Any) -> str:
     return digest.hexdigest()
 
 
-_SHAPES: Final = 1024
-"""Most numbers of a constant that may be a shape; shape inference reads no larger ones."""
+_MOST_OF_A_SHAPE: Final = 1024
+"""Larger constants are no shapes, whose values shape inference would need."""
+
+_CAMERA: Final = ("camera.", "shrink.")
+"""Begin the names of constants that resize frames: of `export.camera_ends`, and of `train.camera_ready`."""
 
 _FUSED: Final = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "QuantizeLinear", "DequantizeLinear"})
 """Operators that a backend may fuse with the convolution before them; the fused layer may carry their name."""
@@ -67,14 +72,14 @@ def module_of(weight: str) -> str:
 
 
 @dataclass(frozen=True)
-class Convolution:
-    """A convolution of an ONNX graph.
+class Product:
+    """A convolution or matrix product of an ONNX graph.
 
     Attributes:
         name: name of the node.
         aliases: names that an engine may use for it: node, output, and those of activations that only it feeds.
-        precision: of its weights as stored.
-        macs: multiply-accumulates for one frame.
+        precision: of its weights as stored; empty: it has none, as in attention, which multiplies activations.
+        macs: multiply-accumulates for one frame; 0: unknown.
         module: the network's module that owns its weights; empty if none or unknown.
     """
 
@@ -87,7 +92,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class OnnxDescription:
-    """The metadata and convolutions of an ONNX file that depthkit exported.
+    """The metadata, convolutions and matrix products of an ONNX file that depthkit exported.
 
     Attributes:
         model: tensors, preprocessing, depth range.
@@ -95,7 +100,7 @@ class OnnxDescription:
         weights_sha256: of the run's weights.
         recipe: everything else that it was made from; see `export.recipe`.
         intact: nodes and weights have not changed since the export.
-        convolutions: in the order of the graph.
+        products: in the order of the graph.
     """
 
     model: ModelSpec
@@ -103,7 +108,7 @@ class OnnxDescription:
     weights_sha256: str
     recipe: str
     intact: bool
-    convolutions: tuple[Convolution, ...] = ()
+    products: tuple[Product, ...] = ()
 
 
 def describe_onnx(path: Path) -> OnnxDescription:
@@ -135,7 +140,7 @@ def _read_description(path: Path, _state: tuple[int, ...]) -> OnnxDescription:
         entries[METADATA.weights_sha256],
         entries[METADATA.recipe],
         intact=entries[METADATA.graph_sha256] == graph_sha256(model),
-        convolutions=tuple(convolutions(model)),
+        products=tuple(products(model)),
     )
 
 
@@ -174,10 +179,18 @@ def readers(graph: Any) -> dict[str, list[Any]]:
     return found
 
 
-def tensor_types(model: Any) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """ONNX's element type and the shape of every tensor of an `onnx.ModelProto`, with 0 for dynamic dimensions.
+TensorTypes = dict[str, tuple[int, tuple[int, ...] | None]]
+"""ONNX's element type and the shape of each tensor, with 0 for unknown dimensions; None: even their number is."""
 
-    The weights are not copied, so this is fast, and there is no limit of 2 GB.
+
+def tensor_types(model: Any, batch: int = 0) -> TensorTypes:
+    """The types of all tensors of an `onnx.ModelProto`, by ONNX's shape inference.
+
+    Weights are not copied, so this is fast for large networks, and 2 GB are no limit.
+
+    Args:
+        model: not changed.
+        batch: size of a dynamic batch; 0: its dimensions stay unknown.
     """
     import onnx
 
@@ -186,41 +199,67 @@ def tensor_types(model: Any) -> dict[str, tuple[int, tuple[int, ...]]]:
     small.graph.input.extend(model.graph.input)
     small.graph.output.extend(model.graph.output)
     for tensor in model.graph.initializer:
-        if prod(tensor.dims) <= _SHAPES:
+        if prod(tensor.dims) <= _MOST_OF_A_SHAPE:
             small.graph.initializer.append(tensor)
         else:
             small.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    graph = onnx.shape_inference.infer_shapes(small).graph
-    found = {tensor.name: (int(tensor.data_type), tuple(tensor.dims)) for tensor in graph.initializer}
+    if batch:
+        for value in small.graph.input:
+            for dim in value.type.tensor_type.shape.dim:
+                dim.dim_value = dim.dim_value or batch
+        for value in small.graph.output:
+            value.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(small, data_prop=True).graph
+    found: TensorTypes = {tensor.name: (int(tensor.data_type), tuple(tensor.dims)) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
-        found[value.name] = (int(kind.elem_type), tuple(dim.dim_value for dim in kind.shape.dim))
+        shape = tuple(int(dim.dim_value) for dim in kind.shape.dim) if kind.HasField("shape") else None
+        found[value.name] = (int(kind.elem_type), shape)
     return found
 
 
-def convolutions(model: Any) -> Iterator[Convolution]:
-    """The convolutions of an `onnx.ModelProto` whose weights it contains, directly or through DequantizeLinear."""
-    import onnx
+def products(model: Any) -> Iterator[Product]:
+    """The convolutions and matrix products of an `onnx.ModelProto`, in order.
 
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    sizes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*graph.input, *graph.value_info, *graph.output)
-    }
+    Resizing of the camera's frames is left out, although a matrix product may do it: it is no layer of the network.
+    """
+    graph = model.graph
+    types = tensor_types(model, batch=1)
+    frames = types[graph.input[0].name][1] if graph.input else None
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    read_by = readers(graph)
     dequantised = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    read_by = readers(graph)
     for node in graph.node:
-        kernel = weights.get(dequantised.get(node.input[1], node.input[1])) if node.op_type in CONVOLUTIONS else None
-        if kernel is None:
+        if node.op_type not in PRODUCTS:
             continue
+        owners = [dequantised.get(name, name) for name in node.input[:2]]
+        if any(name in weights and name.startswith(_CAMERA) for name in owners):
+            continue
+        weight = weights.get(owners[1])
         aliases, after = [node.name, node.output[0]], read_by.get(node.output[0], [])
-        while len(after) == 1 and after[0].op_type in _FUSED:
+        while weight is not None and len(after) == 1 and after[0].op_type in _FUSED:
             aliases += [after[0].name, after[0].output[0]]
             after = read_by.get(after[0].output[0], [])
-        # Each weight is used once per pixel of the output, or of the input for ConvTranspose.
-        height, width = sizes[node.output[0] if node.op_type == "Conv" else node.input[0]][2:4]
-        macs = height * width
-        for dim in kernel.dims:
-            macs *= dim
-        yield Convolution(node.name, tuple(aliases), type_name(kernel.data_type), macs, module_of(kernel.name))
+        macs = _count_macs(node, types) // (frames[0] if frames else 1)
+        precision, module = ("", "") if weight is None else (type_name(weight.data_type), module_of(weight.name))
+        yield Product(node.name, tuple(aliases), precision, macs, module)
+
+
+def count_macs(model: Any) -> int:
+    """Multiply-accumulates of an `onnx.ModelProto`'s network for one frame, as `train.networks.count_macs` counts."""
+    return sum(each.macs for each in products(model))
+
+
+def _count_macs(node: Any, types: TensorTypes) -> int:
+    """Multiply-accumulates of a product for all frames; 0: shapes are unknown."""
+    (read, weight, written) = (types.get(name, (0, None))[1] for name in (*node.input[:2], node.output[0]))
+    if not (read and weight and written):
+        return 0
+    match node.op_type:
+        case "Conv":
+            return prod(written) * prod(weight[1:])
+        case "ConvTranspose":
+            return prod(read) * prod(weight[1:])
+        case _:  # matrices; a Gemm may read its first one transposed
+            turned = any(each.name == "transA" and each.i for each in node.attribute)
+            return prod(written) * read[-2 if turned else -1]

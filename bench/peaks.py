@@ -117,7 +117,7 @@ def _peak_of_cpu(precision: Precision) -> tuple[float, str] | None:
             graph = open_graph(name, model.SerializeToString(), precision, {})
         except BackendError:
             continue  # not installed, or this precision is not available on this processor
-        found = [layer for layer in graph.layers if layer.convolves]
+        found = [layer for layer in graph.layers if layer.multiplies]
         if found and all(computes(layer, precision) for layer in found):
             seconds = _best(partial(graph.run, frames))
             return macs / seconds, f"{name} {backend(name).availability().version}, convolution"

@@ -1,4 +1,4 @@
-"""The interface of all backends, and how layers of an engine are matched to convolutions of the ONNX file."""
+"""The interface of all backends, and how layers of an engine are matched to products of the ONNX file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import BackendError
-from ..onnx_graph import Convolution
+from ..onnx_graph import Product
 from ..precisions import LEAST_SHARE, WIDENED, Precision
 from .fingerprint import Fingerprint
 from .manifest import Layer, Manifest, computes
@@ -123,48 +123,52 @@ class Backend(ABC, Generic[OptionsT]):
         return asdict(options)  # type: ignore[call-overload,no-any-return]
 
 
-def attribute(layers: tuple[Layer, ...], convolutions: Sequence[Convolution]) -> tuple[Layer, ...]:
-    """Set `macs` and `stored` of the layers that compute convolutions of the ONNX file.
+def attribute(layers: tuple[Layer, ...], products: Sequence[Product]) -> tuple[Layer, ...]:
+    """Set `macs` and `stored` of the layers that compute convolutions and matrix products of the ONNX file.
 
-    >>> first, second = Convolution("conv", ("conv", "relu"), "int8", 10), Convolution("conv_1", ("conv_1",), "fp32", 1)
+    >>> first, second = Product("conv", ("conv", "relu"), "int8", 10), Product("conv_1", ("conv_1",), "fp32", 1)
     >>> layers = Layer("relu_nchwc", "FusedConv", "int8"), Layer("conv_1/WithoutBiases", "Convolution", "fp32")
     >>> [(layer.macs, layer.stored) for layer in attribute(layers, [first, second])]
     [(10, 'int8'), (1, 'fp32')]
     """
     return tuple(
         layer if origin is None else replace(layer, macs=origin.macs, stored=origin.precision)
-        for layer, origin in zip(layers, find_origins(layers, convolutions), strict=True)
+        for layer, origin in zip(layers, find_origins(layers, products), strict=True)
     )
 
 
-def find_origins(layers: Sequence[Layer], convolutions: Sequence[Convolution]) -> list[Convolution | None]:
-    """For each layer the convolution that it computes; None: not a convolution, or unknown which one.
+def find_origins(layers: Sequence[Layer], products: Sequence[Product]) -> list[Product | None]:
+    """For each layer the product that it computes; None: it computes none, or unknown which one.
 
     Backends name a fused layer after the node, its output or a node that is fused with it, and add a suffix. If the
-    names are not conclusive but the numbers agree, layers and convolutions are matched in order.
+    names are not conclusive but the numbers agree, layers and products are matched in order. Products of activations
+    may be missing, because attention is often fused into a layer of its own.
     """
-    by_name = {alias: each for each in convolutions for alias in each.aliases}
-    found = [index for index, layer in enumerate(layers) if layer.convolves]
+    by_name = {alias: each for each in products for alias in each.aliases}
+    found = [index for index, layer in enumerate(layers) if layer.multiplies]
     origins = [_origin(layers[index].name, by_name) for index in found]
-    if None in origins or len(set(origins)) != len(origins):
-        origins = list(convolutions) if len(found) == len(convolutions) else [None] * len(found)
+    named = [each for each in origins if each is not None]
+    weighted = [each for each in products if each.precision]
+    if len(set(named)) < len(named) or (len(named) < len(found) and not set(named).issuperset(weighted)):
+        in_order = next((each for each in (products, weighted) if len(each) == len(found)), None)
+        origins = [None] * len(found) if in_order is None else list(in_order)
     of = dict(zip(found, origins, strict=True))
     return [of.get(index) for index in range(len(layers))]
 
 
-def built_from(manifest: Manifest) -> list[Convolution]:
-    """The convolutions of an engine's ONNX file from its manifest, to `attribute` the layers of the opened engine."""
-    return [Convolution(layer.name, (layer.name,), layer.stored, layer.macs) for layer in manifest.layers if layer.macs]
+def built_from(manifest: Manifest) -> list[Product]:
+    """The products of an engine's ONNX file from its manifest, to `attribute` the layers of the opened engine."""
+    return [Product(layer.name, (layer.name,), layer.stored, layer.macs) for layer in manifest.layers if layer.macs]
 
 
-def _origin(name: str, by_name: Mapping[str, Convolution]) -> Convolution | None:
-    """The convolution with the longest alias that `name` begins with as a whole word."""
+def _origin(name: str, by_name: Mapping[str, Product]) -> Product | None:
+    """The product with the longest alias that `name` begins with as a whole word."""
     aliases = [alias for alias in by_name if re.match(rf"{re.escape(alias)}(?![a-zA-Z0-9])", name)]
     return by_name[max(aliases, key=len)] if aliases else None
 
 
 def found_precision(layers: tuple[Layer, ...], asked: Precision, *, widens: bool = False) -> str:
-    """The precision that the convolutions of a built engine compute in.
+    """The precision that the layers with weights of a built engine compute in.
 
     Args:
         layers: read back from the engine, and attributed.
@@ -173,7 +177,7 @@ def found_precision(layers: tuple[Layer, ...], asked: Precision, *, widens: bool
 
     Raises:
         BackendError: less than 95 % of the work runs in the requested precision; the message names the other layers.
-            Convolutions that a mixed ONNX file stores in FP32 on purpose do not count.
+            Layers that a mixed ONNX file stores in FP32 on purpose do not count.
 
     >>> found_precision((Layer("a", "FusedConv", "fp32"),), "fp16", widens=True)
     'fp16→fp32'
@@ -181,8 +185,8 @@ def found_precision(layers: tuple[Layer, ...], asked: Precision, *, widens: bool
     >>> found_precision((most, Layer("b", "Conv", "fp32", macs=4, stored="int8")), "int8")
     'int8'
     """
-    convolutions = [layer for layer in layers if layer.convolves]
-    counted = [layer for layer in convolutions if layer.stored not in {"", "fp32"}] or convolutions
+    products = [layer for layer in layers if layer.multiplies]
+    counted = [layer for layer in products if layer.stored not in {"", "fp32"}] or products
     fallen = [layer for layer in counted if not computes(layer, asked)]
     known = all(layer.macs for layer in counted)
     work = sum(layer.macs if known else 1 for layer in counted)
@@ -194,6 +198,6 @@ def found_precision(layers: tuple[Layer, ...], asked: Precision, *, widens: bool
     of = "work" if known else "number"
     names = ", ".join(f"{layer.name} ({layer.precision})" for layer in fallen)
     raise BackendError(
-        f"{asked} was requested, but only {share:.0%} of the convolutions (by {of}) compute in it"
+        f"{asked} was requested, but only {share:.0%} of the layers with weights (by {of}) compute in it"
         + (f"; the others: {names}" if names else "")
     )

@@ -247,7 +247,7 @@ class _Recipe:
         """Write the engine and its manifest."""
         started = perf_counter()
         built = self.maker.build(self.onnx, engine, self.asked, self.settings)
-        layers = attribute(built.layers, self.description.convolutions)
+        layers = attribute(built.layers, self.description.products)
         manifest = Manifest(
             model=self.description.model,
             backend=self.maker.name,

@@ -77,8 +77,9 @@ def narrow_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         steps, name = numpy_helper.to_array(constants[node.input[1]]), f"{node.input[0]}_7bit_scale"
         if weight.name not in narrowed:
-            halves = _halve(numpy_helper.to_array(weight))
-            weight.CopyFrom(numpy_helper.from_array(halves, weight.name))
+            channel = next((each.i for each in node.attribute if each.name == "axis"), 0)
+            halves = np.moveaxis(_halve(np.moveaxis(numpy_helper.to_array(weight), channel, 0)), 0, channel)
+            weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(halves), weight.name))
             copy.graph.initializer.append(numpy_helper.from_array(steps * steps.dtype.type(2), name))
             narrowed.add(weight.name)
         node.input[1] = name
@@ -99,7 +100,7 @@ def read_for_cpu(path: Path, arithmetic: Arithmetic | None) -> bytes:
 
 
 def _halve(weights: np.ndarray) -> np.ndarray:
-    """INT8 weights, O x I x ..., divided by two and rounded to at most 64 in magnitude.
+    """INT8 weights, with output channels first, divided by two and rounded to at most 64 in magnitude.
 
     The rounding error of a weight is carried to the next odd weight of the same output channel (error diffusion). So
     the sum of a kernel changes by at most half a step and, as images are smooth, its output by little. With each

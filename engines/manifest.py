@@ -6,9 +6,10 @@ It is a file beside the engine, so that the engine stays an unmodified vendor fi
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -22,6 +23,9 @@ from .fingerprint import Arithmetic, Fingerprint
 
 __all__ = ["Layer", "Manifest", "computes", "manifest_path", "read_manifest", "verify_file", "write_manifest"]
 
+_PRODUCT: Final = re.compile("conv|correlation|matmul|matrix_?multiply|gemm|fullyconnected")
+"""What the vendors call convolutions and matrix products, in lower case."""
+
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -30,11 +34,11 @@ class Layer:
     """One layer of a built engine.
 
     Attributes:
-        name, operator: the vendor's; operators of convolutions contain "conv" in upper or lower case.
+        name, operator: the vendor's.
         precision: the type that it computes in: "fp32", "fp16", "bf16", "int8", …; or "unknown".
         tactic: the vendor's kernel; empty if unknown.
-        macs, stored: if it computes a convolution of the ONNX file: its multiply-accumulates for one frame, and the
-            type that the file stores it in.
+        macs, stored: if it computes a convolution or matrix product of the ONNX file: its multiply-accumulates for one
+            frame, and the type of its weights in the file; no type if it multiplies activations, as attention does.
     """
 
     name: str
@@ -45,9 +49,13 @@ class Layer:
     stored: str = ""
 
     @property
-    def convolves(self) -> bool:
-        """Whether the operator is a convolution."""
-        return "conv" in self.operator.lower()
+    def multiplies(self) -> bool:
+        """Whether the operator is a convolution or a matrix product.
+
+        >>> [Layer("", each, "").multiplies for each in ("FusedConv", "FullyConnected", "MATRIX_MULTIPLY", "Softmax")]
+        [True, True, True, False]
+        """
+        return _PRODUCT.search(self.operator.lower()) is not None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -101,12 +109,13 @@ class Manifest:
 
     @property
     def share(self) -> float | None:
-        """Fraction of the convolutions' work that runs in the requested precision; None if unknown.
+        """Fraction of the work of layers with weights that runs in the requested precision; None if unknown.
 
-        Convolutions that were kept in FP32 on purpose count as not running in it.
+        Layers that were kept in FP32 on purpose count as not running in it.
         """
-        work = sum(layer.macs for layer in self.layers)
-        done = sum(layer.macs for layer in self.layers if computes(layer, self.precision_asked))
+        weighted = [layer for layer in self.layers if layer.stored]
+        work = sum(layer.macs for layer in weighted)
+        done = sum(layer.macs for layer in weighted if computes(layer, self.precision_asked))
         return done / work if work else None
 
     def sealed(self) -> Manifest:

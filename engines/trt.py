@@ -249,7 +249,7 @@ class TensorRT(Vendor, Backend[_O]):
             if not parser.parse_from_file(str(onnx)):
                 raise BackendError(f"{self.name} cannot build {onnx}: {_parser_errors(parser)}")
             layers = network_layers(trt, network)
-            self.found_precision(attribute(layers, description.convolutions), asked)  # fail before a build of minutes
+            self.found_precision(attribute(layers, description.products), asked)  # fail before a build of minutes
             config = builder.create_builder_config()
             options.configure(trt, config)
             if isinstance(spec.shape[0], Dim):

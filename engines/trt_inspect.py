@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from .backend import Built
@@ -26,33 +26,36 @@ _TYPE_KEYS: Final = ("Datatype", "DataType", "Format/Datatype")  # the last is T
 def network_layers(trt: Any, network: Any) -> tuple[Layer, ...]:
     """Every layer of a strongly typed network with the types of its inputs; for a convolution, of input and kernel.
 
-    In INT8 files a convolution reads dequantised tensors. TensorRT fuses both, so the type before dequantising counts.
+    In INT8 files convolutions and matrix products read dequantised tensors, perhaps reshaped. TensorRT fuses both, so
+    the type before dequantising counts.
 
     Args:
         trt: the vendor's module.
         network: a parsed `INetworkDefinition`.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    dequantised = {
-        layer.get_output(0).name: layer.get_input(0).dtype.name
-        for layer in layers
-        if layer.type == trt.LayerType.DEQUANTIZE
-    }
+    dequantised: dict[str, str] = {}
+    for layer in layers:
+        if layer.type == trt.LayerType.DEQUANTIZE:
+            dequantised[layer.get_output(0).name] = layer.get_input(0).dtype.name
+        elif layer.type == trt.LayerType.SHUFFLE and layer.get_input(0).name in dequantised:
+            dequantised[layer.get_output(0).name] = dequantised[layer.get_input(0).name]
     return tuple(_network_layer(trt, layer, dequantised) for layer in layers)
 
 
 def _network_layer(trt: Any, layer: Any, dequantised: Mapping[str, str]) -> Layer:
     operator = layer.type.name
-    convolves = layer.type == trt.LayerType.CONVOLUTION
+    kinds = {trt.LayerType.CONVOLUTION: trt.IConvolutionLayer, trt.LayerType.DECONVOLUTION: trt.IDeconvolutionLayer}
+    multiplies = layer.type in {*kinds, trt.LayerType.MATRIX_MULTIPLY}
     read = [layer.get_input(index) for index in range(layer.num_inputs)]
     types = [
-        _type(dequantised.get(tensor.name, tensor.dtype.name) if convolves else tensor.dtype.name)
+        _type(dequantised.get(tensor.name, tensor.dtype.name) if multiplies else tensor.dtype.name)
         for tensor in read
         if tensor is not None
     ]
     made = [_type(layer.get_output(index).dtype.name) for index in range(layer.num_outputs)]
-    if convolves and len(types) == 1:  # the kernel is not an input tensor
-        layer.__class__ = trt.IConvolutionLayer  # the bindings return its base class, which has no kernel
+    if layer.type in kinds and len(types) == 1:  # the kernel is not an input tensor
+        layer.__class__ = kinds[layer.type]  # the bindings return its base class, which has no kernel
         kernel = layer.kernel  # a NumPy array if NumPy has its type
         types.append(_type((kernel if isinstance(kernel, trt.Weights) else trt.Weights(kernel)).dtype.name))
     # A cast computes in its output's type.
@@ -80,11 +83,11 @@ def inspect_engine(trt: Any, engine: Any) -> str:
 def read_layers(text: str, network: tuple[Layer, ...] = ()) -> Built:
     r"""Read the layers of an engine from the inspector's JSON.
 
-    Layers that compute a convolution of `network` are found by the ONNX nodes in their metadata, because TensorRT 11
-    calls them "correlation" and may compute a convolution in a layer of any kind; "conv" is then added to the operator.
-    The JSON does not report the type of convolutions that are fused with the layer that reads the frames' bytes, or
-    with layers of another type (the whole network may be one such layer). The network's type is used for these, which
-    strong typing guarantees, and `Built.layers_from` is "network".
+    Layers that compute a convolution or matrix product of `network` are found by the ONNX nodes in their metadata,
+    because TensorRT 11 may compute them in a layer of any kind; "conv" or "matmul" is then added to the operator. The
+    JSON does not report the type of those that are fused with the layer that reads the frames' bytes, or with layers of
+    another type (the whole network may be one such layer). The network's type is used for these, which strong typing
+    guarantees, and `Built.layers_from` is "network".
 
     Args:
         text: from `inspect_engine`, of TensorRT 10 or 11.
@@ -100,19 +103,19 @@ def read_layers(text: str, network: tuple[Layer, ...] = ()) -> Built:
     """
     rows = [{"Name": row} if isinstance(row, str) else row for row in json.loads(text).get("Layers", ())]
     types = {layer.name: layer.precision for layer in network}
-    unreported = {layer.name: layer for layer in network if _convolves(layer.operator)}
+    unreported = {layer.name: layer for layer in network if layer.multiplies}
     fused = [set(_ONNX_NODE.findall(row.get("Metadata", ""))) for row in rows]
     claims = [unreported.keys() & nodes for nodes in fused]
-    # Layers that only move a convolution's tensors also name its node; they count only if no other layer convolves it.
-    known = {node for nodes, row in zip(claims, rows, strict=True) if _convolves(_operator(row)) for node in nodes}
+    # Layers that only move a product's tensors also name its node; they count only if no other layer multiplies.
+    known = {node for nodes, row in zip(claims, rows, strict=True) if _multiplies(_operator(row)) for node in nodes}
     layers = []
     for row, nodes, parts in zip(rows, claims, fused, strict=True):
         operator, computes = _operator(row), _row_type(row)
-        if _convolves(operator) or nodes - known:
+        if _multiplies(operator) or nodes - known:
             if nodes and (computes == _UNKNOWN or _blends(row, (types.get(part, _UNKNOWN) for part in parts))):
                 continue  # the network's layers are used instead
+            operator += _suffix(operator, [unreported[node].operator for node in nodes if node in unreported])
             unreported = {name: layer for name, layer in unreported.items() if name not in nodes}
-            operator += "" if "conv" in operator.lower() else " (conv)"
         tactic = row.get("TacticName") or row.get("TacticValue", "")
         layers.append(Layer(row.get("Name", _UNKNOWN), operator, computes, tactic))
     return Built((*layers, *unreported.values()), "network" if unreported else "engine")
@@ -135,8 +138,16 @@ def _operator(row: Mapping[str, Any]) -> str:
     return str(row.get("LayerType", _UNKNOWN))
 
 
-def _convolves(operator: str) -> bool:
-    return "conv" in operator.lower() or operator == "correlation"
+def _multiplies(operator: str) -> bool:
+    return Layer("", operator, "").multiplies
+
+
+def _suffix(operator: str, computed: Sequence[str]) -> str:
+    """What an operator's name does not say about the layers of the network that it computes."""
+    convolves = "conv" in operator.lower()
+    if not convolves and (operator == "correlation" or any("CONV" in each for each in computed)):
+        return " (conv)"
+    return " (matmul)" if computed and not _multiplies(operator) else ""
 
 
 def _types(tensors: Iterable[Mapping[str, Any]]) -> Iterator[str]:

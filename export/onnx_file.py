@@ -16,14 +16,15 @@ from ..data.dataset import evenly_spaced
 from ..data.images import resize_depth, resize_image
 from ..errors import DataError, GateError, OutputError, UserError
 from ..files import is_refused_write, make_folder, remove
-from ..onnx_graph import convolutions, describe_onnx
+from ..onnx_graph import describe_onnx, products
 from ..parity import Parity
 from ..precisions import LEAST_SHARE
 from ..reference import Reference, reference_path, write_reference
 from ..spec import ModelSpec
 from .checks import Check, Subject, run_checks
 from .finish import Origin, sign
-from .quantize import LEAST_FRAMES, METHODS, calibrate, place, plan, rank_layers
+from .quantize import place, plan, rank_layers
+from .ranges import LEAST_FRAMES, METHODS, calibrate
 from .recipe import Calibration, ExportOptions, Frames, onnx_path, recipe
 from .source import Source
 
@@ -104,12 +105,12 @@ def _remedy(options: ExportOptions) -> str:
 
 @dataclass(frozen=True)
 class RankedLayer:
-    """A convolution and the effect of quantising it alone.
+    """A layer with weights and the effect of quantising it alone.
 
     Attributes:
         layer, module: its node in the ONNX file, and its module in the network.
         share: its fraction of the network's multiply-accumulates.
-        parity: of the network with only this convolution in INT8.
+        parity: of the network with only this layer in INT8.
     """
 
     layer: str
@@ -119,13 +120,13 @@ class RankedLayer:
 
 
 def rank_run(source: Source, spec: ModelSpec, calibration: Calibration) -> list[RankedLayer]:
-    """The convolutions of a run in the graph of `spec`, most sensitive to INT8 first; ranges are minimum and maximum.
+    """The layers of a run in the graph of `spec`, most sensitive to INT8 first; ranges are minimum and maximum.
 
     Raises:
         DataError: too few calibration frames, or frames that cannot be read.
     """
     model = source.graph(spec, "int8")
-    known = {each.name: each for each in convolutions(model)}
+    known = {each.name: each for each in products(model) if each.precision}
     work = sum(each.macs for each in known.values())
     frames, _ = calibration.frames
     ranges = calibrate(model, frames.images, "minmax")
@@ -165,7 +166,7 @@ def _overflowing(subject: Subject, options: ExportOptions) -> tuple[str, ...]:
 
 
 def _half_range(model: onnx.ModelProto, kept: tuple[str, ...]) -> Check:
-    found = list(convolutions(model))
+    found = [each for each in products(model) if each.precision]
     work, half = sum(each.macs for each in found), sum(each.macs for each in found if each.precision == "fp16")
     share = half / work if work else 1.0
     detail = _kept_in_fp32(kept)

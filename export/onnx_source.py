@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from ..errors import BackendError, SpecError
-from ..onnx_graph import convolutions, opset_of, read_onnx
+from ..onnx_graph import count_macs, opset_of, read_onnx
 from ..precisions import Precision
 from ..spec import Dim, ModelSpec, camera_ready
 from ..train.document import Adoption, BundleDocument, read_frames
@@ -53,7 +53,7 @@ class OnnxSource:
         image, depth = camera_ready(*(size or self.document.model.size))
         plain = replace(self.document.model, input=image, output=depth)
         if plain.size not in self._macs:
-            self._macs[plain.size] = sum(each.macs for each in convolutions(self._camera_graph(plain)))
+            self._macs[plain.size] = count_macs(self._camera_graph(plain))
         return replace(plain, macs=self._macs[plain.size]).with_camera(camera)
 
     def graph(self, spec: ModelSpec, precision: Precision, kept: Collection[str] = ()) -> onnx.ModelProto:

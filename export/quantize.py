@@ -1,9 +1,11 @@
-"""INT8: quantise and dequantise nodes (QDQ) around a graph's convolutions, calibrated on real frames.
+"""INT8: quantise and dequantise nodes (QDQ) around a graph's layers with weights, calibrated on real frames.
 
 The form is one that ONNX Runtime, OpenVINO and TensorRT's parser all read: symmetric INT8 activations, weights per
-channel, FP32 biases. ONNX Runtime's quantiser places the nodes; this module makes four choices, based on measurements
-(docs/results/quantise.md):
+channel, FP32 biases. ONNX Runtime's quantiser places the nodes; this module makes these choices, based on measurements
+(docs/results/quantise.md, docs/results/models.md):
 
+* Matrix products with weights read INT8 and write FP32, as their bias is added afterwards. Products of activations, as
+  in attention, stay in FP32.
 * The output of a convolution before a ReLU gets the range after the ReLU. Its own range would waste steps on negative
   numbers, and values would be rounded twice.
 * The convolution that predicts depth reads INT8 and writes FP32: an INT8 step of its output would be 1/127 of the
@@ -19,67 +21,34 @@ channel, FP32 biases. ONNX Runtime's quantiser places the nodes; this module mak
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from io import StringIO
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..data.images import resize_image
-from ..errors import DataError, GateError
-from ..onnx_graph import CONVOLUTIONS, convolutions, readers
+from ..errors import GateError
+from ..onnx_graph import CONVOLUTIONS, PRODUCTS, products, readers
 from ..parity import Parity, compare, gate_faults
 from ..precisions import LEAST_SHARE
 from ..reference import Reference
 from ..vendors import import_onnxruntime
+from .ranges import METHODS, Method, Ranges, calibrate, feed
 
 __all__ = [
-    "METHODS",
-    "Method",
-    "Plan",
-    "Sensitivity",
-    "Trial",
-    "calibrate",
-    "find_shift",
-    "frames_wanted",
-    "judge",
-    "last_convolutions",
-    "place",
-    "plan",
-    "rank_layers",
-]
-
-Method = Literal["minmax", "percentile", "entropy"]
-Ranges = Mapping[str, float]
-"""For each tensor, the largest magnitude that INT8 must represent."""
-
-METHODS: Final[dict[Method, tuple[str, dict[str, Any]]]] = {
-    "minmax": ("MinMax", {}),
-    "percentile": ("Percentile", {"symmetric": True, "percentile": 99.99}),
-    "entropy": ("Entropy", {"symmetric": True}),
-}
-"""Calibration method -> ONNX Runtime's name and options."""
-
-LEAST_FRAMES: Final = 8
-MOST_FRAMES: Final = 64
-PIXELS: Final = 2_500_000
-"""Target for the pixels of all calibration frames, as calibration keeps statistics of every activation. The number of
-frames stays between `LEAST_FRAMES` and `MOST_FRAMES`."""
+    "Plan", "Sensitivity", "Trial", "find_shift", "judge", "last_layers", "layers", "place", "plan", "rank_layers",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The effect of quantising one convolution alone.
+    """The effect of quantising one layer alone.
 
     Attributes:
         layer: name of its node.
-        parity: of the network with only this convolution in INT8.
+        parity: of the network with only this layer in INT8.
     """
 
     layer: str
@@ -117,7 +86,7 @@ class Plan:
         method: the chosen calibration method.
         ranges: its ranges.
         tried: every method with the better of its trials.
-        kept: names of the convolutions that stay in FP32.
+        kept: names of the layers that stay in FP32.
     """
 
     method: Method
@@ -131,62 +100,10 @@ class Plan:
         return self.tried[self.method]
 
 
-def frames_wanted(size: tuple[int, int]) -> int:
-    """Number of calibration frames for this height and width.
-
-    >>> frames_wanted((96, 128)), frames_wanted((240, 320)), frames_wanted((480, 640))
-    (64, 32, 8)
-    """
-    return int(np.clip(PIXELS // (size[0] * size[1]), LEAST_FRAMES, MOST_FRAMES))
-
-
-def calibrate(model: onnx.ModelProto, images: Sequence[np.ndarray], method: Method) -> Ranges:
-    """Run frames through an FP32 graph and find the ranges of all inputs and outputs of convolutions and ReLUs.
-
-    Args:
-        model: camera-ready.
-        images: H x W x 3 uint8 of any size, resized to the graph's.
-        method: key of `METHODS`.
-
-    Raises:
-        DataError: too few frames.
-    """
-    if len(images) < LEAST_FRAMES:
-        raise DataError(f"INT8 calibration needs at least {LEAST_FRAMES} frames, but there are {len(images)}")
-    import_onnxruntime()
-    from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
-
-    class One(CalibrationDataReader):  # type: ignore[misc]
-        """One frame. For several frames, ONNX Runtime would keep all their activations in memory."""
-
-        def __init__(self, image: np.ndarray) -> None:
-            self._feeds = iter([_feed(model, image)])
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self._feeds, None)
-
-    vendor_name, options = METHODS[method]
-    with tempfile.TemporaryDirectory(prefix="depthkit-") as scratch:
-        path = Path(scratch) / "model.onnx"
-        onnx.save(model, path)
-        calibrator = create_calibrator(
-            path,
-            [*CONVOLUTIONS, "Relu"],
-            augmented_model_path=str(Path(scratch) / "augmented.onnx"),
-            calibrate_method=getattr(CalibrationMethod, vendor_name),
-            extra_options=options,
-        )
-        with redirect_stdout(StringIO()):  # the calibrator prints progress
-            for image in images:
-                calibrator.collect_data(One(image))
-            found = calibrator.compute_data()
-    return {tensor: float(np.abs(data.range_value).max()) for tensor, data in found.items()}
-
-
 def place(
     model: onnx.ModelProto, ranges: Ranges, kept: Sequence[str], only: str | None = None, shift: float = 0.0
 ) -> onnx.ModelProto:
-    """A copy of `model` with all convolutions in INT8 except `kept`; or, if given, with `only` this one in INT8.
+    """A copy of `model` with all `layers` in INT8 except `kept`; or, if given, with `only` this one in INT8.
 
     `shift` is added to the bias of the convolution that predicts depth.
     """
@@ -194,6 +111,7 @@ def place(
     from onnxruntime.quantization import QDQQuantizer, QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 
+    names = layers(model)
     limits = dict(ranges)
     for convolution, relu in _rectified(model.graph):
         limits[convolution] = ranges[relu]
@@ -211,25 +129,31 @@ def place(
             CalibrationMethod.MinMax,
             {name: (np.float32(-(limit or floor)), np.float32(limit or floor)) for name, limit in limits.items()},
         ),
-        nodes_to_quantize=[only] if only else [],
+        nodes_to_quantize=[only] if only else list(names),
         nodes_to_exclude=list(kept),
-        op_types_to_quantize=sorted(CONVOLUTIONS),
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+        op_types_to_quantize=sorted(PRODUCTS),
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": sorted(PRODUCTS - CONVOLUTIONS),
+        },
     )
     quantizer.quantize_model()
-    _answer_in_floats(quantizer.model, last_convolutions(model.graph))
+    _answer_in_floats(quantizer.model, last_layers(model.graph, names))
     quantizer.model.topological_sort()
     placed: onnx.ModelProto = quantizer.model.model
     if shift:
-        bias = _last_bias(placed.graph)
+        bias = _last_bias(placed)
         assert bias is not None, "find_shift returns 0 without one"
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(shift), bias.name))
     return placed
 
 
-def _last_bias(graph: onnx.GraphProto) -> onnx.TensorProto | None:
-    """The bias of the only convolution that predicts depth; None if there are several, or it has no bias."""
-    last = last_convolutions(graph)
+def _last_bias(model: onnx.ModelProto) -> onnx.TensorProto | None:
+    """The bias of the only layer that predicts depth; None if there are several, or it has no bias."""
+    graph = model.graph
+    last = last_layers(graph, layers(model))
     (node,) = [node for node in graph.node if node.name == last[0]] if len(last) == 1 else [None]
     name = node.input[2] if node is not None and len(node.input) > 2 else ""
     return next((tensor for tensor in graph.initializer if tensor.name == name), None)
@@ -241,7 +165,7 @@ def find_shift(model: onnx.ModelProto, ranges: Ranges, reference: Reference, pla
     The median ignores depths that are clipped to a range. Both are 0 if there is no single last bias, or if depth does
     not grow with it. `placed` are the depths of the graph without a shift.
     """
-    if _last_bias(model.graph) is None:
+    if _last_bias(model) is None:
         return 0.0, 0.0
     step = 0.01  # depth is proportional to the bias; this step measures the gain
     gain = float(np.median(_answers(place(model, ranges, (), shift=step), reference.images) - placed)) / step
@@ -249,9 +173,9 @@ def find_shift(model: onnx.ModelProto, ranges: Ranges, reference: Reference, pla
     return (metres / gain, metres) if gain > 0 and np.isfinite(metres) else (0.0, 0.0)
 
 
-def _answer_in_floats(model: Any, convolutions: Sequence[str]) -> None:
-    """Remove the quantisation of some convolutions' outputs in a quantised `ONNXModel`; their inputs stay INT8."""
-    answers = {node.output[0] for node in model.nodes() if node.name in convolutions}
+def _answer_in_floats(model: Any, names: Sequence[str]) -> None:
+    """Remove the quantisation of some layers' outputs in a quantised `ONNXModel`; their inputs stay INT8."""
+    answers = {node.output[0] for node in model.nodes() if node.name in names}
     for rounding in [n for n in model.nodes() if n.op_type == "QuantizeLinear" and n.input[0] in answers]:
         (back,) = model.get_children(rounding)
         model.replace_input_of_all_nodes(back.output[0], rounding.input[0])
@@ -270,14 +194,7 @@ def _answers(model: onnx.ModelProto, images: Sequence[np.ndarray] | np.ndarray) 
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # no INT8 kernels
     settings.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, _feed(model, image))[0][:1] for image in images])
-
-
-def _feed(model: onnx.ModelProto, image: np.ndarray) -> dict[str, np.ndarray]:
-    """The inputs for a session of `model`: one frame, repeated for its whole batch."""
-    (image_input,) = model.graph.input
-    frames, height, width, _ = (dim.dim_value for dim in image_input.type.tensor_type.shape.dim)
-    return {image_input.name: np.repeat(resize_image(image, (height, width))[None], max(frames, 1), axis=0)}
+    return np.concatenate([session.run(None, feed(model, image))[0][:1] for image in images])
 
 
 def plan(
@@ -292,16 +209,16 @@ def plan(
         model: camera-ready.
         images: calibration frames, H x W x 3 uint8.
         reference: calibration frames by which methods and layers are judged.
-        keep: number of the most sensitive convolutions that stay in FP32; "auto": as many as the gate requires.
+        keep: number of the most sensitive layers that stay in FP32; "auto": as many as the gate requires.
 
     Raises:
         DataError: see `calibrate`.
         GateError: for "auto", passing the gate would leave less than 95 % of the work in INT8; or `keep` covers all
-            convolutions.
+            layers.
     """
-    layers = sum(node.op_type in CONVOLUTIONS for node in model.graph.node)
-    if isinstance(keep, int) and keep >= layers:
-        raise GateError(f"--keep {keep} leaves nothing in INT8: the network has {layers} convolutions")
+    count = len(layers(model))
+    if isinstance(keep, int) and keep >= count:
+        raise GateError(f"--keep {keep} leaves nothing in INT8: the network has {count} layers with weights")
     found: dict[Method, Ranges] = {}
     tried: dict[Method, Trial] = {}
     for method in METHODS:
@@ -333,7 +250,7 @@ def _choose_kept(
     model: onnx.ModelProto, ranges: Ranges, reference: Reference, keep: int | Literal["auto"], shift: float
 ) -> tuple[str, ...]:
     order = [each.layer for each in rank_layers(model, ranges, reference)]
-    macs = {each.name: each.macs for each in convolutions(model)}
+    macs = {each.name: each.macs for each in products(model) if each.precision}
 
     def left(kept: Sequence[str]) -> float:
         """The fraction of the work that would remain in INT8."""
@@ -351,25 +268,32 @@ def _choose_kept(
             )
         if not gate_faults(judge(place(model, ranges, kept, shift=shift), reference), "int8"):
             return kept
-    raise AssertionError("the last convolution leaves no work in INT8")
+    raise AssertionError("the last layer leaves no work in INT8")
 
 
 def rank_layers(model: onnx.ModelProto, ranges: Ranges, reference: Reference) -> list[Sensitivity]:
-    """The effect of quantising each convolution alone, most sensitive first by SSIM."""
-    names = [node.name for node in model.graph.node if node.op_type in CONVOLUTIONS]
-    found = [Sensitivity(name, judge(place(model, ranges, (), only=name), reference)) for name in names]
+    """The effect of quantising each layer alone, most sensitive first by SSIM."""
+    found = [Sensitivity(name, judge(place(model, ranges, (), only=name), reference)) for name in layers(model)]
     return sorted(found, key=lambda each: each.parity.ssim)
 
 
-def last_convolutions(graph: onnx.GraphProto) -> tuple[str, ...]:
-    """Names of the convolutions that no other convolution depends on."""
-    reaches: set[str] = set()  # tensors that a convolution depends on
+def layers(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the nodes that can be quantised: convolutions and matrix products with weights."""
+    # Vendors have no INT8 product with a stack of matrices.
+    stacked = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 2}
+    matrices = {node.name for node in model.graph.node if node.op_type == "MatMul" and stacked.intersection(node.input)}
+    return tuple(each.name for each in products(model) if each.precision and each.name not in matrices)
+
+
+def last_layers(graph: onnx.GraphProto, names: Collection[str]) -> tuple[str, ...]:
+    """The nodes among `names` that no other of them depends on."""
+    reaches: set[str] = set()  # tensors that such a node depends on
     last = []
     for node in reversed(graph.node):  # in topological order, as ONNX requires
-        convolves = node.op_type in CONVOLUTIONS
-        if convolves and not reaches.intersection(node.output):
+        named = node.name in names
+        if named and not reaches.intersection(node.output):
             last.append(node.name)
-        if convolves or reaches.intersection(node.output):
+        if named or reaches.intersection(node.output):
             reaches.update(node.input)
     return tuple(last)
 

@@ -93,7 +93,7 @@ def read_calibration(
     Raises:
         DataError: there is nothing at `source`. Faults of its content are raised when it is read.
     """
-    from ..export.quantize import LEAST_FRAMES, frames_wanted
+    from ..export.ranges import LEAST_FRAMES, frames_wanted
 
     def load() -> tuple[Frames, Frames]:
         wanted = frames_wanted(size)

@@ -245,7 +245,7 @@ def _open_onnx(path: Path, profile: Path | None = None) -> OnnxRuntimeSession:
         optimised = Path(scratch) / "optimised.onnx"
         settings.optimized_model_filepath = str(optimised)
         session = create(CPU.source(path, asked), settings, CPU.providers(options, asked))
-        layers = attribute(read_layers(optimised), description.convolutions)
+        layers = attribute(read_layers(optimised), description.products)
         precision = CPU.found_precision(layers, asked)
     return OnnxRuntimeSession(session, description.model, precision)
 

@@ -23,9 +23,9 @@ __all__ = ["profile_layers"]
 def profile_layers(path: str | Path, images: np.ndarray, runs: int = 20) -> tuple[LayerTime, ...]:
     """Mean milliseconds of each layer in a run, in execution order.
 
-    Profiling slows a run down, so the sum exceeds the session's latency. If the ONNX file is there, a convolution (with
-    the layers fused into it) gets the name of its module in the network ("encoder.0.3"); the others keep the vendor's
-    names.
+    Profiling slows a run down, so the sum exceeds the session's latency. If the ONNX file is there, a layer with
+    weights (and what is fused into it) gets the name of its module in the network ("encoder.0.3"); the others keep the
+    vendor's names.
 
     Args:
         path: an engine with its manifest, or an ONNX file that depthkit exported; see `load`.
@@ -52,8 +52,8 @@ def profile_layers(path: str | Path, images: np.ndarray, runs: int = 20) -> tupl
 
 
 def _named(layers: Sequence[LayerTime], onnx: Path) -> tuple[LayerTime, ...]:
-    """Name convolutions after their modules in the network."""
-    origins = find_origins([Layer(each.name, each.kind, "") for each in layers], describe_onnx(onnx).convolutions)
+    """Name layers after their modules in the network."""
+    origins = find_origins([Layer(each.name, each.kind, "") for each in layers], describe_onnx(onnx).products)
     return tuple(
         layer if origin is None or not origin.module else replace(layer, name=origin.module)
         for layer, origin in zip(layers, origins, strict=True)

@@ -30,6 +30,7 @@ from depthkit.engines.fingerprint import cpu_fingerprint, usable_cores
 from depthkit.engines.ov import core
 from depthkit.export import quantize
 from depthkit.export.graph import Origin, build_graph
+from depthkit.export.ranges import METHODS, calibrate
 from depthkit.parity import compare
 from depthkit.pipeline.calibration import read_calibration
 from depthkit.pipeline.pictures import read_pictures
@@ -82,7 +83,7 @@ def main(run: Path, data: str, seconds: float) -> None:
 def _ways(plain: onnx.ModelProto, calibration: tuple[np.ndarray, ...]) -> Iterator[tuple[str, onnx.ModelProto]]:
     yield "FP32", plain
     convolutions = [node.name for node in plain.graph.node if node.op_type == "Conv"]
-    ranges = {method: quantize.calibrate(plain, calibration, method) for method in quantize.METHODS}
+    ranges = {method: calibrate(plain, calibration, method) for method in METHODS}
     for method, found in ranges.items():
         yield f"**depthkit's**, {method}", quantize.place(plain, found, ())
     found = ranges["percentile"]

@@ -17,7 +17,8 @@ from depthkit.bench.bisect import Divergence, first_divergence
 from depthkit.engines.build import backend
 from depthkit.engines.ov import capabilities
 from depthkit.errors import BackendError, EngineError
-from depthkit.export.quantize import calibrate, place
+from depthkit.export.quantize import place
+from depthkit.export.ranges import calibrate
 from depthkit.precisions import Precision
 from depthkit.reference import read_reference
 from depthkit.runtime.contract import Graph

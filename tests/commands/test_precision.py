@@ -41,7 +41,7 @@ def test_bf16_is_refused_by_onnx_runtime(run: Path, cli: Cli) -> None:
 
 
 def test_default_calibration_frames(run: Path, store: Store, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
-    monkeypatch.setattr("depthkit.export.quantize.MOST_FRAMES", 8)
+    monkeypatch.setattr("depthkit.export.ranges.MOST_FRAMES", 8)
     assert "frames of scenes" in cli("export", run, "--int8", "--onnx-only", "--keep", "auto").out
 
 

@@ -132,7 +132,7 @@ def test_predictor_resizes_other_frames_to_the_cameras(files: Files) -> None:
 def test_nothing_of_the_resizes_is_quantised(files: Files) -> None:
     """Before the first convolution and after the last, an INT8 file has the floats of the FP32 file."""
     path = files("int8")
-    assert {each.precision for each in describe_onnx(path).convolutions} == {"int8"}
+    assert {each.precision for each in describe_onnx(path).products} == {"int8"}
     graph = onnx.load(path).graph
     made_by = {tensor: node for node in graph.node for tensor in node.output}
     read_by = readers(graph)

@@ -20,21 +20,12 @@ from depthkit.export import quantize
 from depthkit.export.checks import Check
 from depthkit.export.graph import build_graph
 from depthkit.export.onnx_file import export_onnx, make_reference, rank_run
-from depthkit.export.quantize import (
-    METHODS,
-    Method,
-    Sensitivity,
-    calibrate,
-    find_shift,
-    judge,
-    last_convolutions,
-    place,
-    plan,
-)
+from depthkit.export.quantize import Sensitivity, find_shift, judge, last_layers, place, plan
+from depthkit.export.ranges import METHODS, Method, calibrate
 from depthkit.export.recipe import Calibration, ExportOptions, Frames
 from depthkit.export.torch_source import TorchSource
 from depthkit.frames import predict_frames
-from depthkit.onnx_graph import convolutions, describe_onnx
+from depthkit.onnx_graph import describe_onnx, products
 from depthkit.parity import gate_faults
 from depthkit.pipeline.pictures import read_pictures
 from depthkit.reference import Reference, read_reference, reference_path
@@ -94,8 +85,8 @@ def test_every_convolution_is_stored_in_int8_and_depth_is_not_rounded(quantized:
     description = describe_onnx(quantized)
     assert description.precision == "int8"
     assert description.intact
-    assert {each.precision for each in description.convolutions} == {"int8"}
-    assert sum(each.macs for each in description.convolutions) == description.model.macs
+    assert {each.precision for each in description.products} == {"int8"}
+    assert sum(each.macs for each in description.products) == description.model.macs
     graph = onnx.load(quantized).graph
     (depth,) = (node.output[0] for node in graph.node if node.name == HEAD)
     assert not [node.name for node in graph.node if node.op_type == "QuantizeLinear" and depth in node.input]
@@ -152,7 +143,7 @@ def test_a_file_that_is_opened_answers_as_its_engine_does(quantized: Path) -> No
 
 def _by_work(graph: onnx.ModelProto) -> list[Sensitivity]:
     """A ranking by which the convolutions with most work go first."""
-    work = sorted(convolutions(graph), key=lambda each: -each.macs)
+    work = sorted(products(graph), key=lambda each: -each.macs)
     return [Sensitivity(each.name, None) for each in work]  # type: ignore[arg-type]
 
 
@@ -166,7 +157,7 @@ def test_keep_auto_refuses_where_too_little_would_be_left_in_int8(
 
 
 def test_keep_of_every_layer_is_refused(graph: onnx.ModelProto, reference: Reference, images: list[np.ndarray]) -> None:
-    with pytest.raises(GateError, match="leaves nothing in INT8: the network has 19 convolutions"):
+    with pytest.raises(GateError, match="leaves nothing in INT8: the network has 19 layers with weights"):
         plan(graph, images, reference, keep=19)
 
 
@@ -301,7 +292,7 @@ def answers(model: onnx.ModelProto, images: list[np.ndarray]) -> np.ndarray:
 def test_batches_are_quantised_alike(trained: Bundle, rooms: Calibration, batch: int | Dim) -> None:
     made = export_onnx(TorchSource(trained), ExportOptions("int8", SIZE, batch, calibration=rooms))
     description = describe_onnx(made.path)
-    assert sum(each.precision == "int8" for each in description.convolutions) == 19
+    assert sum(each.precision == "int8" for each in description.products) == 19
 
 
 def test_black_frames_calibrate_a_network_that_the_gate_stops(trained: Bundle) -> None:
@@ -331,13 +322,15 @@ def test_int8_without_frames_is_refused(trained: Bundle) -> None:
         export_onnx(TorchSource(trained), ExportOptions("int8", SIZE))
 
 
-def _chain(operators: list[str]) -> onnx.GraphProto:
+def _chain(operators: list[str]) -> tuple[onnx.GraphProto, list[str]]:
+    """Nodes n0, n1, … in a row, and the names of the convolutions."""
     nodes = [
         helper.make_node(operator, [f"t{i}", "w"] if operator == "Conv" else [f"t{i}"], [f"t{i + 1}"], name=f"n{i}")
         for i, operator in enumerate(operators)
     ]
     ends = [helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in ("t0", f"t{len(operators)}")]
-    return helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    names = [node.name for node in nodes if node.op_type == "Conv"]
+    return helper.make_graph(nodes, "g", ends[:1], ends[1:]), names
 
 
 @pytest.mark.parametrize(
@@ -345,13 +338,13 @@ def _chain(operators: list[str]) -> onnx.GraphProto:
     [(["Conv", "Relu", "Conv", "Relu"], ("n2",)), (["Conv"], ("n0",)), (["Relu"], ()), (["Conv", "Conv"], ("n1",))],
 )
 def test_last_convolution_is_the_one_that_none_reads(operators: list[str], last: tuple[str, ...]) -> None:
-    assert last_convolutions(_chain(operators)) == last
+    assert last_layers(*_chain(operators)) == last
 
 
 def test_several_heads_are_all_last() -> None:
-    graph = _chain(["Conv", "Conv"])
+    graph, names = _chain(["Conv", "Conv"])
     graph.node.append(helper.make_node("Conv", ["t1", "w"], ["side"], name="side"))
-    assert set(last_convolutions(graph)) == {"n1", "side"}
+    assert set(last_layers(graph, [*names, "side"])) == {"n1", "side"}
 
 
 def test_work_of_a_strided_and_grouped_convolution() -> None:
@@ -360,5 +353,5 @@ def test_work_of_a_strided_and_grouped_convolution() -> None:
     image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 12, 20])
     answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph([node], "g", [image], [answer], [weight])
-    (found,) = convolutions(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]))
+    (found,) = products(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]))
     assert found.macs == 16 * (8 // 4) * 3 * 3 * 6 * 10
