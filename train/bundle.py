@@ -82,7 +82,9 @@ class Bundle:
         """
         size = size or self.spec.size
         image, depth = camera_ready(*size)
-        plain = replace(self.spec, input=image, output=depth, macs=count_macs(self.network, size))
+        plain = replace(
+            self.spec, input=image, output=depth, macs=count_macs(self.network, size, self.spec.network_output)
+        )
         return plain.with_camera(camera)
 
 
