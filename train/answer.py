@@ -126,7 +126,8 @@ def _list(tensors: Mapping[str, Tensor]) -> str:
     listed = []
     for name, tensor in tensors.items():
         kind = "" if tensor.dtype == torch.float32 else f" {str(tensor.dtype).removeprefix('torch.')}"
-        listed.append(f"{name} {describe_shape(tensor.shape)}{kind}".lstrip())
+        described = describe_shape(tensor.shape) + kind
+        listed.append(f"{name} ({described})" if name else described)
     rest = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + rest
 
