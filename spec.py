@@ -123,6 +123,8 @@ class ModelSpec:
         resized_to: the network's height and width, if the graph resizes frames to it and the depth back; None: frames
             have the network's size.
         answers: what the network answers. The graph turns a share into metres.
+        network_output: name of depth among the tensors that a network in torch returns, see `train.answer.tensors_in`;
+            None: it returns depth alone, or is an ONNX file.
         schema_version: version of this document's layout.
     """
 
@@ -137,11 +139,12 @@ class ModelSpec:
     focal: Focal | None
     resized_to: tuple[_Positive, _Positive] | None = None
     answers: Answers = "share"
+    network_output: str | None = None
     schema_version: Literal[4] = 4
 
     @staticmethod
     def upgrade(raw: Any) -> None:
-        """Version 1 had no focal length, version 2 no resizing; in version 3 every network answered a share."""
+        """Version 1 had no focal length, version 2 no resizing; in version 3 a network returned one tensor, a share."""
         if is_version(raw, 1) and "focal" not in raw:
             raw.update(schema_version=2, focal=None)
         if is_version(raw, 2) and "resized_to" not in raw:
@@ -149,7 +152,7 @@ class ModelSpec:
         before = raw.get("preprocessing") if is_version(raw, 3) else None
         if isinstance(before, dict) and "answers" not in raw and "scale" not in before:
             before["scale"] = 255.0
-            raw.update(schema_version=4, answers="share")
+            raw.update(schema_version=4, answers="share", network_output=None)
 
     def __post_init__(self) -> None:
         if len(self.input.shape) != 4 or (self.input, self.output) != camera_ready(*self.size, self.batch):

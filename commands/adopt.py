@@ -43,9 +43,9 @@ class _ModelType(click.ParamType["Path | str"]):
 @click.command(
     cls=SectionedCommand,
     sections={
-        "What it answers": ("--answers", "--depth-range", "--focal"),
+        "What it answers": ("--answers", "--output", "--depth-range", "--focal"),
         "How it takes pixels": ("--color", "--scale", "--mean", "--std", "--size"),
-        "ONNX file": ("--frames", "--input", "--output", "--layout"),
+        "ONNX file": ("--frames", "--input", "--layout"),
         "Network in torch": ("--weights", "--data", "--depth-units"),
         "Run": ("--out", "--runs"),
     },
@@ -95,7 +95,12 @@ class _ModelType(click.ParamType["Path | str"]):
     "others calibrate INT8.  [required]",
 )
 @click.option("--input", "input_name", metavar="NAME", help="Input for pictures.  [default: the only one that fits]")
-@click.option("--output", "output_name", metavar="NAME", help="Output with depth.  [default: the only one that fits]")
+@click.option(
+    "--output",
+    "output_name",
+    metavar="NAME",
+    help="Output with depth; for torch a key, field or index.  [default: the only one that fits]",
+)
 @click.option(
     "--layout",
     type=click.Choice(["auto", "NCHW", "NHWC"]),
@@ -147,6 +152,7 @@ def adopt(
       depthkit adopt dav2s.onnx --answers inverse --frames photos --size 252x336
       depthkit adopt metric.onnx --answers metres --mean 0,0,0 --std 1,1,1 --frames nyu
       depthkit adopt mypackage.module:MyNet --weights w.safetensors --size 96x128
+      depthkit adopt mypackage.module:MyNet --weights w.safetensors --answers inverse
     """
     from ..packages import ADOPTING, require_packages
     from ..spec import Preprocessing
@@ -178,16 +184,20 @@ def adopt(
         from ..train.bundle import import_weights
 
         folder = out or runs / file_name(model)
-        import_weights(
+        spec = import_weights(
             folder,
             model,
             weights,
             size or (240, 320),
             open_dataset(data, "val", depth_units=depth_units or DEPTH_UNITS),
             preprocessing=preprocessing,
-            depth_range=depth_range or DEPTH_RANGE,
+            answers=answers or "share",
+            output=output_name,
+            depth_range=depth_range,
             focal=focal,
         )
+        if spec.network_output is not None:
+            tell("read", f"output {spec.network_output}")
         tell("wrote", f"{folder}: {model} with {weights}")
     console.print(f"next: depthkit export {folder}", markup=False)
 

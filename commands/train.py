@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
 from click.core import ParameterSource
@@ -35,7 +35,7 @@ _NAMES: Final = {"network": "networks"}  # options whose parameters have other n
 @click.command(
     cls=SectionedCommand,
     sections={
-        "What to train": ("--network", "--data", "--depth-units", "--skip-bad", "--size"),
+        "What to train": ("--network", "--answers", "--output", "--data", "--depth-units", "--skip-bad", "--size"),
         "From what": ("--init", "--teacher", "--unlabelled", "--quantize"),
         "How long, and how": ("--preset", "--epochs", "--steps", "--batch", "--accumulate", "--lr", "--seed"),
         "The run": ("--out", "--resume", "--force", "--logger"),
@@ -48,6 +48,16 @@ _NAMES: Final = {"network": "networks"}  # options whose parameters have other n
     type=NetworkType(),
     multiple=True,
     help="Built-in network, or your own (see docs/networks.md); may be repeated.  [default: compact and unet]",
+)
+@click.option(
+    "--answers",
+    type=click.Choice(["share", "metres"]),
+    help="What your network answers: a share (0 to 1) of 10 m, or metres.  [default: share; with --init, as that run]",
+)
+@click.option(
+    "--output",
+    metavar="NAME",
+    help="Depth among the tensors that your network returns: a key, field or index.  [default: the only one that fits]",
 )
 @data_option("Built-in scenes, or a data set (see docs/data.md).", default="scenes")
 @size_option("Training size; the built-in networks need multiples of 16.", default="240x320")
@@ -130,6 +140,8 @@ _NAMES: Final = {"network": "networks"}  # options whose parameters have other n
 @depth_units_option
 def train(
     networks: tuple[str, ...],
+    answers: Literal["share", "metres"] | None,
+    output: str | None,
     data: str,
     size: tuple[int, int],
     epochs: int,
@@ -195,6 +207,8 @@ def train(
     trainings = [
         TrainOptions(
             network=network,
+            answers=answers,
+            output=output,
             data=data,
             size=size,
             epochs=epochs,

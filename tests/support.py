@@ -151,7 +151,8 @@ def before_camera(text: str) -> dict[str, Any]:
 
 def before_answers(text: str) -> dict[str, Any]:
     """A ModelSpec's JSON as it was when all networks answered shares of a range, in version 3."""
-    document = {key: value for key, value in json.loads(text).items() if key != "answers"} | {"schema_version": 3}
+    document = {key: value for key, value in json.loads(text).items() if key not in {"answers", "network_output"}}
+    document["schema_version"] = 3
     del document["preprocessing"]["scale"]
     return document
 

@@ -44,6 +44,7 @@ def specs(draw: st.DrawFn) -> ModelSpec:
         macs=draw(st.integers(0, 10**13)),
         focal=draw(st.none() | FOCALS),
         answers=draw(st.sampled_from(get_args(Answers))),
+        network_output=draw(st.none() | st.text(max_size=8)),
     )
     larger = draw(st.none() | st.tuples(st.integers(0, 2000), st.integers(0, 2000)))
     return spec.with_camera(None if larger is None else (spec.size[0] + larger[0], spec.size[1] + larger[1]))
@@ -58,6 +59,7 @@ EXAMPLE = ModelSpec(
     100,
     1000,
     0.75,
+    network_output="depth",
 )
 DOCUMENT: dict[str, Any] = json.loads(to_json(EXAMPLE))
 
@@ -104,7 +106,7 @@ def test_unknown_key_is_named(path: Place) -> None:
 
 @pytest.mark.parametrize("path", [path for path, _ in PLACES if path], ids=_named)
 def test_value_of_another_type_is_named(path: Place) -> None:
-    nothing: list[Any] = [] if path in {("focal",), ("resized_to",)} else [None]
+    nothing: list[Any] = [] if path in {("focal",), ("resized_to",), ("network_output",)} else [None]
     others = [*nothing, True, "1", {}, [], {"x": 1}]
     place = "schema version" if path == ("schema_version",) else str(path[0])
     for value in others:
@@ -130,7 +132,7 @@ def test_other_schema_version_is_one_sentence_with_both(version: int) -> None:
 @given(spec=specs())
 def test_spec_of_an_older_version_has_an_unknown_camera_and_resizes_nothing(spec: ModelSpec) -> None:
     preprocessing = replace(spec.preprocessing, scale=255.0)
-    spec = replace(spec, answers="share", preprocessing=preprocessing)
+    spec = replace(spec, answers="share", network_output=None, preprocessing=preprocessing)
     assert from_json(ModelSpec, json.dumps(before_answers(to_json(spec))), source="it") == spec
     plain = replace(spec, resized_to=None)
     assert from_json(ModelSpec, json.dumps(before_camera(to_json(spec))), source="it") == plain

@@ -23,10 +23,14 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from ..data.dataset import RGBDDataset, evenly_spaced
+from ..data.images import resize_image
 from ..documents import to_json
-from ..errors import BundleError, DataError
+from ..errors import BundleError, DataError, GateError, SpecError
 from ..files import atomic_write, sha256, write_text
-from ..spec import ModelSpec, Preprocessing, camera_ready, check_adopted
+from ..names import DEPTH_RANGE
+from ..spec import Answers, ModelSpec, Preprocessing, camera_ready, check_adopted
+from .answer import as_depth
+from .camera_ready import CameraReady
 from .document import (
     CHECKPOINT,
     MODEL,
@@ -44,6 +48,11 @@ __all__ = ["Bundle", "frames_of", "import_weights", "load_weights", "read_bundle
 
 _KEPT: Final = 8  # frames in a bundle
 _SHOWN: Final = 10  # names that an error lists; it only counts the rest
+_CONSTANT: Final = 1e-4
+"""An answer whose span is a smaller share of its largest magnitude is constant."""
+
+_RANGES: Final[dict[Answers, tuple[float, float]]] = {"share": DEPTH_RANGE, "metres": (0.0, 1000.0)}
+"""Default depth ranges; other answers have no metres."""
 
 
 def frames_of(data: RGBDDataset) -> Frames:
@@ -82,7 +91,9 @@ class Bundle:
         """
         size = size or self.spec.size
         image, depth = camera_ready(*size)
-        plain = replace(self.spec, input=image, output=depth, macs=count_macs(self.network, size))
+        plain = replace(
+            self.spec, input=image, output=depth, macs=count_macs(self.network, size, self.spec.network_output)
+        )
         return plain.with_camera(camera)
 
 
@@ -113,9 +124,11 @@ def import_weights(
     data: RGBDDataset,
     *,
     preprocessing: Preprocessing,
-    depth_range: tuple[float, float],
+    answers: Answers = "share",
+    output: str | None = None,
+    depth_range: tuple[float, float] | None = None,
     focal: float | None = None,
-) -> None:
+) -> ModelSpec:
     """Make `folder` the run of a network that was trained elsewhere, or update such a run.
 
     Args:
@@ -125,16 +138,24 @@ def import_weights(
         size: height and width of the run.
         data: source of the bundle's frames, at the camera's size.
         preprocessing: the preprocessing of its training.
-        depth_range: metres; the network predicts fractions of the upper end.
+        answers: what the network answers.
+        output: name of depth among the tensors that it returns; None: the only one that may be depth.
+        depth_range: in metres, if the network answers metres or a share; None: 0 to 1000 m, or 0.1 to 10 m for a share.
         focal: focal length of its training camera, see `ModelSpec.focal`; None: unknown.
+
+    Returns:
+        The run's ModelSpec.
 
     Raises:
         BundleError: the weights do not fit, or the folder has a run that was trained here or of another network.
-        SpecError: the network does not support the size or does not return N x 1 x H x W; or an invalid depth range,
-            preprocessing or focal length.
+        SpecError: the network does not accept the size or does not return depth, see `try_network`; or an invalid depth
+            range, preprocessing or focal length.
+        GateError: its answers for the frames are not finite or constant.
         UserError, DataError, OutputError: see `build_network`, `frames_of`, `write_bundle`.
     """
     check_adopted(preprocessing, depth_range, focal)
+    if depth_range is not None and answers not in _RANGES:
+        raise SpecError(f"a depth range has no effect on a network that answers {answers} depth, without metres")
     if any((folder / file).is_file() for file in (MODEL, CHECKPOINT)):
         found = read_document(folder)
         if found.training is not None or found.model.network != name:
@@ -145,8 +166,56 @@ def import_weights(
             )
     network = build_network(name).eval()
     load_weights(network, weights)
-    spec = describe_network(name, network, size, preprocessing=preprocessing, depth_range=depth_range, focal=focal)
-    write_bundle(folder, network, spec, None, frames_of(data))
+    spec = describe_network(
+        name,
+        network,
+        size,
+        preprocessing=preprocessing,
+        depth_range=depth_range or _RANGES.get(answers, (0.0, 1.0)),
+        focal=focal,
+        answers=answers,
+        output=output,
+    )
+    frames = frames_of(data)
+    answered = _answers(network, spec, frames)
+    _require_depth(answered, spec)
+    if not spec.is_metric:
+        low, high = np.percentile(answered, (2, 98))
+        spec = replace(spec, depth_range=(float(low), float(high)))
+    write_bundle(folder, network, spec, None, frames)
+    return spec
+
+
+def _answers(network: nn.Module, spec: ModelSpec, frames: Frames) -> np.ndarray:
+    """What the network itself answers for frames, N x H x W float32, without the spec's range."""
+    camera = CameraReady(network, replace(spec, answers="relative")).eval()
+    images = (torch.from_numpy(resize_image(image, spec.size)[None]) for image in frames.images)
+    with torch.inference_mode():
+        return np.concatenate([camera(image).numpy() for image in images])
+
+
+def _require_depth(answers: np.ndarray, spec: ModelSpec) -> None:
+    """Raise GateError for answers that no trained network gives to real frames, or that are all out of range."""
+    frames = len(answers)
+    broken = sum(not np.isfinite(answer).all() for answer in answers)
+    if broken:
+        raise GateError(
+            f"the network answers NaN or Inf to {broken} of {frames} frames; is it normalised otherwise? See --color, "
+            "--scale, --mean and --std"
+        )
+    low, high = np.percentile(answers.reshape(frames, -1), (2, 98), axis=1)
+    constant = int((high - low <= _CONSTANT * np.abs(answers).max((1, 2))).sum())
+    if constant:
+        raise GateError(
+            f"the network answers one constant to {constant} of {frames} frames; is it normalised otherwise? See "
+            "--color, --scale, --mean and --std"
+        )
+    if np.ptp(as_depth(torch.from_numpy(answers), spec).numpy()) == 0:
+        nearest, farthest = spec.depth_range
+        raise GateError(
+            f"the network answers {low.min():.3g} to {high.max():.3g}, and read as {spec.answers} no depth is within "
+            f"{nearest:g} to {farthest:g} m; is it something else? See --answers and --depth-range"
+        )
 
 
 def read_bundle(folder: Path) -> Bundle:

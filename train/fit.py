@@ -7,7 +7,6 @@ import signal
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from itertools import groupby
@@ -25,7 +24,6 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
-from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..data.dataset import RGBDDataset, SkipBad, evenly_spaced
@@ -35,17 +33,17 @@ from ..errors import OutputError, TrainingError
 from ..files import is_refused_write, make_folder
 from ..metrics import VALID_DEPTH, implausible_depth, valid_pixels
 from ..spec import ModelSpec
-from .aware import make_aware
-from .bundle import Bundle, frames_of, read_bundle, write_bundle
+from .bundle import Bundle, frames_of, write_bundle
 from .document import CHECKPOINT, TrainingRecord
 from .figures import plot_curve, plot_samples
 from .fit_options import LoggerName, TrainOptions
 from .history import write_history
 from .loading import Feed, with_unlabelled
 from .module import DepthModule
-from .networks import build_network, check_network, describe_network
+from .networks import build_network
 from .origin import depth_units_of, fingerprint, place_of
 from .out_of_memory import is_out_of_memory, out_of_memory
+from .start import first_network
 from .workplace import checkpoint_in, claimed, discard, replace_run, require_free, workplace
 
 __all__ = ["fit"]
@@ -71,19 +69,13 @@ def fit(options: TrainOptions) -> Path | None:
     if options.unlabelled is not None:
         train = with_unlabelled(options, train)
     torch.manual_seed(options.seed)
-    network, init = _first_network(options)
-    # The data decide the scale that the network learns, also with `init`: of another camera, or of an unknown one.
-    spec = describe_network(options.network, network, options.size, focal=train.focal)
-    if init is not None:
-        spec = replace(spec, preprocessing=init.spec.preprocessing, depth_range=init.spec.depth_range)
-    for stage in options.recipe.stages:
-        check_network(network, stage.size(options.size))
+    network, spec, init = first_network(options, train.focal)
     if options.teacher is not None:
         options.teacher.require_fit(spec, options.folder)
     stored = options.teacher is not None and options.teacher.has_answered(train, options.data)
     identity = options.identity(len(train), None if init is None else init.weights_sha256, stored=stored)
     work = workplace(options.folder)
-    trainer = _trainer(options, len(train), _Checkpoint(options, identity, work), work)
+    trainer = _trainer(options, spec, len(train), _Checkpoint(options, identity, work), work)
     # Only the first process of a distributed run writes.
     with claimed(options.folder) if trainer.is_global_zero else nullcontext():
         if workplace(options.folder) != work:
@@ -155,22 +147,6 @@ def _record(
         versions={name: version(name) for name in ("torch", "lightning", "kornia", "numpy")},
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def _first_network(options: TrainOptions) -> tuple[nn.Module, Bundle | None]:
-    """The network with its initial weights, random or from another run; and that run."""
-    network, init = build_network(options.network), None
-    if options.init is not None:
-        init = read_bundle(options.init)
-        if init.spec.network != options.network:
-            raise TrainingError(f"{options.init} is a run of {init.spec.network}, not of {options.network}")
-        network.load_state_dict(init.network.state_dict())
-    if options.recipe.aware:
-        make_aware(network)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if options.compiled:
-        network.compile()
-    return network, init
 
 
 class _Checkpoint(ModelCheckpoint):
@@ -271,13 +247,15 @@ def _check_measured(options: TrainOptions, *splits: RGBDDataset) -> None:
             options.on_warning(f"{options.data}: {doubt}")
 
 
-def _trainer(options: TrainOptions, samples: int, checkpoint: _Checkpoint, work: Path) -> L.Trainer:
+def _trainer(options: TrainOptions, spec: ModelSpec, samples: int, checkpoint: _Checkpoint, work: Path) -> L.Trainer:
     callbacks: list[Callback] = [checkpoint]
     if options.progress:
         callbacks.append(_ProgressBar(leave=True))
     if options.loggers:
         callbacks.append(LearningRateMonitor("step"))
     epochs, steps = options.schedule(samples)
+    # Of several outputs, only depth is trained, so parameters of the others get no gradient.
+    strategy = "ddp" if spec.network_output is None else "ddp_find_unused_parameters_true"
     if options.recipe.average_share is not None:
         callbacks.append(_MovingAverage(options.recipe.average_share * epochs * steps))
     with _quiet():
@@ -285,7 +263,7 @@ def _trainer(options: TrainOptions, samples: int, checkpoint: _Checkpoint, work:
             accelerator="auto",
             devices=options.devices_a_node,
             num_nodes=options.num_nodes,
-            strategy="ddp" if options.processes > 1 else "auto",
+            strategy="auto" if options.processes == 1 else strategy,
             precision=options.used_precision,  # type: ignore[arg-type]
             max_epochs=epochs,
             log_every_n_steps=min(50, steps),
@@ -364,6 +342,7 @@ def _checkpoint(options: TrainOptions, asked: dict[str, Any]) -> Path | None:
         return None
     try:
         made_with = torch.load(path, map_location="cpu", weights_only=True)["options"]
+        made_with = {"answers": "share", **made_with}  # as in all checkpoints of older versions
     except Exception as error:
         raise TrainingError(f"{path} cannot be read ({error}); train again without --resume") from error
     changed = [f"{key} {made_with.get(key)} -> {asked[key]}" for key in asked if made_with.get(key) != asked[key]]

@@ -47,6 +47,8 @@ class TrainOptions:
         compiled: use `torch.compile`.
         workers: processes that load samples; None: chosen by `loading.workers`.
         skip_bad: skip files that cannot be read, and record their names, instead of ending the run.
+        answers: what the network answers; None: as the run of `init`, else a share.
+        output: name of depth among the tensors that the network returns; None: the only one that may be depth.
         on_epoch, on_warning: called with the record of every epoch, and with warnings of probable mistakes.
         loggers: Lightning loggers for every step; `metrics.csv` is always written.
     """
@@ -75,6 +77,8 @@ class TrainOptions:
     skip_bad: bool = False
     loggers: tuple[LoggerName, ...] = ()
     depth_units: float = DEPTH_UNITS
+    answers: Literal["share", "metres"] | None = None
+    output: str | None = None
     progress: bool = False
     on_epoch: Callable[[EpochRecord], None] | None = field(default=None, compare=False)
     on_warning: Callable[[str], None] | None = field(default=None, compare=False)
@@ -147,9 +151,10 @@ class TrainOptions:
             init: hash of the initial weights.
             stored: the teacher's answers are those that are stored beside the data.
         """
-        names = ("network", "depth_units", "size", "epochs", "steps", "seed")
+        names = ("network", "depth_units", "size", "epochs", "steps", "seed", "output")
         return {
             **{name: getattr(self, name) for name in names},
+            "answers": self.answers or "share",
             "data": place_of(self.data),
             "samples": samples,
             "preset": self.preset if isinstance(self.preset, str) else "custom",

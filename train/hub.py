@@ -61,7 +61,7 @@ class DepthModel(
     repo_url="https://github.com/depthkit/depthkit",
     docs_url="https://github.com/depthkit/depthkit/tree/main/docs",
 ):
-    """A trained network from a camera's bytes to metres, in evaluation mode.
+    """A trained network from a camera's bytes to depth, in evaluation mode.
 
     `from_pretrained` takes a run folder or the name of a repository on the Hub, and `push_to_hub` publishes. Both come
     from huggingface_hub and raise its errors.
@@ -78,7 +78,6 @@ class DepthModel(
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle.network, bundle.spec)
         self.bundle = bundle
-        self.spec = bundle.spec
         self.eval()
 
     def predict(self, image: np.ndarray) -> np.ndarray:
@@ -88,7 +87,7 @@ class DepthModel(
             image: H x W x 3 uint8 RGB, of any size.
 
         Returns:
-            H x W float32 metres, a new array.
+            H x W float32, a new array: metres if `spec.is_metric`.
 
         Raises:
             FrameError: `image` has another shape or dtype.

@@ -20,8 +20,9 @@ from ..data.dataset import RGBD
 from ..errors import TrainingError
 from ..metrics import VALID_DEPTH, PixelSums, pixel_sums, valid_pixels
 from ..spec import ModelSpec
+from .answer import as_share
 from .augment import Augmentation
-from .camera_ready import normalisation
+from .camera_ready import in_order, normalisation
 from .history import EpochRecord
 from .loading import Feed, Taught
 from .losses import DepthLoss, follow
@@ -37,8 +38,8 @@ class DepthModule(L.LightningModule):
     """Trains `network`. The curve is part of the checkpoint, so that a resumed run continues it.
 
     Args:
-        network: maps a normalised N x 3 x H x W to N x 1 x H x W.
-        spec: preprocessing and depth range.
+        network: maps a normalised N x 3 x H x W to depth, see `answer`.
+        spec: preprocessing, depth range, and what the network answers: metres or a share.
         preset: optimiser, loss and augmentation.
         learning_rate: replaces the preset's.
         seed: of the augmentation.
@@ -100,11 +101,10 @@ class DepthModule(L.LightningModule):
         stored = None if answer is None else torch.as_tensor(answer)[:, None]
         augmented = self._augment.augment(*self._tensors("train", sample), self._batch_seed(batch_index), stored)
         image = augmented.image
-        loss, prediction = self._batch_loss(image, augmented.depth)
+        loss, share = self._batch_loss(image, augmented.depth)
         if self._teacher is not None:
             taught = self._teacher(augmented.clean) if augmented.taught is None else augmented.taught
-            share = taught / self.spec.depth_range[1]
-            loss = loss + self._teacher_weight() * follow(prediction.float(), share)
+            loss = loss + self._teacher_weight() * follow(share, taught / self.spec.depth_range[1])
         where = f"in epoch {self.current_epoch + 1}, batch {batch_index + 1}"
         self._watch.look(loss, where, lambda: self._sources("train", sample))
         self._train_losses.append(loss.detach())
@@ -123,10 +123,10 @@ class DepthModule(L.LightningModule):
     def validation_step(self, batch: RGBD | Tensor, batch_index: int) -> None:
         """Loss and depth errors of one validation batch at the stage's size."""
         image, depth = self._tensors("val", batch)
-        loss, prediction = self._batch_loss(image, depth)
+        loss, share = self._batch_loss(image, depth)
         self._val_losses.append(loss)
-        metres = (prediction * self.spec.depth_range[1]).clamp(*self.spec.depth_range)
-        for p, t in zip(metres[:, 0].float().cpu().numpy(), depth[:, 0].cpu().numpy(), strict=True):
+        metres = (share * self.spec.depth_range[1]).clamp(*self.spec.depth_range)
+        for p, t in zip(metres[:, 0].cpu().numpy(), depth[:, 0].cpu().numpy(), strict=True):
             self._val_sums.append(pixel_sums(p, t, valid_pixels(t)))
 
     def on_validation_epoch_end(self) -> None:
@@ -195,11 +195,14 @@ class DepthModule(L.LightningModule):
         return ", ".join(self._feed.source(split, int(i)) for i in positions if i >= 0)
 
     def _batch_loss(self, image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a batch, and the prediction as a share of the depth range's upper end."""
         low, high = VALID_DEPTH
         valid = (depth > low) & (depth <= high)
-        normal = (image * self.gain + self.offset).contiguous(memory_format=torch.channels_last)
-        prediction = cast("Tensor", self.network(normal))
-        return self._loss(prediction.float(), depth / self.spec.depth_range[1], valid, image), prediction
+        pixels = in_order(image, self.spec.preprocessing.color)
+        normal = (pixels * self.gain + self.offset).contiguous(memory_format=torch.channels_last)
+        height, width = image.shape[-2:]
+        share = as_share(self.network(normal), self.spec, (height, width))
+        return self._loss(share, depth / self.spec.depth_range[1], valid, image), share
 
     def _teacher_weight(self) -> float:
         first, last = self.preset.teacher

@@ -1,13 +1,15 @@
 """The built-in networks: `nano`, `compact` and its baseline U-Net; and the checks of any network before its use.
 
-A network maps a normalised N x 3 x H x W float tensor to N x 1 x H x W: depth as a fraction of the depth range's upper
-end (depth / 10 m by default), not clamped. The built-in ones need H and W that are divisible by 16.
+A network maps a normalised N x 3 x H x W float tensor to depth, see `answer`. The built-in ones return N x 1 x H x W:
+depth as a fraction of the depth range's upper end (depth / 10 m by default), not clamped. They need H and W that are
+divisible by 16.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, cast
 
@@ -18,12 +20,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import SpecError, UserError
 from ..names import DEPTH_RANGE, is_import_path
 from ..sizes import check_size
-from ..spec import ModelSpec, Preprocessing, camera_ready
+from ..spec import Answers, ModelSpec, Preprocessing, camera_ready
+from .answer import choose_depth, depth_in, describe_shape
 from .foreign import import_network
 
 __all__ = [
     "NETWORKS",
     "DepthNetwork",
+    "Trial",
+    "answered_size",
     "build_network",
     "check_network",
     "compact",
@@ -32,6 +37,7 @@ __all__ = [
     "describe_network",
     "grow",
     "nano",
+    "try_network",
     "unet",
     "widths_of",
 ]
@@ -195,9 +201,11 @@ def describe_network(
     preprocessing: Preprocessing | None = None,
     depth_range: tuple[float, float] = DEPTH_RANGE,
     focal: float | None = None,
+    answers: Answers = "share",
+    output: str | None = None,
 ) -> ModelSpec:
-    """The ModelSpec of a network at a size, batch 1. Raises SpecError as `check_network` does."""
-    macs = count_macs(network, size)
+    """The ModelSpec of a network at a size, batch 1. Raises SpecError as `try_network` does."""
+    trial = try_network(network, size, output)
     image, depth = camera_ready(*size)
     return ModelSpec(
         network=name,
@@ -207,17 +215,11 @@ def describe_network(
         preprocessing=preprocessing or Preprocessing(),
         depth_range=depth_range,
         parameters=count_parameters(network),
-        macs=macs,
+        macs=trial.macs,
         focal=focal,
+        answers=answers,
+        network_output=trial.output,
     )
-
-
-def check_network(network: nn.Module, size: tuple[int, int]) -> None:
-    """Raise SpecError, with the shape that it returns, unless `network` maps N x 3 x H x W to N x 1 x H x W.
-
-    A copy is run on two frames of that H x W, in evaluation mode.
-    """
-    count_macs(network, size)
 
 
 def widths_of(network: nn.Module) -> tuple[int, ...]:
@@ -230,49 +232,75 @@ def count_parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def count_macs(network: nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-accumulates of the convolutions and matrix products for one H x W frame, as torch counts them.
+@dataclass(frozen=True)
+class Trial:
+    """What a network returns for frames of a size.
 
-    Raises SpecError as `check_network` does.
+    Attributes:
+        output: see `ModelSpec.network_output`.
+        size: height and width of depth.
+        macs: multiply-accumulates of the convolutions and matrix products for one frame, as torch counts them.
     """
-    answer, flops = _try(network, size)
-    name, pictures, expected = type(network).__name__, _by((_FRAMES, 3, *size)), _by((_FRAMES, 1, *size))
-    if not isinstance(answer, Tensor):
-        raise SpecError(
-            f"{name} returns a {type(answer).__name__}, not a tensor; its forward must return only depth, {expected}"
-        )
-    if _by(answer.shape) != expected:
-        raise SpecError(
-            f"{name} returns {_by(answer.shape)} for {pictures}, but must return {expected} (N x 1 x H x W); "
-            "choose another size, or resize the output in its forward"
-        )
-    return flops // (2 * _FRAMES)
+
+    output: str | None
+    size: tuple[int, int]
+    macs: int
+
+
+def try_network(network: nn.Module, size: tuple[int, int], output: str | None = None) -> Trial:
+    """Run a copy of `network` on two frames of that height and width, in evaluation mode.
+
+    Args:
+        network: not changed.
+        size: height and width.
+        output: see `answer.choose_depth`.
+
+    Raises:
+        SpecError: the network does not accept this size, or does not return depth, see `answer.choose_depth`.
+    """
+    returned, flops = _run_copy(network, size, training=False)
+    name, answered = choose_depth(type(network).__name__, returned, _FRAMES, size, output)
+    return Trial(name, answered, flops // (2 * _FRAMES))
+
+
+def answered_size(network: nn.Module, size: tuple[int, int], output: str | None) -> tuple[int, int]:
+    """Height and width of the network's depth for frames of `size`. Raises SpecError as `try_network` does."""
+    return size if isinstance(network, DepthNetwork) else try_network(network, size, output).size
+
+
+def check_network(network: nn.Module, size: tuple[int, int], output: str | None = None) -> None:
+    """Raise SpecError as `try_network` does, and if the network returns something else in training mode."""
+    trial = try_network(network, size, output)
+    depth_in(_run_copy(network, size, training=True)[0], trial.output)
+
+
+def count_macs(network: nn.Module, size: tuple[int, int], output: str | None = None) -> int:
+    """Multiply-accumulates for one frame, see `Trial`. Raises SpecError as `try_network` does."""
+    return try_network(network, size, output).macs
 
 
 _FRAMES: Final = 2
 """Frames that a network is tested on; with one, a lost batch dimension would not show."""
 
 
-def _try(network: nn.Module, size: tuple[int, int], device: str = "meta") -> tuple[object, int]:
-    """The output of a copy of `network` for frames of that size, and its number of floating-point operations.
+def _run_copy(network: nn.Module, size: tuple[int, int], *, training: bool, device: str = "meta") -> tuple[object, int]:
+    """What a copy of `network` returns for frames of that size, and its number of floating-point operations.
 
     On the meta device nothing is computed and no memory is used. A network that cannot run there, for example because
     its control flow depends on values, runs on the CPU, with the same shapes and operations.
     """
+    frames = (_FRAMES, 3, *size)
     try:
-        twin = copy.deepcopy(network).to(device).eval()
+        twin = copy.deepcopy(network).to(device).train(training)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            return twin(torch.zeros(_FRAMES, 3, *size, device=device)), counter.get_total_flops()
+            return twin(torch.zeros(frames, device=device)), counter.get_total_flops()
     except SpecError:
         raise  # from a built-in network, with the sizes that it supports
     except Exception as error:
         if device == "meta":
-            return _try(network, size, "cpu")
+            return _run_copy(network, size, training=training, device="cpu")
+        mode = " in training mode" if training else ""
         raise SpecError(
-            f"{type(network).__name__} does not accept {_by((_FRAMES, 3, *size))} "
+            f"{type(network).__name__} does not accept {describe_shape(frames)}{mode} "
             f"({type(error).__name__}: {str(error).strip()}); choose another size, or fix its forward"
         ) from error
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))

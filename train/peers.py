@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from ..session import Call, Peer
+from .answer import as_depth, depth_in
 from .bundle import read_bundle
 
 __all__ = ["open_torch_peer"]
@@ -40,17 +41,17 @@ def open_torch_peer(
     network = bundle.network.eval()
     # As most people write it, and not with depthkit's `normalisation`: a peer has no depthkit in it.
     mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (spec.preprocessing.mean, spec.preprocessing.std))
-    low, high = spec.depth_range
-    resizes = spec.resized_to is not None
 
     def answer(image: torch.Tensor) -> torch.Tensor:
-        pixels = image.permute(0, 3, 1, 2).contiguous().float() / 255
-        if resizes:
+        pixels = image.permute(0, 3, 1, 2).contiguous().float() / spec.preprocessing.scale
+        if spec.preprocessing.color == "BGR":
+            pixels = pixels.flip(1)
+        if spec.resized_to is not None:
             pixels = interpolate(pixels, spec.resized_to, mode="bilinear", antialias=True)
-        depth: torch.Tensor = network((pixels - mean) / std)
-        if resizes:
-            depth = interpolate(depth, spec.size, mode="bilinear")
-        return (depth[:, 0] * high).clamp(low, high)
+        depth = depth_in(network((pixels - mean) / std), spec.network_output)
+        if depth.shape[1:] != spec.size:
+            depth = interpolate(depth[:, None], spec.size, mode="bilinear")[:, 0]
+        return as_depth(depth, spec)
 
     call = torch.compile(answer) if compiled else answer
 

@@ -1,4 +1,4 @@
-"""Both resizes as torch modules, for graphs that take a camera's frames and return depth of their size.
+"""Resizing as torch modules, for graphs that take a camera's frames, and for answers of another size than the frames.
 
 They compute in FP32 whatever the network's precision, and have no convolution, so INT8 does not quantise them. All
 backends compute them alike. ONNX's Resize would not do (docs/results/camera_export.md): with antialiasing, TensorRT-RTX
@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d
 
 from ..data.resample import neighbours, weights
 
-__all__ = ["Average", "Enlarge", "Filter", "shrinking"]
+__all__ = ["Average", "Filter", "Resample", "shrinking"]
 
 
 def shrinking(size: tuple[int, int], goal: tuple[int, int]) -> Average | Filter:
@@ -63,15 +63,17 @@ class Filter(nn.Module):
         return torch.matmul(shrunk.permute(0, 3, 1, 2), self.columns)
 
 
-class Enlarge(nn.Module):
-    """From N x h x w to N x H x W by linear interpolation, as `data.resample.enlarge` does."""
+class Resample(nn.Module):
+    """From N x h x w to N x H x W as `data.resample` does: linear interpolation, or its filter for shrinking."""
 
     def __init__(self, size: tuple[int, int], goal: tuple[int, int]) -> None:
         super().__init__()
-        self.down, self.across = (_Stretch(n, to) for n, to in zip(size, goal, strict=True))
+        self.down, self.across = (
+            _Stretch(n, to) if to >= n else _Shrink(n, to) for n, to in zip(size, goal, strict=True)
+        )
 
     def forward(self, depth: Tensor) -> Tensor:
-        """Enlarge depth. Rows are gathered much faster than columns, so columns become rows first."""
+        """Resize depth. Rows are gathered much faster than columns, so columns become rows first."""
         return cast("Tensor", self.down(self.across(depth.transpose(1, 2)).transpose(1, 2)))
 
 
@@ -90,3 +92,16 @@ class _Stretch(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         before, after = rows.index_select(1, self.before), rows.index_select(1, self.after)
         return before + (after - before) * self.share
+
+
+class _Shrink(nn.Module):
+    """From N x `length` x M to N x `goal` x M by a filter."""
+
+    weights: Tensor
+
+    def __init__(self, length: int, goal: int) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.from_numpy(weights(length, goal)), persistent=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return torch.matmul(self.weights, rows)

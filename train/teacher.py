@@ -25,9 +25,16 @@ class Teacher:
         session: opened for this process alone; it reads pictures of its own size.
         target: its path, for messages.
         weights_sha256: of its weights, so that a resumed run has the same teacher.
+
+    Raises:
+        UserError: its depth has no metres.
     """
 
     def __init__(self, session: Session, target: Path, weights_sha256: str) -> None:
+        if not session.spec.is_metric:
+            raise UserError(
+                f"the teacher {target} answers {session.spec.answers} depth; choose one that answers metres"
+            )
         self.target = target
         self.weights_sha256 = weights_sha256
         self._session = session

@@ -23,10 +23,10 @@ __all__ = ["ModuleSession", "TorchSession"]
 
 
 class ModuleSession(SessionBase):
-    """A torch module from camera frames to metres, as it is: not copied, on its device.
+    """A torch module from camera frames to depth, as it is: not copied, on its device.
 
     Args:
-        module: maps N x H x W x 3 uint8 to N x H x W metres; usually a `CameraReady` in evaluation mode.
+        module: maps N x H x W x 3 uint8 to N x H x W float32 depth; usually a `CameraReady` in evaluation mode.
         spec: the module's.
         device: where the module is.
         precision: that the module computes in.

@@ -38,7 +38,7 @@ from depthkit.runtime.contract import Graph
 from depthkit.runtime.load import load
 from depthkit.runtime.runner import open_graph
 from depthkit.train.bundle import read_bundle
-from depthkit.train.resize import Enlarge, Filter, shrinking
+from depthkit.train.resize import Filter, Resample, shrinking
 from depthkit.train.shipped import shipped_run
 
 CAMERA: Final = (480, 640)
@@ -112,7 +112,7 @@ def _print_ways() -> None:
             ways += [("frames, Filter", Filter(CAMERA, size), frame)]
         if size == SIZES[0]:
             ways += [("frames, one AveragePool", Pool(), frame)]
-        ways += [("depth, Enlarge", Enlarge(size, CAMERA), depth), ("depth, ONNX's Resize", Resize(), depth)]
+        ways += [("depth, Resample", Resample(size, CAMERA), depth), ("depth, ONNX's Resize", Resize(), depth)]
         for name, module, example in ways:
             graph = _graph(module, example)
             runs = [_open(backend, graph) for backend in BACKENDS]

@@ -124,7 +124,7 @@ def test_a_run_that_was_cut_short_can_be_resumed(run: Path) -> None:
     ("change", "error", "words"),
     [
         (lambda document: document.update(schema_version=1), SpecError, r"model\.json.*version 1"),
-        (lambda document: document["model"].update(schema_version=4), SpecError, r"model\.json.*schema_version"),
+        (lambda document: document["model"].update(schema_version=5), SpecError, r"model\.json.*schema_version"),
         (lambda document: document["training"].update(momentum=0.9), SpecError, r"model\.json.*momentum"),
         (lambda document: document["model"].update(network="resnet"), UserError, "resnet"),
     ],
@@ -175,6 +175,7 @@ def test_a_value_of_another_type_is_refused(pristine_run: Path, scratch: Path, d
     key = data.draw(st.sampled_from(list(node)), label="key")
     # No key of the document takes these, but for those that may be null.
     nullable = {"training", "init", "teacher", "place", "fingerprint", "depth_units", "focal", "resized_to"}
+    nullable |= {"adopted", "network_output"}
     node[key] = data.draw(st.just([[]]) if key in nullable else st.none() | st.just([[]]), label="value")
     (scratch / "model.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(SpecError):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from depthkit.data.images import fill_image, resize_depth
 from depthkit.data.resample import weights
-from depthkit.train.resize import Average, Enlarge, Filter, shrinking
+from depthkit.train.resize import Average, Filter, Resample, shrinking
 
 SIDES = st.integers(1, 24)
 LENGTHS = st.integers(1, 60)
@@ -67,7 +67,7 @@ def test_filter_is_the_host_s_up_to_its_rounding(sizes: tuple[tuple[int, int], t
 def test_depth_is_enlarged_as_on_the_host(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
     small, large = sizes
     depth = np.random.default_rng(small).uniform(0, 10, (2, *small)).astype(np.float32)
-    found = Enlarge(small, large)(torch.from_numpy(depth)).numpy()
+    found = Resample(small, large)(torch.from_numpy(depth)).numpy()
     for each, enlarged in zip(depth, found, strict=True):
         np.testing.assert_allclose(enlarged, resize_depth(each, large, smooth=True), atol=1e-5)
 

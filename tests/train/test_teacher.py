@@ -144,7 +144,7 @@ def test_runs_of_before_are_read(pristine_exports: Path, tmp_path: Path) -> None
     document = json.loads((folder / "model.json").read_text())
     document["schema_version"] = 2
     document["model"] = before_focal(json.dumps(document["model"]))
-    del document["training"]["teacher"], document["training"]["stored_answers"]
+    del document["training"]["teacher"], document["training"]["stored_answers"], document["adopted"]
     (folder / "model.json").write_text(json.dumps(document))
     now = read_document(pristine_exports)
     assert read_document(folder) == replace(now, model=replace(now.model, focal=None))
