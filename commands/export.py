@@ -265,7 +265,7 @@ def _require_exported_so(
 def _explain_layers(
     folder: Path, size: tuple[int, int] | None, camera: tuple[int, int] | None, options: PrecisionOptions
 ) -> None:
-    """Print the loss of each convolution when only it is quantised, the most sensitive first."""
+    """Print the loss of each layer when only it is quantised, the most sensitive first."""
     from ..export.onnx_file import rank_run
     from ..metrics import number
     from ..train.bundle import read_bundle
@@ -275,8 +275,8 @@ def _explain_layers(
     bundle = read_bundle(folder)
     calibration = options.calibration(bundle.document, size, camera)
     assert calibration is not None, "--explain needs --int8"
-    columns = ("convolution", "module", "of MACs", "SSIM", "worst", "AbsRel", "max |Δ| mm")
-    shown = table(*columns, text={"convolution", "module"})
+    columns = ("layer", "module", "of MACs", "SSIM", "worst", "AbsRel", "max |Δ| mm")
+    shown = table(*columns, text={"layer", "module"})
     for row in rank_run(bundle, bundle.spec_at(size, camera), calibration):
         parity = row.parity
         worse = "" if parity.abs_rel_loss is None else number(parity.abs_rel_loss, "+.4f")
