@@ -29,7 +29,7 @@ __all__ = [
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 LEAST_SHARE: Final = 0.95
-"""Smallest fraction of the convolutions' multiply-accumulates that must run in the ONNX file's precision."""
+"""Smallest fraction of the multiply-accumulates of layers with weights that must run in the ONNX file's precision."""
 
 WIDENED: Final = "fp16→fp32"
 """Reported by engines that store FP16 and compute in FP32, as on CPUs without FP16 arithmetic."""
@@ -118,7 +118,7 @@ PRECISIONS: Final[dict[Precision, PrecisionFacts]] = {
         opset=20,
         layer_limit=0.1,
         marker="^",
-        flag="INT8 convolutions (QDQ), calibrated on real frames.",
+        flag="INT8 convolutions and matrix products (QDQ), calibrated on real frames.",
         tolerance=Tolerance(min_ssim=0.98, max_abs_rel_loss=0.005, max_delta1_loss=0.01),
     ),
 }

@@ -92,7 +92,7 @@ class Row:
         throughput: None: not measured.
         memory: see `MemoryUse`; None: not measured.
         energy_j: joules per frame of the device (GPU: NVML; CPU package: RAPL); None: not available.
-        macs_share: share of the convolutions' work that runs in the precision asked for; None: unknown.
+        macs_share: share of the work of layers with weights that runs in the precision asked for; None: unknown.
         roofline: None: not measured.
         layers: the slowest first; empty: not profiled.
         parity: against torch FP32 on the reference frames; None: not compared.

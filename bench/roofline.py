@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any, Final
 
+from ..onnx_graph import tensor_types
 from ..precisions import PRECISIONS, computed_in
 from ..session import Session
 from .peaks import measure_peaks
@@ -19,8 +20,9 @@ __all__ = ["bytes_moved", "find_roofline"]
 
 _FUSED: Final = frozenset({
     "Relu", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Clip", "Exp", "Softplus",
-    "Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "Sqrt", "Neg", "Abs", "BatchNormalization", "Cast", "Identity",
-    "QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Shape",
+    "Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "Sqrt", "Neg", "Abs", "Erf", "Gelu", "BatchNormalization", "Cast",
+    "Identity", "QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze",
+    "Dropout", "Shape",
 })  # fmt: skip
 """Elementwise and layout operators: engines fuse them into a neighbouring layer."""
 
@@ -59,14 +61,15 @@ def bytes_moved(model: Any, batch: int, item: int) -> int | None:
     even those left in FP32.
 
     Args:
-        model: a graph; it is changed.
+        model: a graph.
         batch: frames per run.
         item: bytes of an element in the engine's precision.
     """
-    graph = _inferred(model, batch)
+    graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     weights |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
-    sizes = {each.name: _elements(each) for each in (*graph.input, *graph.value_info, *graph.output)}
+    types = tensor_types(model, batch)
+    sizes = {name: math.prod(shape) for name, (_, shape) in types.items() if shape is not None and 0 not in shape}
     sizes |= {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
     passed, roots = _passed(graph, weights)
     items = {roots.get(end.name, end.name): _item_bytes(end) for end in (*graph.input, *graph.output)}
@@ -95,26 +98,6 @@ def _passed(graph: Any, weights: set[str]) -> tuple[list[str], dict[str, str]]:
         elif node.op_type != "Constant":
             passed += [*inputs, *filter(None, node.output)]
     return passed, roots
-
-
-def _inferred(model: Any, batch: int) -> Any:
-    """The graph with all shapes inferred for a batch."""
-    import onnx
-
-    for each in model.graph.input:
-        for dim in each.type.tensor_type.shape.dim:
-            dim.dim_value = dim.dim_value or batch
-    for each in (*model.graph.value_info, *model.graph.output):
-        each.type.tensor_type.ClearField("shape")
-    return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-
-
-def _elements(value: Any) -> int | None:
-    """Number of elements of a `ValueInfoProto`; None: unknown."""
-    kind = value.type.tensor_type
-    if not kind.HasField("shape") or not all(dim.HasField("dim_value") for dim in kind.shape.dim):
-        return None
-    return math.prod(int(dim.dim_value) for dim in kind.shape.dim)
 
 
 def _item_bytes(value: Any) -> int:

@@ -265,7 +265,7 @@ def _require_exported_so(
 def _explain_layers(
     folder: Path, size: tuple[int, int] | None, camera: tuple[int, int] | None, options: PrecisionOptions
 ) -> None:
-    """Print the loss of each convolution when only it is quantised, the most sensitive first."""
+    """Print the loss of each layer when only it is quantised, the most sensitive first."""
     from ..metrics import number
     from ..pipeline.runs import open_source
     from .console import out as console
@@ -276,8 +276,8 @@ def _explain_layers(
 
     calibration = options.calibration(source.document, size, camera)
     assert calibration is not None, "--explain needs --int8"
-    columns = ("convolution", "module", "of MACs", "SSIM", "worst", "AbsRel", "max |Δ| mm")
-    shown = table(*columns, text={"convolution", "module"})
+    columns = ("layer", "module", "of MACs", "SSIM", "worst", "AbsRel", "max |Δ| mm")
+    shown = table(*columns, text={"layer", "module"})
     for row in rank_run(source, source.spec_at(size, camera), calibration):
         parity = row.parity
         worse = "" if parity.abs_rel_loss is None else number(parity.abs_rel_loss, "+.4f")

@@ -106,7 +106,7 @@ class OnnxRuntime(Backend[OptionsT]):
 
     def build(self, onnx: Path, engine: Path, asked: Precision, options: OptionsT) -> Built:
         """See `Backend.build`."""
-        settings = session_options(self.threads(options))
+        settings = session_options(self.threads(options), asked)
         settings.optimized_model_filepath = str(engine)
         try:
             with translated(f"cannot build {onnx}"):
@@ -239,10 +239,13 @@ CUDA: Final = _Cuda()
 TENSORRT: Final = _TensorRT()
 
 
-def session_options(threads: int) -> Any:
-    """ONNX Runtime's session options, to build and to run."""
+def session_options(threads: int, built: Precision | None = None) -> Any:
+    """ONNX Runtime's session options, to run an engine, or to optimise an ONNX file that is `built` in a precision."""
     settings = import_onnxruntime().SessionOptions()
     settings.intra_op_num_threads = threads
+    if built == "int8":
+        # It turns a product and its bias into a Gemm, which has no INT8 kernel for a bias in FP32.
+        settings.add_session_config_entry("optimization.disable_specified_optimizers", "MatMulAddFusion")
     settings.log_severity_level = 3  # no warning that a saved graph is for this hardware only: the manifest records it
     return settings
 

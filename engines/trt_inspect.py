@@ -45,8 +45,8 @@ def network_layers(trt: Any, network: Any) -> tuple[Layer, ...]:
 
 def _network_layer(trt: Any, layer: Any, dequantised: Mapping[str, str]) -> Layer:
     operator = layer.type.name
-    kinds = {trt.LayerType.CONVOLUTION: trt.IConvolutionLayer, trt.LayerType.DECONVOLUTION: trt.IDeconvolutionLayer}
-    multiplies = layer.type in {*kinds, trt.LayerType.MATRIX_MULTIPLY}
+    products = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
+    multiplies = layer.type in products
     read = [layer.get_input(index) for index in range(layer.num_inputs)]
     types = [
         _type(dequantised.get(tensor.name, tensor.dtype.name) if multiplies else tensor.dtype.name)
@@ -54,8 +54,8 @@ def _network_layer(trt: Any, layer: Any, dequantised: Mapping[str, str]) -> Laye
         if tensor is not None
     ]
     made = [_type(layer.get_output(index).dtype.name) for index in range(layer.num_outputs)]
-    if layer.type in kinds and len(types) == 1:  # the kernel is not an input tensor
-        layer.__class__ = kinds[layer.type]  # the bindings return its base class, which has no kernel
+    if layer.type == trt.LayerType.CONVOLUTION and len(types) == 1:  # the kernel is not an input tensor
+        layer.__class__ = trt.IConvolutionLayer  # the bindings return its base class, which has no kernel
         kernel = layer.kernel  # a NumPy array if NumPy has its type
         types.append(_type((kernel if isinstance(kernel, trt.Weights) else trt.Weights(kernel)).dtype.name))
     # A cast computes in its output's type.

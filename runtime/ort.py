@@ -239,7 +239,7 @@ def _open_onnx(path: Path, profile: Path | None = None) -> OnnxRuntimeSession:
     description = describe_onnx(path)
     options = CPU.parse_options({})
     asked = CPU.asked(description.precision, options)
-    settings = session_options(CPU.threads(options))
+    settings = session_options(CPU.threads(options), asked)
     _write_profile(settings, profile)
     with TemporaryDirectory(prefix="depthkit-") as scratch, translated(f"cannot open {path}"):
         optimised = Path(scratch) / "optimised.onnx"
@@ -252,7 +252,7 @@ def _open_onnx(path: Path, profile: Path | None = None) -> OnnxRuntimeSession:
 
 def open_graph(graph: bytes, asked: Precision, options: CpuOptions) -> Graph:
     """See `GraphRunner.open_graph`."""
-    settings = session_options(CPU.threads(options))
+    settings = session_options(CPU.threads(options), asked)
     with TemporaryDirectory(prefix="depthkit-") as scratch, translated("cannot compile a graph"):
         settings.optimized_model_filepath = str(Path(scratch) / "optimised.onnx")
         session = create(graph, settings, CPU.providers(options, asked))

@@ -194,7 +194,7 @@ def test_manifest_describes_the_engine(export: Export, tmp_path: Path) -> None:
 
 @needs_rtx
 def test_precision_other_than_the_files_is_refused(export: Export, tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"fp16 was requested, but only 0% of the convolutions.*\(fp32\)"):
+    with pytest.raises(BackendError, match=r"fp16 was requested, but only 0% of the layers with weights.*\(fp32\)"):
         _plan(export("compact", "fp32"), tmp_path, "fp16")
     assert list(tmp_path.iterdir()) == []
 
