@@ -282,8 +282,8 @@ def without_metres(onnx_file: Path, folder: Path, answers: Answers, factor: floa
     graph = model.graph
     last = next(node for node in graph.node if "depth" in node.output)
     last.output[:] = ["metres" if name == "depth" else name for name in last.output]
-    graph.initializer.append(onnx.numpy_helper.from_array(np.float32(factor), "factor"))
-    graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), "one"))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(factor, np.float32), "factor"))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), "one"))
     if answers == "inverse":
         graph.node.append(onnx.helper.make_node("Div", ["factor", "metres"], ["scaled"]))
         graph.node.append(onnx.helper.make_node("Add", ["scaled", "one"], ["depth"]))
