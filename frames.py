@@ -43,7 +43,7 @@ class AnySize:
             size: height and width of the depth; None: each picture's.
 
         Returns:
-            For each picture, in order, float32 metres: new arrays, which must be read before the next run.
+            For each picture, in order, float32 depth: new arrays, which must be read before the next run.
 
         Raises:
             FrameError: an array is not a uint8 picture.
@@ -61,7 +61,7 @@ class AnySize:
 
 
 def predict_frames(session: Session, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield the depth in metres (H x W float32, at each picture's size) of H x W x 3 uint8 pictures, in order.
+    """Yield the depth (H x W float32, at each picture's size) of H x W x 3 uint8 pictures, in order.
 
     Pictures are resized to the engine's size, and the depth back to the picture's. An engine with a batch gets that
     many pictures at once; the last group is padded with its first picture. It replaces the session's binding.

@@ -1,7 +1,7 @@
 """Depth metrics in NumPy: errors in metres after Eigen et al., and the paper's MSE and SSIM on depth / 10 m.
 
-Predictions are never aligned to the ground truth: depth is metric. One NaN or infinity in a prediction makes every
-metric of its picture NaN; the picture is not skipped.
+Metric predictions are not aligned to the ground truth unless asked; answers without metres always are. One NaN or
+infinity in a prediction makes every metric of its picture NaN; the picture is not skipped.
 
 Sources: AbsRel, RMSE, log10 and the threshold accuracies: Eigen, Puhrsch, Fergus, "Depth Map Prediction from a
 Single Image using a Multi-Scale Deep Network", NIPS 2014, section 4; log10: Saxena, Sun, Ng, "Make3D", PAMI 2009.
@@ -12,9 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .spec import Answers
 
 __all__ = [
     "DEPTH_SCALE",
@@ -30,6 +35,7 @@ __all__ = [
     "Scores",
     "aggregate",
     "align",
+    "choose_alignment",
     "implausible_depth",
     "number",
     "pixel_sums",
@@ -263,32 +269,61 @@ def scaled_ssim(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) ->
     return float(np.mean(similarity[inner], dtype=np.float64))
 
 
-def align(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray, how: Alignment) -> np.ndarray:
-    """A picture's predicted depth (H x W metres) with its scale, or scale and shift, taken from the truth.
+def choose_alignment(asked: Alignment | Literal["auto"], answers: Answers) -> Alignment:
+    """How to align what a network answers; auto: metres not at all, inverse depth "affine", relative depth "median".
+
+    Raises:
+        UserError: the answers cannot be scored so.
+
+    >>> choose_alignment("auto", "metres"), choose_alignment("auto", "inverse"), choose_alignment("median", "share")
+    ('none', 'affine', 'median')
+    """
+    usual: dict[Answers, Alignment] = {"inverse": "affine", "relative": "median"}
+    needed = usual.get(answers, "none")
+    if asked == "none" != needed:
+        raise UserError(
+            f"{answers} depth has no metres, so it cannot be scored without alignment; leave --align out, which aligns "
+            f"it ({needed})"
+        )
+    if asked == "median" and answers == "inverse":
+        raise UserError("inverse depth also needs a shift, which --align median lacks; leave it out, or take affine")
+    return needed if asked == "auto" else asked
+
+
+def align(
+    prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray, how: Alignment, *, inverse: bool = False
+) -> np.ndarray:
+    """A picture's predicted depth (H x W) in metres, with its scale, or scale and shift, taken from the truth.
 
     What remains is the error of the shape. An aligned figure says nothing about metres, and must be labelled so.
 
     Args:
+        prediction: depth, in metres or up to scale; with `inverse`, inverse depth up to scale and shift.
         how: "median": times the ratio of the medians over valid pixels (Eigen et al.'s later users, as Zhou et al.,
             CVPR 2017). "affine": scale and shift of inverse depth by least squares (Ranftl et al., "Towards Robust
             Monocular Depth Estimation", TPAMI 2022, the protocol of MiDaS); inverse depth is cut off at 1 / 10 m.
+        inverse: needs "affine".
 
     >>> truth = np.array([[1.0, 2.0], [4.0, 8.0]]); everywhere = np.ones((2, 2), bool)
     >>> align(truth * 3, truth, everywhere, "median").tolist()
     [[1.0, 2.0], [4.0, 8.0]]
     >>> align(1 / (2 / truth + 0.5), truth, everywhere, "affine").round(6).tolist()
     [[1.0, 2.0], [4.0, 8.0]]
+    >>> align(6 / truth + 5, truth, everywhere, "affine", inverse=True).round(6).tolist()
+    [[1.0, 2.0], [4.0, 8.0]]
     """
+    assert how == "affine" or not inverse, "see choose_alignment"
     if how == "none" or not valid.any() or not np.isfinite(prediction).all():
         return prediction
     low, high = VALID_DEPTH
     if how == "median":
         middle = float(np.median(prediction[valid]))
         return prediction * (float(np.median(truth[valid])) / middle) if middle > 0 else prediction
-    inverse = 1 / np.maximum(prediction.astype(np.float64), low)
-    columns = np.stack([inverse[valid], np.ones(int(valid.sum()))], axis=1)
+    answer = prediction.astype(np.float64)
+    disparity = answer if inverse else 1 / np.maximum(answer, low)
+    columns = np.stack([disparity[valid], np.ones(int(valid.sum()))], axis=1)
     (scale, shift), *_ = np.linalg.lstsq(columns, 1 / truth[valid].astype(np.float64), rcond=None)
-    aligned: np.ndarray = 1 / np.maximum(scale * inverse + shift, 1 / high)
+    aligned: np.ndarray = 1 / np.maximum(scale * disparity + shift, 1 / high)
     return aligned
 
 
@@ -302,14 +337,20 @@ class FrameScore:
 
 
 def score_frame(
-    prediction: np.ndarray, truth: np.ndarray, crop: tuple[slice, slice] | None = None, how: Alignment = "none"
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    crop: tuple[slice, slice] | None = None,
+    how: Alignment = "none",
+    *,
+    inverse: bool = False,
 ) -> FrameScore:
-    """Score one H x W prediction against the ground truth, both in metres and of one shape; 0 means not measured.
+    """Score one H x W prediction against the ground truth of the same shape, in metres; 0 means not measured.
 
-    MSE and SSIM are over the whole frame (the paper names no crop), the other metrics over `crop`.
+    MSE and SSIM are over the whole frame (the paper names no crop), the other metrics over `crop`. With `how` and
+    `inverse`, the prediction is aligned first, by the pixels of `crop`: see `align`.
     """
     whole, inside = valid_pixels(truth), valid_pixels(truth, crop)
-    prediction = align(prediction, truth, inside, how)
+    prediction = align(prediction, truth, inside, how, inverse=inverse)
     if not np.isfinite(prediction).all():
         nan = float("nan")
         return FrameScore(PixelSums(int(inside.sum()), *[nan] * 6), nan, nan)

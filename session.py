@@ -81,9 +81,10 @@ class Session(Protocol):
         """
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """Depth in metres (float32, H x W or N x H x W) of uint8 RGB frames (H x W x 3 or N x H x W x 3).
+        """Depth (float32, H x W or N x H x W) of uint8 RGB frames (H x W x 3 or N x H x W x 3).
 
-        Returns a new array, owned by the caller. It replaces the binding: `bind` again before the next `run()`.
+        It is in metres if `spec.is_metric`. Returns a new array, owned by the caller. It replaces the binding: `bind`
+        again before the next `run()`.
 
         Raises:
             FrameError: wrong size or dtype, or a number of frames that does not divide into the engine's batches.
@@ -97,7 +98,8 @@ class Session(Protocol):
                 The caller may reuse an array only after its depth was yielded.
 
         Yields:
-            N x H x W float32 metres, each a new array. May replace the binding, as `__call__` does.
+            N x H x W float32 (metres if `spec.is_metric`), each a new array. May replace the binding, as `__call__`
+            does.
 
         Raises:
             FrameError: an array of the wrong shape or dtype, after the depth of all arrays before it was yielded.

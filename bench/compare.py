@@ -321,8 +321,8 @@ def _accuracy_faults(change: Change) -> Iterator[str]:
         yield f"AbsRel {before:.4f} → {after:.4f}, more than {limit:g} worse"
 
 
-def _test_set(accuracy: Accuracy) -> tuple[str, int, int]:
-    return Path(accuracy.data).name, accuracy.frames, accuracy.available
+def _test_set(accuracy: Accuracy) -> tuple[str, int, int, str]:
+    return Path(accuracy.data).name, accuracy.frames, accuracy.available, accuracy.alignment
 
 
 def _memory_notes(change: Change, most: float) -> Iterator[str]:
@@ -352,7 +352,7 @@ def _warnings(old: BenchResult, new: BenchResult) -> Iterator[str]:
         yield from (f"{when}: {note}" for note in result.notes)
     sets = [sorted({_test_set(row.accuracy) for row in result.rows if row.accuracy}) for result in (old, new)]
     if sets[0] and sets[1] and sets[0] != sets[1]:
-        yield "accuracy was measured on different test frames and is not compared"
+        yield "accuracy was measured on different test frames or aligned otherwise, and is not compared"
 
 
 def _software(old: Environment, new: Environment) -> Iterator[tuple[str, str, str]]:

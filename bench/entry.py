@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from ..errors import DepthkitError
-from ..metrics import DepthScores
+from ..metrics import DepthScores, choose_alignment
 from ..parity import Parity, gate_faults
 from ..session import LayerTime, Session
 from .accuracy import accuracy_faults, measure_accuracy
@@ -142,7 +142,8 @@ class Entry:
                 yield pair
 
         scores = measure_accuracy(self.session, watched(), samples.crop)
-        self._found.accuracy = Accuracy(samples.data, samples.frames, samples.available, scores)
+        how = choose_alignment("auto", self.session.spec.answers)
+        self._found.accuracy = Accuracy(samples.data, samples.frames, samples.available, scores, how)
 
     def row(self) -> Row:
         """The row, from what was measured so far."""
@@ -188,6 +189,7 @@ class Entry:
             run=contender.run,
             weights=contender.reference.weights_sha256,
             resized_to=contender.reference.resized_to,
+            answers=None if spec is None else spec.answers,
         )
         return replace(row, notes=(*self.notes, *doubts(row)))
 

@@ -14,7 +14,7 @@ __all__ = ["measure_parity"]
 
 
 def measure_parity(session: Session, reference: Reference) -> tuple[Parity, np.ndarray]:
-    """Compare with the reference on all its frames; also return the session's depth, N x H x W metres.
+    """Compare with the reference on all its frames; also return the session's depth, N x H x W float32.
 
     Raises:
         EngineError: the reference has another size than the engine.

@@ -27,6 +27,7 @@ from ..names import file_name
 from ..parity import Parity
 from ..session import LayerTime
 from ..sizes import describe_sizes
+from ..spec import Answers
 from .environment import Environment
 from .parts import Accuracy, MemoryUse, Peaks, Roofline, Throughput
 from .statistics import (
@@ -95,7 +96,7 @@ class Row:
         macs_share: share of the work of layers with weights that runs in the precision asked for; None: unknown.
         roofline: None: not measured.
         layers: the slowest first; empty: not profiled.
-        parity: against torch FP32 on the reference frames; None: not compared.
+        parity: with the reference, on its frames; None: not compared.
         diverges: the first layer that diverges from the FP32 graph; empty: not searched, or none.
         accuracy: against measured depth; None: no data were given.
         faults: why the gate fails; empty: it passes.
@@ -103,6 +104,7 @@ class Row:
         error: why the bench of this row ended early; empty: it did not.
         run, weights: name of the run, unique per run and weights in a result; SHA-256 of the weights; empty: unknown.
         resized_to: the network's height and width, if the graph resizes frames to it; None: that of the frames.
+        answers: what the model answers, see `ModelSpec`; None: unknown.
     """
 
     network: str
@@ -135,6 +137,7 @@ class Row:
     run: str = ""
     weights: str = ""
     resized_to: tuple[int, int] | None = None
+    answers: Answers | None = None
 
     def __post_init__(self) -> None:
         if not (self.wall_ms or self.error):
@@ -326,6 +329,7 @@ def _name_runs(document: Any) -> None:
 def _state_metres(document: Any) -> None:
     """Upgrade a document from schema version 6 to 7, in which depth may have no metres, and scores may be aligned."""
     for row in document["rows"]:
+        row["answers"] = None
         if row["parity"] is not None:
             row["parity"].update(is_metric=True, max_abs_percent=None)
         if row["accuracy"] is not None:

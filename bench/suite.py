@@ -58,7 +58,7 @@ def run_suite(
     options: SuiteOptions,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> tuple[BenchResult, list[np.ndarray | None]]:
-    """Bench all contenders; also return each one's depth for its reference frames, N x H x W metres.
+    """Bench all contenders; also return each one's depth for its reference frames, N x H x W float32.
 
     If one fails, its row says why and the others go on. If interrupted (Ctrl-C), the result has what was measured until
     then and is marked as incomplete.

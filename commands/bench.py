@@ -201,10 +201,11 @@ def bench(
 ) -> None:
     """Measure latency, parity and accuracy of engines, side by side.
 
-    Gates: on the reference frames beside it, every engine must agree with torch FP32 within the tolerances of its
-    precision (docs/precision.md); with --data, it must also be as accurate as FP32 within the same tolerances. Its ONNX
-    file must be the one it was built from. If a gate fails or an engine cannot be benched, the others go on and the
-    command exits 3. Ctrl-C writes what was measured so far. docs/bench.md explains each figure.
+    Gates: every engine must agree with the reference beside it, which is what the model itself computes in FP32, within
+    the tolerances of its precision (docs/precision.md); with --data, it must also be as accurate as FP32 within the
+    same tolerances. Its ONNX file must be the one it was built from. If a gate fails or an engine cannot be benched,
+    the others go on and the command exits 3. Ctrl-C writes what was measured so far. docs/bench.md explains each
+    figure.
 
     \b
     Examples:

@@ -181,9 +181,10 @@ def export(
     RUN is a run folder, the name of built-in weights, your own network (package.module:Network, whose run is
     RUNS/Network), or an ONNX file that depthkit exported; of that only the engine is built, without torch.
 
-    The ONNX file takes a camera's bytes (uint8, N x H x W x 3, RGB) and returns metres (float32, N x H x W). Beside it
-    is a reference file: 8 frames and torch's depth for them, against which every engine is checked. If a check fails,
-    no file is written and the command exits 3. Files are only made again if something has changed.
+    The ONNX file takes a camera's bytes (uint8, N x H x W x 3, RGB) and returns depth (float32, N x H x W), in metres
+    unless the model answers otherwise (adopt --answers). Beside it is a reference file: 8 frames and the model's own
+    FP32 depth for them, against which every engine is checked. If a check fails, no file is written and the command
+    exits 3. Files are only made again if something has changed.
 
     \b
     Examples:
@@ -276,11 +277,11 @@ def _explain_layers(
 
     calibration = options.calibration(source.document, size, camera)
     assert calibration is not None, "--explain needs --int8"
-    columns = ("layer", "module", "of MACs", "SSIM", "worst", "AbsRel", "max |Δ| mm")
+    columns = ("layer", "module", "of MACs", "SSIM", "worst", "AbsRel", "max |Δ|")
     shown = table(*columns, text={"layer", "module"})
     for row in rank_run(source, source.spec_at(size, camera), calibration):
         parity = row.parity
         worse = "" if parity.abs_rel_loss is None else number(parity.abs_rel_loss, "+.4f")
-        figures = (f"{parity.ssim:.5f}", f"{parity.worst_ssim:.5f}", worse, f"{parity.max_abs_mm:.0f}")
+        figures = (f"{parity.ssim:.5f}", f"{parity.worst_ssim:.5f}", worse, parity.difference)
         shown.add_row(row.layer, row.module, f"{row.share:.1%}", *figures)
     console.print(shown)

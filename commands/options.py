@@ -8,11 +8,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from ..names import NETWORKS
+
+if TYPE_CHECKING:
+    from ..data.colours import Span
+    from ..spec import ModelSpec
 
 __all__ = [
     "DAY",
@@ -37,6 +41,7 @@ __all__ = [
     "expand",
     "input_size_option",
     "json_option",
+    "near_first",
     "range_option",
     "runs_option",
     "size_option",
@@ -101,7 +106,7 @@ class PlaceType(click.ParamType[str]):
 
 
 class RangeType(click.ParamType["tuple[float, float] | None"]):
-    """`A,B` in metres, or `auto`, which is None."""
+    """`A,B`, or `auto`, which is None. What the numbers are depends on the model: see `near_first`."""
 
     name = "A,B|auto"
 
@@ -115,8 +120,8 @@ class RangeType(click.ParamType["tuple[float, float] | None"]):
             near, far = (float(word) for word in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r} is not a range; write the nearest and farthest metres, as 0.5,5, or auto", param, ctx)
-        if not (isfinite(near) and isfinite(far) and 0 <= near < far):
-            self.fail(f"{value!r} is no range in metres; write the nearest first, as 0.5,5", param, ctx)
+        if not (isfinite(near) and isfinite(far) and near < far):
+            self.fail(f"{value!r} is no range; write the smaller number first, as 0.5,5", param, ctx)
         return near, far
 
 
@@ -278,8 +283,18 @@ def range_option(auto: str) -> Callable[[_Command], _Command]:
         metavar="A,B|auto",
         default="auto",
         show_default=True,
-        help=f"Metres from which to which colours reach; auto: {auto}.",
+        help=f"Metres from which to which colours reach, or answers of a model without metres; auto: {auto}.",
     )
+
+
+def near_first(span: tuple[float, float] | None, spec: ModelSpec) -> Span | None:
+    """`--range` as nearest and farthest depth of a model. Raises UserError for metres below 0."""
+    from ..data.colours import oriented
+    from ..errors import UserError
+
+    if span is not None and spec.is_metric and span[0] < 0:
+        raise UserError(f"--range {span[0]:g},{span[1]:g} is no range in metres; begin at 0 or more")
+    return None if span is None else oriented(span, spec.answers)
 
 
 colormap_option = click.option("--colormap", default="turbo", show_default=True, help="One of matplotlib's.")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..names import DEPTH_UNITS
 from .options import (
     DAY,
     NumberType,
@@ -16,9 +17,16 @@ from .options import (
     built_in_engine,
     colormap_option,
     input_size_option,
+    near_first,
     range_option,
     timeout_option,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..pipeline.inputs import Input
+    from ..runtime.scale import MetricScale
 
 
 class _PredictCommand(SectionedCommand):
@@ -30,6 +38,11 @@ class _PredictCommand(SectionedCommand):
         super().format_options(ctx, formatter)
         with formatter.section("Outputs (x is the picture, clip or frame)"):
             formatter.write_dl([(name, f"x{each.ending}: {each.about}") for name, each in OUTPUTS.items()])
+            formatter.write_paragraph()
+            formatter.write_text(
+                "* Without metres: what the network answers. The 16-bit files then hold it scaled to 0 to 65535, and a "
+                ".json beside them says from which to which answer; a bar says near and far."
+            )
 
 
 @click.command(
@@ -37,6 +50,7 @@ class _PredictCommand(SectionedCommand):
     sections={
         "What to write": ("--save", "--out", "--range", "--colormap", "--smooth", "--seconds"),
         "The engine": ("--engine",),
+        "Metres of a network that answers inverse or relative depth": ("--calibrate-scale", "--depth-units"),
         "The camera": ("--intrinsics", "--axes", "--input-size", "--fps", "--timeout"),
     },
 )
@@ -71,6 +85,19 @@ class _PredictCommand(SectionedCommand):
     show_default=True,
     help="Of point clouds: x right, y down, z forward; or y up, z backward.",
 )
+@click.option(
+    "--calibrate-scale",
+    "points",
+    type=PathType(dir_okay=False),
+    metavar="FILE",
+    help="Fit scale and shift to measured points of the one INPUT, a picture, and keep them beside the engine as "
+    "scale.json for later. A CSV file with the columns x,y,depth (pixels, metres), or a 16-bit depth PNG.",
+)
+@click.option(
+    "--depth-units",
+    type=NumberType(0.001, 1_000_000),
+    help=f"Units per metre of that PNG.  [default: {DEPTH_UNITS:g}]",
+)
 @input_size_option
 @click.option(
     "--fps",
@@ -78,7 +105,15 @@ class _PredictCommand(SectionedCommand):
     help="Of raw frames and pictures that become a clip, or to ask a camera for.",
 )
 @timeout_option
-def predict(arguments: tuple[str, ...], engine: Path | None, out: Path, **options: Any) -> None:
+def predict(
+    arguments: tuple[str, ...],
+    engine: Path | None,
+    out: Path,
+    points: Path | None,
+    depth_units: float | None,
+    span: tuple[float, float] | None,
+    **options: Any,
+) -> None:
     """Write the depth of pictures, videos, cameras and streams, at their own size.
 
     An INPUT is a picture, a folder, a quoted pattern ("*.jpg"), a numbered sequence (frames/%05d.png), a video, a
@@ -89,6 +124,9 @@ def predict(arguments: tuple[str, ...], engine: Path | None, out: Path, **option
     Videos keep their times and sound. A camera gives its newest frame, and what it drops is counted. Ctrl-C ends a
     video or camera, and what was written is kept.
 
+    Networks that answer inverse or relative depth (adopt --answers) have no metres, and nothing calls their answers so.
+    --calibrate-scale makes metres of them, for pictures of one scene by one camera.
+
     \b
     Examples:
       depthkit predict photo.jpg
@@ -96,14 +134,19 @@ def predict(arguments: tuple[str, ...], engine: Path | None, out: Path, **option
       depthkit predict clip.mp4 --save color-video,depth-video --smooth
       depthkit predict 0 --seconds 60 --range 0.5,5
       depthkit predict photo.jpg --intrinsics fov=63 --save color,ply
+      depthkit predict runs/midas/midas-256x256.fp32.ort.onnx photo.jpg --calibrate-scale points.csv
     """
     from ..data.colours import palette
     from ..pipeline.inputs import plan_inputs, require_fitting, require_folder, require_goals, split_arguments
     from ..pipeline.outputs import parse_outputs
     from ..pipeline.prediction import Options, Prediction
     from ..pipeline.predictor import Predictor
+    from ..pipeline.scaling import write_scale
+    from .console import out as console
     from .predict_output import run, terminable
 
+    if depth_units is not None and (points is None or points.suffix.lower() == ".csv"):
+        raise click.UsageError("--depth-units is for a depth PNG of --calibrate-scale; leave it out")
     target, places = (engine, arguments) if engine else split_arguments(arguments)
     save = options.pop("save")
     chosen = () if save is None else parse_outputs(save, has_camera=options["intrinsics"] is not None)
@@ -112,10 +155,30 @@ def predict(arguments: tuple[str, ...], engine: Path | None, out: Path, **option
     require_folder(out)
     palette(options["colormap"])  # before anything is opened
     read = require_goals(inputs, chosen, out)
-    with Predictor(target or built_in_engine("choose others with --engine")) as predictor, terminable():
-        wishes = Options(out, chosen, read=read, **options)
+    target = target or built_in_engine("choose others with --engine")
+    scale = None if points is None else _fitted(target, inputs, points, depth_units)
+    with Predictor(target, scale=scale) as predictor, terminable():
+        wishes = Options(out, chosen, near_first(span, predictor.spec), read=read, **options)
         predictions = [Prediction(each, wishes, predictor) for each in inputs]
         for prediction in predictions:
             prediction.check(alone=len(predictions) == 1)
+        if scale is not None:
+            console.print(f"Wrote {write_scale(target, scale)}", markup=False)
+        if predictor.scale is not None:
+            console.print(predictor.scale.describe(), markup=False)
         for prediction in predictions:
             run(prediction, predictor)
+
+
+def _fitted(target: Path, inputs: Sequence[Input], points: Path, depth_units: float | None) -> MetricScale:
+    """The scale that fits measured points of the one input; nothing is written. Raises UserError, DataError."""
+    from ..errors import UserError
+    from ..files import require_writable
+    from ..pipeline.scaling import fit_to_points, scale_path
+    from .console import tell
+
+    pictures = [picture for each in inputs for picture in each.pictures if each.kind == "pictures"]
+    if len(pictures) != 1 or len(inputs) != 1:
+        raise UserError("--calibrate-scale needs one picture, in which its points were measured; name it alone")
+    require_writable(scale_path(target))
+    return fit_to_points(target, pictures[0], points, depth_units or DEPTH_UNITS, tell)

@@ -13,11 +13,13 @@ from typing import Any
 
 from rich.progress import Progress
 
+from ..data.colours import describe_span
 from ..errors import DataError
 from ..pipeline.clip import Plan, Written, write_source
-from ..pipeline.outputs import OUTPUTS, Shot
+from ..pipeline.outputs import OUTPUTS
 from ..pipeline.prediction import Prediction
 from ..pipeline.predictor import Predictor
+from ..pipeline.shot import Shot
 from ..runtime.pictures import FPS
 from ..runtime.source import Source
 from .console import clip_progress, err, out, progress
@@ -67,9 +69,9 @@ def _run_pictures(prediction: Prediction, predictor: Predictor, source: Source, 
 
         def watch(shot: Shot) -> None:
             bar.advance(task)
-            low, high = shot.span
+            span = describe_span(shot.span, is_metric=plan.job.spec.is_metric)
             goals = _goals(plan, plan.name(shot.result.frame))
-            out.print(f"{pictures[shot.result.frame.index]}: {low:.2f} to {high:.2f} m  ->  {goals}", markup=False)
+            out.print(f"{pictures[shot.result.frame.index]}: {span}  ->  {goals}", markup=False)
 
         written = write_source(source, predictor, plan, watch)
     _complain(source, written)
@@ -83,7 +85,7 @@ def _run_clip(predictor: Predictor, source: Source, plan: Plan) -> None:
     frames = f"{written.frames} frames" if written.frames != 1 else "1 frame"
     if written.given != written.frames:
         frames = f"{written.frames} of {written.given} frames ({source.dropped} dropped)"
-    span = "" if written.span is None else f", {written.span[0]:.2f} to {written.span[1]:.2f} m"
+    span = "" if written.span is None else f", {describe_span(written.span, is_metric=plan.job.spec.is_metric)}"
     goals = [str(path) for path in written.files]
     if any(not OUTPUTS[name].is_clip for name in plan.outputs):
         goals.append(_goals(plan, f"{plan.job.name}_*"))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..export.recipe import Calibration
     from ..export.source import Source
-    from ..pipeline.budget import Budget, Trial, Tuning
+    from ..pipeline.budget import Budget, Quality, Trial, Tuning
     from ..pipeline.candidates import Scope
     from ..pipeline.pictures import Pictures
     from ..precisions import Precision
@@ -71,12 +71,12 @@ class _QuantityType(click.ParamType[float]):
 @click.option(
     "--min-ssim",
     type=NumberType(0, 1, below=True),
-    help="SSIM to torch FP32 of the engine's run, at the run's size, mean over the pictures.",
+    help="SSIM to the engine's own run in FP32, at the run's size, mean over the pictures.",
 )
 @click.option(
     "--max-absrel-loss",
     type=NumberType(0, 100),
-    help="Allowed increase of AbsRel over torch FP32 of the most accurate run; needs measured depth.",
+    help="Allowed increase of AbsRel over the most accurate run in FP32; needs measured depth.",
 )
 @click.option(
     "--max-memory",
@@ -152,7 +152,8 @@ def tune(
     the fastest. Without any limit, INT8's gate limits the accuracy.
 
     The engines of several runs compete, whatever their networks. The pictures then need measured depth, because only
-    AbsRel compares networks: its increase counts from torch FP32 of the most accurate run.
+    AbsRel compares networks: its increase counts from the most accurate run in FP32. Depth without metres is aligned
+    to measured depth first, and such runs only compete with runs that answer alike.
 
     The winner, its ONNX file and reference go to best/ in the folder of its run, all trials to tune.json and tune.png
     in that of the first RUN. A stopped search continues with the same command. If nothing is within the budget, it
@@ -175,6 +176,7 @@ def tune(
     memory = None if max_memory is None else int(max_memory)
     found = [locate(each) for each in run]
     sources = read_runs(found)
+    _require_alike(sources)
     scope = Scope(backends, cast("Sequence[Precision]", precisions), sizes, batches)
     candidates(sources, scope)  # raises for an impossible scope before weights are copied
     if calibrate is not None:
@@ -196,6 +198,17 @@ def tune(
         calibrate=calibrate,
         seconds=60 * minutes,
     )
+
+
+def _require_alike(sources: Mapping[str, Source]) -> None:
+    """Raise UserError for runs that AbsRel cannot compare: aligned figures are lower than metric ones."""
+    from ..errors import UserError
+    from ..metrics import choose_alignment
+
+    how = {name: choose_alignment("auto", source.document.model.answers) for name, source in sources.items()}
+    if len(set(how.values())) > 1:
+        answers = ", ".join(f"{name} answers {source.document.model.answers}" for name, source in sources.items())
+        raise UserError(f"runs whose depth is aligned differently cannot compete ({answers}); tune each by itself")
 
 
 def tune_runs(
@@ -260,7 +273,7 @@ def _draw(path: Path, tuning: Tuning) -> None:
         note = "chosen" if engine.name == tuning.chosen else ""
         points.append(replace(point, filled=trial.state == "measured", note=note))
     by_truth = any(quality.abs_rel is not None for _, quality in judged)
-    truth = "AbsRel against measured depth" if by_truth else "1 − SSIM to torch FP32"
+    truth = f"AbsRel{_aligned(judged[0][1])} against measured depth" if by_truth else "1 − SSIM to the run in FP32"
 
     def draw(axes: Axes) -> str:
         return charts.pareto(
@@ -287,17 +300,22 @@ def _with_default_limit(budget: Budget, pictures: Pictures, *, several: bool) ->
     if budget.max_abs_rel_loss is not None and not pictures.measured:
         raise UserError(
             f"--max-absrel-loss needs measured depth, but {pictures.source} has none; give a data set with --data, or "
-            "limit the difference from torch with --min-ssim"
+            "limit the difference from the run in FP32 with --min-ssim"
         )
     if budget.limits_speed or budget.max_abs_rel_loss is not None or (budget.min_ssim is not None and not several):
         return budget
     gate = PRECISIONS["int8"].tolerance
     if pictures.measured:
-        limit, than = ("AbsRel", " than torch FP32 of the most accurate run") if several else ("accuracy", "")
+        limit, than = ("AbsRel", " than the most accurate run in FP32") if several else ("accuracy", "")
         out.print(f"no {limit} limit given: AbsRel may be {gate.max_abs_rel_loss} worse{than}, as in INT8's gate")
         return replace(budget, max_abs_rel_loss=gate.max_abs_rel_loss)
     out.print(f"no accuracy limit given: SSIM must be at least {gate.min_ssim}, as in INT8's gate")
     return replace(budget, min_ssim=gate.min_ssim)
+
+
+def _aligned(quality: Quality) -> str:
+    """The label of figures that depth was aligned for."""
+    return "" if quality.alignment == "none" else f" aligned ({quality.alignment})"
 
 
 def _line(trial: Trial, budget: Budget) -> str:
@@ -308,7 +326,7 @@ def _line(trial: Trial, budget: Budget) -> str:
     if trial.quality is not None:
         figures.append(f"SSIM {trial.quality.ssim:.4f}")
         if trial.quality.abs_rel is not None:
-            figures.append(f"AbsRel {trial.quality.abs_rel:.4f}")
+            figures.append(f"AbsRel{_aligned(trial.quality)} {trial.quality.abs_rel:.4f}")
     missed = [f"misses: {word}" for word in (*trial.faults, *budget.misses(trial))]
     return f"{trial.candidate.name}: {', '.join([*figures, *missed])}"
 
@@ -323,10 +341,13 @@ def _show(tuning: Tuning) -> None:
 
     front = {trial.candidate.name for trial in pareto(tuning.trials)}
     look = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
-    shown = Table(title="measured side by side", title_justify="left", title_style="bold", **look)  # type: ignore[arg-type]
+    measured = sorted((t for t in tuning.trials if t.state == "measured"), key=lambda t: t.p50_ms)
+    how = {_aligned(t.quality) for t in measured if t.quality is not None and t.quality.abs_rel is not None}
+    title = "measured side by side" + "".join(f"; AbsRel and δ1{label}" for label in how if label)
+    shown = Table(title=title, title_justify="left", title_style="bold", **look)  # type: ignore[arg-type]
     for heading in ("engine", "p50 ms", "p95 ms", "FPS", "SSIM", "AbsRel", "δ1", "MiB", ""):
         shown.add_column(heading, justify="left" if heading in {"engine", ""} else "right", overflow="fold")
-    for trial in sorted((t for t in tuning.trials if t.state == "measured"), key=lambda t: t.p50_ms):
+    for trial in measured:
         quality = trial.quality
         assert quality is not None, "only judged trials are measured at length"
         name = trial.candidate.name

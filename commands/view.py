@@ -14,6 +14,7 @@ from .options import (
     built_in_engine,
     colormap_option,
     input_size_option,
+    near_first,
     range_option,
     timeout_option,
 )
@@ -62,10 +63,10 @@ def view(
     http(s):// stream, or - for standard input. ENGINE is an engine, an ONNX file that depthkit exported, a run, or the
     name of built-in weights: nano or compact. Without it, the more accurate built-in weights are used.
 
-    The page shows metres under the pointer. It needs no display here: open it in any browser on this machine, or
-    forward the port (ssh -L 8080:localhost:8080 HOST). A file plays at its own rate, and frames that the engine is too
-    slow for are dropped; it stops at the end, where the page offers to play it again. A camera gives its newest frame.
-    The engine works while a page is visible. Ctrl-C ends.
+    The page shows metres under the pointer; of a model without metres, its answers. It needs no display here: open it
+    in any browser on this machine, or forward the port (ssh -L 8080:localhost:8080 HOST). A file plays at its own rate,
+    and frames that the engine is too slow for are dropped; it stops at the end, where the page offers to play it again.
+    A camera gives its newest frame. The engine works while a page is visible. Ctrl-C ends.
 
     \b
     Examples:
@@ -90,9 +91,12 @@ def view(
     opening = partial(open_source, place, input_size=input_size, fps=fps or _slides(place), timeout=timeout)
     target = engine or built_in_engine("name others before the source")
     with listen(host, port, PORT) as sock, opening() as source, Predictor(target) as predictor:
-        unit = unit_of(predictor.spec.depth_range)
-        playlist = Playlist(source, None if place == "-" else opening, predictor.stream, unit, fps, loop)
-        page = View(playlist, sock, Look(span, colormap, _describe(predictor)), smooth=smooth, name=host)
+        spec, reopen = predictor.spec, None if place == "-" else opening
+        look = Look(near_first(span, spec), colormap, _describe(predictor), spec.answers)
+        playlist = Playlist(source, reopen, predictor.stream, unit_of(spec), fps, loop, predictor.smoother())
+        page = View(playlist, sock, look, smooth=smooth, name=host)
+        if predictor.scale is not None:
+            console.print(predictor.scale.describe(), markup=False)
         _say_where(page.address, sock, port)
         if open_browser:
             click.launch(page.address)
@@ -123,8 +127,11 @@ def _slides(place: str) -> float | None:
 
 
 def _describe(predictor: Predictor) -> str:
-    height, width = predictor.size
-    return f"{predictor.spec.network} {height}x{width}, {predictor.precision}, {predictor.provider}"
+    (height, width), spec = predictor.size, predictor.spec
+    what = "" if spec.is_metric else f", {spec.answers} depth without metres"
+    if predictor.scale is not None:
+        what = f", metres by a scale from {predictor.scale.picture}"
+    return f"{spec.network} {height}x{width}, {predictor.precision}, {predictor.provider}{what}"
 
 
 def _say_where(address: str, sock: socket.socket, asked: int | None) -> None:

@@ -4,25 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from ..errors import UserError
 
-__all__ = ["Span", "colour", "colour_planes", "palette"]
+if TYPE_CHECKING:
+    from ..spec import Answers
+
+__all__ = ["Span", "colour", "colour_planes", "describe_span", "oriented", "palette"]
 
 Span = tuple[float, float]
-"""The nearest and the farthest depth in metres."""
+"""The nearest and the farthest depth: metres, or answers without metres. Of inverse depth, the nearest is larger."""
 
+_LEAST_REACH: Final = 1e-30  # of a span whose ends are equal
 _STRIP: Final = 64  # rows mapped at a time, which stay in the processor's cache; even
 
 
+def oriented(ends: tuple[float, float], answers: Answers | None) -> Span:
+    """A smallest and a largest value as nearest and farthest depth.
+
+    >>> oriented((0.5, 5.0), "metres"), oriented((3.2, 18.0), "inverse")
+    ((0.5, 5.0), (18.0, 3.2))
+    """
+    low, high = ends
+    return (high, low) if answers == "inverse" else (low, high)
+
+
+def describe_span(span: Span, *, is_metric: bool) -> str:
+    """A span as text.
+
+    >>> describe_span((0.5, 5.0), is_metric=True), describe_span((18.04, 3.2), is_metric=False)
+    ('0.50 to 5.00 m', '18.04 (near) to 3.2 (far), no unit')
+    """
+    near, far = span
+    return f"{near:.2f} to {far:.2f} m" if is_metric else f"{near:.4g} (near) to {far:.4g} (far), no unit"
+
+
 def colour(depth: np.ndarray, span: Span, colormap: str = "turbo") -> np.ndarray:
-    """Map H x W metres to H x W x 3 uint8, from near to far over `span` in metres; beyond it the colours end.
+    """Map H x W depth to H x W x 3 uint8, from near to far over `span`; beyond it the colours end.
 
     Args:
-        depth: finite metres.
+        depth: finite; metres or other answers.
         span: the nearest and the farthest depth.
         colormap: one of matplotlib's; `turbo` is blue (near) to red (far), with 256 colours.
 
@@ -65,7 +89,7 @@ def colour_planes(depth: np.ndarray, span: Span, colormap: str = "turbo") -> tup
 def _levels(depth: np.ndarray, span: Span) -> Iterator[tuple[slice, np.ndarray]]:
     """For each strip of rows, from which to which it is, and its 256 levels over `span` (uint8)."""
     low, high = span
-    scale = np.float32(256 / max(high - low, 1e-6))
+    scale = np.float32(256 / np.copysign(max(abs(high - low), _LEAST_REACH), high - low))
     for top in range(0, len(depth), _STRIP):
         rows = slice(top, min(top + _STRIP, len(depth)))
         level = (depth[rows] - np.float32(low)) * scale

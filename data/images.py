@@ -23,6 +23,7 @@ __all__ = [
     "fill_image",
     "find_images",
     "is_result",
+    "levels",
     "looks_like_picture",
     "millimetres",
     "picture_size",
@@ -35,6 +36,7 @@ __all__ = [
     "resize_image",
     "warn_skipped",
     "write_depth_png",
+    "write_grey16",
     "write_image",
 ]
 
@@ -221,7 +223,7 @@ def _check_picture(image: np.ndarray) -> None:
 
 
 def resize_depth(depth: np.ndarray, size: tuple[int, int], *, smooth: bool) -> np.ndarray:
-    """Resize H x W float32 metres to `size` (height, width); the same array if it already fits.
+    """Resize H x W float32 depth to `size` (height, width); the same array if it already fits.
 
     Predictions are interpolated (`smooth`). Measured maps are not: nearest neighbour keeps holes, and makes no false
     depth between two surfaces.
@@ -249,10 +251,29 @@ def millimetres(depth: np.ndarray) -> np.ndarray:
     return found
 
 
+def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """H x W values as uint16 from 0 at `low` to 65535 at `high`, rounded; the same beyond them, and 0 for NaN.
+
+    >>> levels(np.array([[1.0, 2.0, 3.0, 9.0, np.nan]]), 1, 3).tolist()
+    [[0, 32768, 65535, 65535, 0]]
+    """
+    found = np.empty(values.shape, np.uint16)
+    scale = 65535 / ((high - low) or 1.0)
+    for top in range(0, len(values), _STRIP):
+        rows = (np.nan_to_num(values[top : top + _STRIP].astype(np.float64), nan=low) - low) * scale
+        found[top : top + _STRIP] = np.clip(np.rint(rows), 0, 65535)
+    return found
+
+
 def write_depth_png(path: Path, depth: np.ndarray) -> None:
     """Write H x W metres atomically as 16-bit PNG in `millimetres`. Raises OutputError."""
+    write_grey16(path, millimetres(depth))
+
+
+def write_grey16(path: Path, values: np.ndarray) -> None:
+    """Write H x W uint16 atomically, in the format of the suffix. Raises OutputError."""
     with atomic_write(path) as temporary:
-        Image.fromarray(millimetres(depth)).save(temporary)
+        Image.fromarray(values).save(temporary)
 
 
 def _read(path: Path, size: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int], int]:

@@ -1,4 +1,4 @@
-"""A picture beside its depth in colours, and a bar that says which colour is how many metres."""
+"""A picture beside its depth in colours, and a bar that says which colour is how many metres, or near and far."""
 
 from __future__ import annotations
 
@@ -28,21 +28,24 @@ def side_size(size: tuple[int, int]) -> tuple[int, int]:
     return height + height % 2, wide + wide % 2
 
 
-def side_by_side(image: np.ndarray, depth: np.ndarray, span: Span, colormap: str = "turbo") -> np.ndarray:
+def side_by_side(
+    image: np.ndarray, depth: np.ndarray, span: Span, colormap: str = "turbo", *, is_metric: bool = True
+) -> np.ndarray:
     """The picture, its depth in colours, and the bar: H x W x 3 uint8 of `side_size`.
 
     Args:
         image: h x w x 3 uint8 RGB.
-        depth: metres of the picture's size.
+        depth: of the picture's size.
         span: the nearest and farthest depth in colours.
         colormap: see `colour`.
+        is_metric: whether depth is in metres; otherwise the bar has no numbers.
     """
     (height, width), (tall, wide) = depth.shape, side_size((depth.shape[0], depth.shape[1]))
     made = np.empty((tall, wide, 3), np.uint8)
     made[:height, :width] = image
     made[:height, width : 2 * width] = colour(depth, span, colormap)
     made[height:, : 2 * width] = made[height - 1, : 2 * width]
-    made[:, 2 * width :] = _bar((tall, wide - 2 * width), span, colormap)
+    made[:, 2 * width :] = _bar((tall, wide - 2 * width), span, colormap, is_metric)
     return made
 
 
@@ -56,20 +59,20 @@ def _letter(height: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _bar(size: tuple[int, int], span: Span, colormap: str) -> np.ndarray:
+def _bar(size: tuple[int, int], span: Span, colormap: str, is_metric: bool) -> np.ndarray:
     """The nearest depth below, the farthest above."""
-    (height, width), (low, high) = size, span
+    (height, width), (near, far) = size, span
     letter = _letter(height)
     margin, thick = letter, max(letter // 2, 6)
     picture = Image.new("RGB", (width, height), _BACKGROUND)
-    shades = np.linspace(high, low, max(height - 2 * margin, 1), dtype=np.float32)[:, None]
+    shades = np.linspace(far, near, max(height - 2 * margin, 1), dtype=np.float32)[:, None]
     picture.paste(Image.fromarray(colour(np.repeat(shades, thick, axis=1), span, colormap)), (6, margin))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(letter)
-    digits = 2 if high - low < 10 else 1
     marks = min(max((height - 2 * margin) // (2 * letter) + 1, 2), _MARKS)
-    for index in range(marks):
-        share = index / (marks - 1)
-        row = margin + (1 - share) * (height - 2 * margin - 1)
-        text = f"{low + share * (high - low):.{digits}f} m"
+    texts = [f"{metres:.{2 if far - near < 10 else 1}f} m" for metres in np.linspace(near, far, marks)]
+    if not is_metric:
+        texts = ["near", "far"]
+    for index, text in enumerate(texts):
+        row = margin + (1 - index / (len(texts) - 1)) * (height - 2 * margin - 1)
         draw.text((6 + thick + 6, row), text, _INK, font, anchor="lm")
     return np.asarray(picture)

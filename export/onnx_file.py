@@ -184,14 +184,19 @@ def _quantized(subject: Subject, options: ExportOptions, origin: Origin) -> tupl
     frames, _ = calibration.frames
     if len(frames) < LEAST_FRAMES:
         raise DataError(f"INT8 calibration needs at least {LEAST_FRAMES} frames, but there are {len(frames)}")
-    how = plan(plain, frames.images, _choosing(subject.source, subject.spec, frames), options.keep)
+    choosing = _choosing(subject.source, subject.spec, frames)
+    how = plan(plain, frames.images, choosing, options.keep)
     best, tried = how.best, ", ".join(f"{method} {how.tried[method].change:.2%}" for method in METHODS)
     used = f"{len(frames)} frames of {calibration.source}"
     if all(image.min() == image.max() for image in frames.images):
         used += ", each of one colour"
     detail = f"{how.method} changes depth least ({tried}) on {used}; {_kept_in_fp32(how.kept)}"
     if best.shift:
-        detail += f"; median depth offset of {1000 * best.shift_m:.0f} mm corrected in the last bias"
+        offset = f"{1000 * best.shift_m:.0f} mm"
+        if not choosing.is_metric:
+            low, high = choosing.scale
+            offset = f"{100 * best.shift_m / (high - low):.2g} % of the span"
+        detail += f"; median depth offset of {offset} corrected in the last bias"
     model = sign(place(plain, how.ranges, how.kept, shift=best.shift), subject.spec, "int8", origin)
     return model, Check("INT8 calibration", passed=True, detail=detail)
 

@@ -12,6 +12,7 @@ from ..bench.environment import Environment
 from ..bench.statistics import pareto_front
 from ..documents import STRICT
 from ..errors import GateError
+from ..metrics import Alignment
 from ..precisions import Precision
 
 __all__ = ["Budget", "Candidate", "Quality", "Trial", "Tuning", "choose", "could_win", "pareto", "require_choice"]
@@ -69,15 +70,17 @@ class Quality:
     """Quality of an engine's depth at the camera's resolution.
 
     Attributes:
-        ssim: to torch in FP32 of its own run, at the run's size, on depth / 10 m, mean over pictures.
+        ssim: to its own run in FP32, at the run's size, on the scale of `Reference.scale`, mean over pictures.
         abs_rel, delta1: against measured depth, over all pixels; None: there is no measured depth.
-        abs_rel_loss: its AbsRel minus that of torch in FP32 of the most accurate run, at the run's size.
+        abs_rel_loss: its AbsRel minus that of the most accurate run in FP32, at the run's size.
+        alignment: how depth was aligned to measured depth first; "none" for depth in metres.
     """
 
     ssim: float
     abs_rel: float | None
     delta1: float | None
     abs_rel_loss: float | None
+    alignment: Alignment = "none"
 
     @property
     def error(self) -> float:
@@ -95,7 +98,7 @@ class Trial:
         wall_ms: latencies in its longest measurement.
         quality: None: not judged, since it is too slow for the budget.
         memory_bytes: see `MemoryUse.load_bytes`.
-        faults: why it fails the gate of its precision, against torch at its own size.
+        faults: why it fails the gate of its precision, against the reference of its own size.
         reason: why it was skipped or failed.
     """
 
@@ -202,7 +205,7 @@ class Tuning:
     trials: tuple[Trial, ...] = ()
     chosen: str = ""
     untried: tuple[str, ...] = ()
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
 
 
 def could_win(trial: Trial, rivals: Sequence[Trial], budget: Budget) -> bool:

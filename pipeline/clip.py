@@ -9,13 +9,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Final, cast
 
-from ..data.colours import Span
+from ..data.colours import Span, oriented
 from ..errors import DataError
 from ..runtime.cameras import Intrinsics, corrected
 from ..runtime.source import Frame, Source
-from .outputs import OUTPUTS, Job, Output, Shot, percentiles
+from .outputs import OUTPUTS, Output
 from .predictor import Predictor
 from .recorder import Recorder
+from .shot import Job, Shot, percentiles
 from .stream import Result
 
 __all__ = ["Plan", "Written", "write_source"]
@@ -38,7 +39,7 @@ class Plan:
     Attributes:
         outputs: keys of `OUTPUTS`.
         job: what outputs know before the first frame.
-        span: the depth from which to which colours reach; None: by the depth itself.
+        span: the nearest and farthest depth that colours reach; None: by the depth itself.
         one_span: whether that is the same for all frames: the 2nd to 98th percentile of the first 2 seconds (less where
             their frames need more than 256 MiB), widened. Otherwise each frame has its own.
         smooth: see `runtime.smooth`.
@@ -68,7 +69,7 @@ class Written:
         interrupted: by KeyboardInterrupt.
         broken: why it could not be read to its end.
         whole: whether it was written to its end.
-        span: of the colours, in metres; None: each frame has its own.
+        span: of the colours; None: each frame has its own.
         files: of the whole clip.
         notes: what outputs left out, one sentence each.
     """
@@ -147,7 +148,8 @@ def _finish(outputs: Sequence[Output], written: Written) -> None:
 
 
 def _shots(source: Source, predictor: Predictor, plan: Plan, written: Written) -> Generator[Shot, None, None]:
-    """Results in metres of the frame's camera, with the range of the clip's colours."""
+    """Results (metres are of the frame's camera), with the range of the clip's colours."""
+    spec = plan.job.spec
     with closing(_results(source, predictor, plan)) as results:
         first: list[Result] = []
         error: BaseException | None = None
@@ -155,13 +157,16 @@ def _shots(source: Source, predictor: Predictor, plan: Plan, written: Written) -
         if plan.span is None and plan.one_span:
             first, error = _first_look(results, source, min(_LOOK, plan.seconds or _LOOK))
             if first:
-                near, far = percentiles([result.small for result in first], first[0].small.shape)
-                written.span = near / _WIDER, far * _WIDER
+                low, high = percentiles([result.small for result in first], first[0].small.shape)
+                more = (_WIDER - 1) * (high - low)  # answers without metres may begin anywhere
+                wide = (low / _WIDER, high * _WIDER) if spec.is_metric else (low - more, high + more)
+                written.span = oriented(wide, spec.answers)
         begin: float | None = None  # of a live source, the first frame that is taken is not its first
         for result in chain(_emptied(first), results):
             frame = result.frame
             begin = frame.time if begin is None else begin
-            yield Shot(plan.name(frame), result, frame.time - begin, written.span, plan.camera(frame))
+            time, camera = frame.time - begin, plan.camera(frame)
+            yield Shot(plan.name(frame), result, time, written.span, camera, spec.answers)
         if error is not None:
             raise error
 
@@ -172,8 +177,8 @@ def _results(source: Source, predictor: Predictor, plan: Plan) -> Generator[Resu
     with closing(stream) as results:
         for result in results:
             camera = plan.camera(result.frame)
-            if camera is not None:
-                result.small = corrected(result.small, camera, predictor.spec.focal)
+            if camera is not None and plan.job.spec.is_metric:
+                result.small = corrected(result.small, camera, plan.job.spec.focal)
             yield result
 
 

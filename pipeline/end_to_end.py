@@ -15,12 +15,14 @@ from typing import Final
 import numpy as np
 
 from ..cores import usable_cores
+from ..data.colours import Span, oriented
 from ..errors import UserError
 from ..runtime.source import Frame
 from ..runtime.sources import open_source, paced
 from .clip import Plan, write_source
-from .outputs import OUTPUTS, Job, Shot
+from .outputs import OUTPUTS
 from .predictor import Predictor
+from .shot import Job, Shot
 from .stream import Result
 
 __all__ = ["STAGES", "EndToEnd", "measure_source"]
@@ -90,9 +92,10 @@ def measure_source(place: str, engine: Path, seconds: float) -> EndToEnd:
             raise UserError(f"{source.name} is live, so that no two engines get the same frames; name a video file")
         fps, size = source.fps or _RATE, source.size
     with Predictor(engine) as predictor, TemporaryDirectory(prefix="depthkit-") as folder:
-        job = Job(Path(folder), "clip", size, predictor.size, fps)
-        stages = _stages(place, predictor, job, seconds)
-        plan = Plan((_OUTPUT,), job, predictor.spec.depth_range, seconds=seconds)
+        job = Job(Path(folder), "clip", size, predictor.spec, fps)
+        span = oriented(predictor.spec.depth_range, predictor.spec.answers)
+        stages = _stages(place, predictor, job, span, seconds)
+        plan = Plan((_OUTPUT,), job, span, seconds=seconds)
         # Before and after, so that a machine that changes its speed meanwhile changes both.
         alone = [_alone(place, predictor, seconds / 2)]
         with _timed() as spent:
@@ -122,10 +125,9 @@ def measure_source(place: str, engine: Path, seconds: float) -> EndToEnd:
         )
 
 
-def _stages(place: str, predictor: Predictor, job: Job, seconds: float) -> dict[str, float]:
+def _stages(place: str, predictor: Predictor, job: Job, span: Span, seconds: float) -> dict[str, float]:
     """Median milliseconds of each stage, each frame from its decoding to its encoding before the next."""
     spent: dict[str, list[float]] = {stage: [] for stage in STAGES}
-    span = predictor.spec.depth_range
     with open_source(place) as source, OUTPUTS[_OUTPUT](job) as output:
         begin = perf_counter()
         for frame in _first(source, seconds):

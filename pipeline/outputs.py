@@ -5,112 +5,31 @@ A new output is a class here and a line in the table.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from typing_extensions import Self
 
-from ..data.colours import Span, colour, colour_planes
-from ..data.images import millimetres, write_depth_png, write_image
+from ..data.colours import colour, colour_planes
+from ..data.images import levels, millimetres, write_depth_png, write_grey16, write_image
 from ..data.side_by_side import side_by_side, side_size
-from ..errors import OutputError, UserError
-from ..files import MOST_NAME_BYTES, atomic_write
+from ..errors import UserError
+from ..files import atomic_write, remove, write_text
 from ..packages import require_packages
-from ..runtime.cameras import Intrinsics
-from ..runtime.clouds import Axes, Cloud, cloud, write_pcd, write_ply
+from ..runtime.clouds import Cloud, cloud, write_pcd, write_ply
 from ..runtime.exr import write_exr
-from ..runtime.source import Sound
 from ..runtime.video_writer import COLOUR, DEPTH, Coding, VideoWriter, frame_of, frame_of_rgb
-from .stream import Result
+from .shot import Job, Shot
 
-__all__ = ["FOR_CLIPS", "FOR_PICTURES", "OUTPUTS", "Job", "Output", "Shot", "parse_outputs"]
+if TYPE_CHECKING:
+    from ..spec import ModelSpec
 
-
-@dataclass(frozen=True)
-class Job:
-    """What outputs know before the first frame.
-
-    Attributes:
-        out: folder of the files.
-        name: what files of the whole clip begin with.
-        size: height and width of the frames.
-        engine_size: those of the depth before it was resized.
-        fps: frames a second that the clip states; None: unknown.
-        sound: of the clip.
-        colormap: see `data.colours.colour`.
-        axes: of clouds.
-        inputs: files that must not be replaced, resolved.
-    """
-
-    out: Path
-    name: str
-    size: tuple[int, int]
-    engine_size: tuple[int, int]
-    fps: float | None = None
-    sound: Sound | None = None
-    colormap: str = "turbo"
-    axes: Axes = "opencv"
-    inputs: frozenset[Path] = frozenset()
-
-    def goal(self, stem: str, ending: str) -> Path:
-        """The file of this name. Raises OutputError: it would replace an input, or its name is too long."""
-        goal = self.out / f"{stem}{ending}"
-        if self._folder / goal.name in self.inputs:
-            raise OutputError(f"{goal} would replace an input; choose another folder with --out")
-        if len(goal.name.encode(errors="surrogateescape")) > MOST_NAME_BYTES:
-            raise OutputError(f"{goal.name} would exceed {MOST_NAME_BYTES} bytes; shorten the input's name")
-        return goal
-
-    @cached_property
-    def _folder(self) -> Path:
-        return self.out.resolve()
-
-
-class Shot:
-    """A frame with its depth, as outputs get it. What several of them need is computed once.
-
-    Attributes:
-        name: what its files begin with.
-        result: frame and depth; metres are corrected for the camera's focal length.
-        time: when it is shown, in seconds from the first frame that is written.
-        intrinsics: of its camera; None: unknown.
-    """
-
-    def __init__(
-        self, name: str, result: Result, time: float, span: Span | None = None, intrinsics: Intrinsics | None = None
-    ) -> None:
-        self.name, self.result, self.time, self.intrinsics, self._span = name, result, time, intrinsics, span
-
-    @property
-    def depth(self) -> np.ndarray:
-        """Float32 metres at the frame's own size."""
-        return self.result.depth
-
-    @cached_property
-    def image(self) -> np.ndarray:
-        """H x W x 3 uint8 RGB."""
-        return self.result.frame.image(exact=False)
-
-    @cached_property
-    def span(self) -> Span:
-        """The depth from which to which colours reach: the clip's, or of this frame the 2nd and 98th percentile."""
-        return self._span or percentiles([self.depth], self.result.small.shape)
-
-
-def percentiles(depths: list[np.ndarray], size: tuple[int, ...]) -> Span:
-    """The 2nd and 98th percentile of metres, of about `size` values each: those of a large picture are slow."""
-    sampled = []
-    for depth in depths:
-        down, across = (max(1, have // want) for have, want in zip(depth.shape, size, strict=True))
-        sampled.append(depth[::down, ::across].ravel())
-    low, high = np.percentile(np.concatenate(sampled), (2, 98))
-    return float(low), float(high)
+__all__ = ["FOR_CLIPS", "FOR_PICTURES", "OUTPUTS", "Output", "parse_outputs", "require_metres"]
 
 
 class Output(ABC):
@@ -121,6 +40,7 @@ class Output(ABC):
         about: what they hold, in a few words.
         is_clip: whether a whole clip becomes one file; otherwise every frame is one.
         needs_camera: whether it needs intrinsics.
+        needs_metres: whether it needs depth in metres.
         needs: modules of `packages.EXTRAS`.
         notes: what was left out, one sentence each.
     """
@@ -129,6 +49,7 @@ class Output(ABC):
     about: ClassVar[str]
     is_clip: ClassVar[bool] = False
     needs_camera: ClassVar[bool] = False
+    needs_metres: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, job: Job) -> None:
@@ -171,18 +92,24 @@ class Colour(_FramePart):
 
 
 class Depth16(_FramePart):
-    """The depth of a frame in whole millimetres."""
+    """The depth of a frame in whole millimetres, or as levels with a file that says what they are."""
 
-    ending, about = "_depth16.png", "16-bit PNG in millimetres"
+    ending, about = "_depth16.png", "16-bit PNG in millimetres*"
 
     def _save(self, path: Path, shot: Shot) -> None:
-        write_depth_png(path, shot.depth)
+        about = path.with_suffix(".json")
+        if self.job.spec.is_metric:
+            write_depth_png(path, shot.depth)
+            remove(about)  # of this picture before it had metres
+        else:
+            write_text(about, _describe_levels(self.job, shot.ends))
+            write_grey16(path, levels(shot.depth, *shot.ends))
 
 
 class Npy(_FramePart):
     """The depth of a frame for NumPy."""
 
-    ending, about = "_depth.npy", "float32 metres, for NumPy"
+    ending, about = "_depth.npy", "float32 metres*, for NumPy"
 
     def _save(self, path: Path, shot: Shot) -> None:
         depth = np.ascontiguousarray(shot.depth)
@@ -193,12 +120,13 @@ class Npy(_FramePart):
 
 
 class Npz(_FramePart):
-    """The depth of a frame for NumPy, with its time and camera."""
+    """The depth of a frame for NumPy, with its time and camera. What has no metres is called by what it is."""
 
     ending, about = "_depth.npz", "the same, compressed, with time in seconds and K"
 
     def _save(self, path: Path, shot: Shot) -> None:
-        values: dict[str, Any] = {"depth": shot.depth, "time": np.float64(shot.time)}
+        name = "depth" if self.job.spec.is_metric else self.job.spec.answers
+        values: dict[str, Any] = {name: shot.depth, "time": np.float64(shot.time)}
         if (camera := shot.intrinsics) is not None:
             values["K"] = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
         with atomic_write(path) as temporary:
@@ -208,7 +136,7 @@ class Npz(_FramePart):
 class Exr(_FramePart):
     """The depth of a frame for compositing programs."""
 
-    ending, about, needs = "_depth.exr", "OpenEXR: float32 metres in channel Y", ("av",)
+    ending, about, needs = "_depth.exr", "OpenEXR: float32 metres* in channel Y", ("av",)
 
     def _save(self, path: Path, shot: Shot) -> None:
         write_exr(path, shot.depth)
@@ -217,7 +145,7 @@ class Exr(_FramePart):
 class _Points(_FramePart):
     """The coloured points of a frame."""
 
-    needs_camera = True
+    needs_camera = needs_metres = True
     put: ClassVar[Callable[..., None]]
 
     def _save(self, path: Path, shot: Shot) -> None:
@@ -225,7 +153,7 @@ class _Points(_FramePart):
 
     def _cloud(self, shot: Shot) -> Cloud:
         assert shot.intrinsics is not None
-        return cloud(shot.depth, shot.image, shot.intrinsics, engine_size=self.job.engine_size)
+        return cloud(shot.depth, shot.image, shot.intrinsics, engine_size=self.job.spec.size)
 
 
 class Ply(_Points):
@@ -282,10 +210,11 @@ class ColourVideo(_ClipPart):
 class SideVideo(_ClipPart):
     """A clip beside its depth in colours."""
 
-    ending, about, coding = "_side.mp4", "the clip beside its colours and a bar in metres, with the sound", COLOUR
+    ending, about, coding = "_side.mp4", "the clip beside its colours and a bar in metres*, with the sound", COLOUR
 
     def write(self, shot: Shot) -> None:
-        picture = side_by_side(shot.image, shot.depth, shot.span, self.job.colormap)
+        is_metric = self.job.spec.is_metric
+        picture = side_by_side(shot.image, shot.depth, shot.span, self.job.colormap, is_metric=is_metric)
         self._video.write(frame_of_rgb(picture), shot.time)
 
     def _size(self) -> tuple[int, int]:
@@ -293,15 +222,46 @@ class SideVideo(_ClipPart):
 
 
 class DepthVideo(_ClipPart):
-    """A clip's depth without loss."""
+    """A clip's depth without loss, in whole millimetres, or as levels with a file that says what they are."""
 
-    ending, about, coding = "_depth.mkv", "lossless FFV1, 16-bit grey in millimetres", DEPTH
+    ending, about, coding = "_depth.mkv", "lossless FFV1, 16-bit grey in millimetres*", DEPTH
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self._about = job.goal(job.name, self.ending).with_suffix(".json")
+        self._ends: tuple[float, float] | None = None  # of all frames
 
     def write(self, shot: Shot) -> None:
-        self._video.write(frame_of([millimetres(shot.depth)], self.coding.pixels), shot.time)
+        if self.job.spec.is_metric:
+            grey = millimetres(shot.depth)
+        else:
+            self._ends = self._ends or shot.ends
+            grey = levels(shot.depth, *self._ends)
+        self._video.write(frame_of([grey], self.coding.pixels), shot.time)
+
+    def finish(self, *, whole: bool) -> None:
+        super().finish(whole=whole)
+        if self._ends is None:
+            remove(self._about)  # of this clip before it had metres
+        else:
+            write_text(self._about, _describe_levels(self.job, self._ends))
 
     def _size(self) -> tuple[int, int]:
         return self.job.size
+
+
+def _describe_levels(job: Job, ends: tuple[float, float]) -> str:
+    """JSON that says what the pixels of a 16-bit file without metres are."""
+    low, high = ends
+    about = {
+        "answers": job.spec.answers,
+        "near": "large" if job.spec.answers == "inverse" else "small",
+        "low": low,
+        "high": high,
+        "answer": "low + (high - low) * pixel / 65535; below low it is 0, and above high 65535",
+        "engine": job.engine,
+    }
+    return json.dumps(about, indent=2) + "\n"
 
 
 OUTPUTS: Final[dict[str, type[Output]]] = {
@@ -321,6 +281,15 @@ OUTPUTS: Final[dict[str, type[Output]]] = {
 FOR_PICTURES: Final = ("color", "depth16", "npy")
 FOR_CLIPS: Final = ("color-video",)
 """What is written without `--save`."""
+
+
+def require_metres(names: Iterable[str], spec: ModelSpec) -> None:
+    """Raise UserError for keys of `OUTPUTS` that need metres which the model does not answer."""
+    if not spec.is_metric and (lacking := [name for name in names if OUTPUTS[name].needs_metres]):
+        raise UserError(
+            f"--save {','.join(lacking)} needs metres, and {spec.network} answers {spec.answers} depth; fit its scale "
+            "to measured points with --calibrate-scale"
+        )
 
 
 def parse_outputs(text: str, *, has_camera: bool) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ from ..runtime.clouds import Axes
 from ..runtime.source import Frame, Source
 from .clip import Plan
 from .inputs import Input
-from .outputs import Job
+from .outputs import require_metres
 from .predictor import Predictor
+from .shot import Job
 
 __all__ = ["Options", "Prediction"]
 
@@ -25,7 +26,7 @@ class Options:
     Attributes:
         out: folder of the results.
         chosen: keys of `OUTPUTS`; empty: the default of each kind of input.
-        span: the depth in metres from which to which colours reach; None: by the depth itself.
+        span: the depth from which to which colours reach; None: by the depth itself.
         colormap: see `data.colours.colour`.
         smooth: whether clips are smoothed.
         seconds: after which a clip or live source is ended.
@@ -73,8 +74,10 @@ class Prediction:
             alone: whether this is the only input; a video is then opened only once.
 
         Raises:
-            DataError, UserError: a picture or video cannot be read, or intrinsics do not fit.
+            DataError, UserError: a picture or video cannot be read, intrinsics do not fit, or an output needs metres
+                which the model does not answer.
         """
+        require_metres(self.outputs, self._predictor.spec)
         if self.input.kind == "pictures":
             for picture in self.input.pictures:
                 _, size = read_resized(picture, self._predictor.size)
@@ -94,12 +97,13 @@ class Prediction:
                 options.out,
                 self.input.name,
                 source.size,
-                self._predictor.size,
+                self._predictor.spec,
                 source.fps,
                 source.audio,
                 options.colormap,
                 options.axes,
                 options.read,
+                self._predictor.engine.name,
             )
         except BaseException:
             source.close()
@@ -139,5 +143,6 @@ class Prediction:
         camera = read_intrinsics(self._options.intrinsics, size, picture=picture)
         self._cameras.append(camera)
         sentence = describe_correction(camera, self._predictor.spec.focal)
-        if sentence not in self.corrections:
+        # Without metres nothing is corrected, and a scale is of the camera itself.
+        if self._predictor.spec.is_metric and self._predictor.scale is None and sentence not in self.corrections:
             self.corrections.append(sentence)

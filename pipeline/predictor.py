@@ -12,9 +12,11 @@ from typing_extensions import Self
 from ..errors import FrameError, UserError
 from ..frames import AnySize
 from ..runtime.pool import Pool
+from ..runtime.scale import MetricScale, ScaledSession
 from ..runtime.smooth import Smoother
 from ..runtime.source import Source
 from ..runtime.sources import open_source
+from .scaling import find_scale
 from .stream import Result, stream
 from .targets import open_target
 
@@ -25,7 +27,9 @@ _COLORS: Final = get_args(Color)
 
 
 class Predictor:
-    """Depth in metres of frames of any size. Threads may share it.
+    """Depth of frames of any size. Threads may share it.
+
+    It is in metres if `spec.is_metric`, otherwise what the network answers, see `ModelSpec.answers`.
 
     Args:
         engine: an engine, an ONNX file that depthkit exported, a run folder, or the name of built-in weights. A run is
@@ -35,9 +39,13 @@ class Predictor:
             is first needed; the first is opened now. More threads than that wait for each other. Answers do not depend
             on it. The sessions share the processor: on a CPU, several are faster than one only if each engine was built
             for a part of the cores.
+        scale: turns answers without metres into metres; None: the run's own `scale.json`, if there is one
+            (`depthkit predict --calibrate-scale` writes it).
 
     Attributes:
-        spec: the model's tensors, preprocessing and depth range (`ModelSpec`).
+        engine: as given.
+        scale: in use; None: none.
+        spec: the model's tensors, preprocessing and depth range (`ModelSpec`); with a scale, those of metres.
         provider: see `Session`.
         precision: see `Session`.
 
@@ -50,12 +58,15 @@ class Predictor:
     (48, 64)
     """
 
-    def __init__(self, engine: str | Path, color: Color = "rgb", threads: int = 1) -> None:
+    def __init__(
+        self, engine: str | Path, color: Color = "rgb", threads: int = 1, *, scale: MetricScale | None = None
+    ) -> None:
         if color not in _COLORS:
             raise UserError(f"color must be one of {', '.join(map(repr, _COLORS))}, not {color!r}")
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise UserError(f"threads must be a whole number from 1, not {threads!r}")
-        self._engine = Path(engine)
+        self.engine = Path(engine)
+        self.scale = find_scale(self.engine) if scale is None else scale
         self._color = color
         self._threads = threads
         self._pool = Pool(self._open, threads, "predictor")
@@ -76,7 +87,7 @@ class Predictor:
             size: height and width of the depth; None: the frame's. `predictor.size` is the fastest.
 
         Returns:
-            float32 metres, H x W or of `size`: a new array, owned by the caller.
+            float32, H x W or of `size`: a new array, owned by the caller.
 
         Raises:
             FrameError: `frame` has another shape or dtype, or `size` is not two positive numbers.
@@ -112,8 +123,13 @@ class Predictor:
             lambda image: self(image, self.size),
             self.size,
             threads=self._threads,
-            smoother=Smoother() if smooth else None,
+            smoother=self.smoother() if smooth else None,
         )
+
+    def smoother(self) -> Smoother:
+        """A new smoother for what this answers."""
+        low, high = self.spec.depth_range
+        return Smoother(span=None if self.spec.is_metric else high - low)
 
     def close(self) -> None:
         """Wait for the calls in flight, and free the sessions; waiting calls and later ones raise EngineError.
@@ -131,13 +147,15 @@ class Predictor:
     def __repr__(self) -> str:
         model = f"{self.spec.network} at {self.spec.describe_sizes()}"
         return (
-            f"<Predictor {self._engine}: {model}, {self.precision} by {self.provider}, color={self._color}, "
+            f"<Predictor {self.engine}: {model}, {self.precision} by {self.provider}, color={self._color}, "
             f"threads={self._threads}>"
         )
 
     def _open(self) -> AnySize:
-        session = open_target(self._engine)
+        session = open_target(self.engine)
         try:
+            if self.scale is not None:
+                session = ScaledSession(session, self.scale)
             return AnySize(session, flip=self._color == "bgr")
         except BaseException:
             session.close()

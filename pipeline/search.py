@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -28,10 +28,14 @@ from ..documents import from_json, to_json
 from ..errors import BackendError, DepthkitError
 from ..files import write_text
 from ..frames import predict_frames
-from ..metrics import PixelSums, pixel_sums, scaled_ssim, valid_pixels
-from ..parity import gate_faults
+from ..metrics import PixelSums, align, choose_alignment, pixel_sums, valid_pixels
+from ..parity import compare, gate_faults
+from ..reference import Reference
 from ..session import Session
 from .budget import HOPE, Budget, Candidate, Quality, Trial, Tuning, choose, could_win
+
+if TYPE_CHECKING:
+    from ..spec import Answers
 
 __all__ = ["Make", "Panel", "Search"]
 
@@ -46,8 +50,9 @@ class Panel:
     """The pictures that judge every candidate, in a file that processes share.
 
     Args:
-        path: an `.npz` with `images` (N x H x W x 3 uint8), `runs` (R names), `depths` (R x N x H x W metres, each
-            run's torch FP32 depth) and `truths` (N x H x W metres, 0: not measured), all at the camera's resolution.
+        path: an `.npz` with `images` (N x H x W x 3 uint8), `runs` (R names), `depths` (R x N x H x W float32, each
+            run's own FP32 depth) and `truths` (N x H x W metres, 0: not measured), all at the camera's resolution.
+            All runs answer the same, or all answer metres.
         crop: rows and columns that count against measured depth.
     """
 
@@ -60,20 +65,21 @@ class Panel:
             images, truths = panel["images"], panel["truths"]
             trained = dict(zip(panel["runs"].tolist(), panel["depths"], strict=True))
         answers = np.stack(list(predict_frames(session, images)))
-        everywhere = np.ones(truths.shape[1:], bool)
-        similar = [scaled_ssim(*pair, everywhere) for pair in zip(answers, trained[run], strict=True)]
-        ssim = float(np.mean(similar))
-        found = self._sums(answers, truths)
+        own = Reference(images, trained[run], np.zeros_like(truths), is_metric=session.spec.is_metric)
+        ssim = compare(answers, own).ssim
+        found = self._sums(answers, truths, session.spec.answers)
         if not found.count:
             return Quality(ssim, None, None, None)
-        best = min(self._sums(depths, truths).scores().abs_rel for depths in trained.values())
-        scores = found.scores()
-        return Quality(ssim, scores.abs_rel, scores.delta1, scores.abs_rel - best)
+        best = min(self._sums(depths, truths, session.spec.answers).scores().abs_rel for depths in trained.values())
+        scores, how = found.scores(), choose_alignment("auto", session.spec.answers)
+        return Quality(ssim, scores.abs_rel, scores.delta1, scores.abs_rel - best, how)
 
-    def _sums(self, depths: np.ndarray, truths: np.ndarray) -> PixelSums:
-        pairs = zip(depths, truths, strict=True)
-        sums = (pixel_sums(depth, truth, valid_pixels(truth, self._crop)) for depth, truth in pairs)
-        return sum(sums, PixelSums(0, *[0.0] * 6))
+    def _sums(self, depths: np.ndarray, truths: np.ndarray, answers: Answers) -> PixelSums:
+        how, found = choose_alignment("auto", answers), PixelSums(0, *[0.0] * 6)
+        for depth, truth in zip(depths, truths, strict=True):
+            valid = valid_pixels(truth, self._crop)
+            found += pixel_sums(align(depth, truth, valid, how, inverse=answers == "inverse"), truth, valid)
+        return found
 
 
 class Search:

@@ -27,7 +27,8 @@ class Result:
     Attributes:
         frame: of the source.
         image: the frame at the engine's size, h x w x 3 uint8 RGB.
-        small: float32 metres at the engine's size, h x w; smoothed, if that was asked for.
+        small: float32 depth at the engine's size, h x w; smoothed, if that was asked for. Like all depth here, in
+            metres if the predictor's `spec.is_metric`.
         spent: seconds that each stage took: "decode" (with the wait for a frame, if the source is live), "resize",
             "engine".
     """
@@ -37,7 +38,7 @@ class Result:
 
     @cached_property
     def depth(self) -> np.ndarray:
-        """Float32 metres at the frame's own size, H x W."""
+        """Float32 depth at the frame's own size, H x W."""
         return self.at(self.frame.size)
 
     @property
@@ -46,11 +47,11 @@ class Result:
         return perf_counter() - self.frame.arrived
 
     def at(self, size: tuple[int, int]) -> np.ndarray:
-        """Float32 metres at the height and width `size`; `small` itself where that fits."""
+        """Float32 depth at the height and width `size`; `small` itself where that fits."""
         return resize_depth(self.small, size, smooth=True)
 
     def __repr__(self) -> str:
-        return f"<Result of {self.frame!r}: {self.small.min():.2f} to {self.small.max():.2f} m>"
+        return f"<Result of {self.frame!r}: {self.small.min():.4g} to {self.small.max():.4g}>"
 
 
 def stream(

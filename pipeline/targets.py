@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..session import Session
+    from ..spec import ModelSpec
     from ..train.teacher import Teacher
     from .tell import Tell
 
 __all__ = [
     "copied_run",
     "depth_units_of",
+    "describe_target",
     "find_engines",
     "find_runs",
     "folder_names",
@@ -197,6 +199,19 @@ def open_target(target: Path) -> Session:
     return _open_fp32(path) if by_engine else open_torch(path, None)
 
 
+def describe_target(target: Path) -> tuple[ModelSpec, str]:
+    """The model of a run, of shipped weights, an ONNX file or an engine, and its weights' SHA-256; opens no session.
+
+    Raises UserError, BundleError, EngineError, SpecError.
+    """
+    path = locate(target)
+    if path.is_dir():
+        document = read_document(path)
+        return document.model, document.weights_sha256
+    made = describe_onnx(path) if is_onnx_file(path) else read_manifest(path)
+    return made.model, made.weights_sha256
+
+
 def open_teacher(target: Path) -> Teacher:
     """Open a run, built-in weights, an ONNX file or an engine as a teacher.
 
@@ -205,10 +220,7 @@ def open_teacher(target: Path) -> Teacher:
     from ..train.teacher import Teacher
 
     path = locate(target)
-    if path.is_dir():
-        weights = read_document(path).weights_sha256
-    else:
-        weights = (describe_onnx(path) if is_onnx_file(path) else read_manifest(path)).weights_sha256
+    _, weights = describe_target(path)
     return Teacher(open_target(target), path, weights)
 
 

@@ -1,4 +1,4 @@
-"""The report's pictures: camera frames, measured depth, the engines' depth, and their errors against torch."""
+"""The report's pictures: camera frames, measured depth, the engines' depth, and how that differs from the reference."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..bench.results import Row
+from ..data.colours import oriented
 from ..metrics import VALID_DEPTH, valid_pixels
 from ..reference import Reference
 
@@ -23,6 +24,7 @@ _MOST_PICTURES: Final = 36  # of depth in all scenes; but each engine has at lea
 _MOST_FRAMES: Final = 3
 _MOST_MAPS: Final = 12  # of errors; but each engine has at least one
 _DEPTH, _ERROR = "turbo", "viridis"  # neither has black, which is for NaN and infinity
+_LEAST_REACH: Final = 1e-9  # of a scale whose ends are equal
 _BRIGHT: Final = 99.5  # percentile at the bright end of an error map; single pixels are often far worse
 
 
@@ -38,12 +40,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Frame:
-    """A reference frame at `index`; depth is coloured from `low` to `high` metres."""
+    """A reference frame at `index`; depth is coloured from `near` to `far`: metres, or those words without metres."""
 
     index: int
     pictures: tuple[Picture, ...]
-    low: str
-    high: str
+    near: str
+    far: str
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class ErrorMap:
-    """|engine - torch| of a row's worst frame.
+    """|engine - reference| of a row's worst frame.
 
     Attributes:
         name: of the row.
@@ -66,8 +68,8 @@ class ErrorMap:
         why: the figure in which the frame is the worst.
         picture: dark where nothing differs.
         ramp: its colours, from 0 to `high`; "" if no pixel differs.
-        high: metres at the bright end; most pixels are below.
-        most: metres of the worst pixel.
+        high: the difference at the bright end, with its unit; most pixels are below.
+        most: that of the worst pixel.
     """
 
     name: str
@@ -95,8 +97,8 @@ def scenes(rows: Sequence[Row], references: Sequence[Reference], answers: Sequen
 
 
 def _scene(answered: Sequence[_Answered], most: int) -> Scene:
-    reference = answered[0][1]
-    views = ["camera", "measured depth", "torch FP32"]
+    first, reference, _ = answered[0]
+    views = ["camera", "measured depth", "reference"]
     models = dict.fromkeys(row.model for row, _, _ in answered)
     full = [row.name for row, _, _ in answered]
     brief = [f"{row.backend}, {row.precision}" for row, _, _ in answered]
@@ -104,19 +106,21 @@ def _scene(answered: Sequence[_Answered], most: int) -> Scene:
     frames = []
     for index in _frames(answered)[:most]:
         truth = reference.truths[index]
-        span = _span(truth[valid_pixels(truth)], reference.depths[index])
-        maps = [("torch FP32", reference.depths[index], "depth of torch in FP32, the reference")]
+        span = oriented(_shared_span(reference, index), first.answers)
+        measured_span = span if reference.is_metric else _span(truth[valid_pixels(truth)], np.empty(0))
+        maps = [("reference", reference.depths[index], "depth of the model itself in FP32, the reference")]
         maps += [
             (name, depths[index], f"depth predicted by {name}, frame {index + 1}, of {row.model or 'an unknown model'}")
             for name, (row, _, depths) in zip(names, answered, strict=True)
         ]
         pictures = [
             _photo("camera", reference.images[index], f"the camera's picture, frame {index + 1}"),
-            _map("measured depth", np.where(valid_pixels(truth), truth, np.nan), span, _DEPTH,
+            _map("measured depth", np.where(valid_pixels(truth), truth, np.nan), measured_span, _DEPTH,
                  f"measured depth, frame {index + 1}, black where it was not measured"),
             *(_map(name, depth, span, _DEPTH, alt) for name, depth, alt in maps),
         ]  # fmt: skip
-        frames.append(Frame(index, tuple(pictures), f"{span[0]:.1f}", f"{span[1]:.1f}"))
+        ends = [f"{end:.1f} m" for end in span] if reference.is_metric else ["near", "far"]
+        frames.append(Frame(index, tuple(pictures), *ends))
     title = " and ".join(filter(None, models)) or "unknown model"
     return Scene(title, (*views, *names), tuple(frames), _ramp(_DEPTH))
 
@@ -133,11 +137,8 @@ def _distinct(names: Iterable[str], taken: Iterable[str]) -> list[str]:
 def _frames(answered: Sequence[_Answered]) -> list[int]:
     """All frames, the most informative first: the one with the widest range of depth, then the rows' worst ones."""
     reference, last = answered[0][1], min(len(depths) for _, _, depths in answered)
-    spans = [
-        _span(truth[valid_pixels(truth)], depth)
-        for truth, depth in zip(reference.truths, reference.depths, strict=True)
-    ]
-    wanted = [int(np.argmax([high - low for low, high in spans[:last]]))]
+    spans = [_shared_span(reference, index) for index in range(last)]
+    wanted = [int(np.argmax([high - low for low, high in spans]))]
     for row, _, _ in answered:
         if row.parity is not None:
             wanted += [row.parity.worst_ssim_frame, row.parity.max_abs_frame]
@@ -163,14 +164,24 @@ def error_maps(
 
 def _error_map(row: Row, frame: int, why: str, reference: Reference, depths: np.ndarray) -> ErrorMap:
     error = np.abs(depths[frame].astype(np.float64) - reference.depths[frame])
+    unit = "m"
+    if not reference.is_metric:
+        low, top = reference.scale
+        error, unit = error * (100 / (top - low)), "%"
     finite = error[np.isfinite(error)]
     most = float(finite.max()) if finite.size else 0.0
     high = float(np.percentile(finite, _BRIGHT)) or most if most else 0.0
-    largest = f"{most:.2g}\u00a0m"
-    alt = f"difference between {row.name} and torch FP32 in frame {frame + 1}, at most {largest}"
+    largest = f"{most:.2g}\u00a0{unit}"
+    alt = f"difference between {row.name} and the reference in frame {frame + 1}, at most {largest}"
     picture = _map("error", error, (0.0, high), _ERROR, alt)
     ramp = _ramp(_ERROR) if most else ""
-    return ErrorMap(row.name, frame + 1, why, picture, ramp, f"{high:.2g}\u00a0m", largest)
+    return ErrorMap(row.name, frame + 1, why, picture, ramp, f"{high:.2g}\u00a0{unit}", largest)
+
+
+def _shared_span(reference: Reference, index: int) -> tuple[float, float]:
+    """From which to which value all depth of a frame is coloured: that of measured depth, if depth has metres."""
+    measured = reference.truths[index][valid_pixels(reference.truths[index])]
+    return _span(measured if reference.is_metric else measured[:0], reference.depths[index])
 
 
 def _span(measured: np.ndarray, otherwise: np.ndarray) -> tuple[float, float]:
@@ -189,9 +200,10 @@ def _palette(name: str) -> np.ndarray:
 
 
 def _map(view: str, depth: np.ndarray, span: tuple[float, float], colours: str, alt: str) -> Picture:
-    """Colour metres between the ends of `span`; NaN and infinity are black."""
+    """Colour values between the ends of `span`, of which the first may be the larger; NaN and infinity are black."""
     finite = np.isfinite(depth)
-    share = (np.where(finite, depth, 0.0) - span[0]) / max(span[1] - span[0], 1e-9)
+    reach = span[1] - span[0]
+    share = (np.where(finite, depth, 0.0) - span[0]) / (reach if abs(reach) > _LEAST_REACH else _LEAST_REACH)
     levels = np.where(finite, 1 + np.rint(254 * np.clip(share, 0, 1)), 0).astype(np.uint8)
     picture = Image.fromarray(levels)
     picture.putpalette(_palette(colours).tobytes())

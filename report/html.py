@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -43,7 +44,7 @@ def write_report(
         path: the HTML file.
         result: the bench.
         references: each row's reference.
-        answers: each row's depth for its reference frames, N x H x W metres; None: not computed.
+        answers: each row's depth for its reference frames, N x H x W float32; None: not computed.
 
     Raises:
         OutputError: the file cannot be written.
@@ -124,7 +125,7 @@ def _models(result: BenchResult) -> list[list[Row]]:
 
 
 def _error(row: Row, *, measured: bool) -> float | None:
-    """A row's error: AbsRel against measured depth, or 1 - SSIM to torch in the worst frame."""
+    """A row's error: AbsRel against measured depth, or 1 - SSIM to the reference in the worst frame."""
     if measured:
         value = None if row.accuracy is None else row.accuracy.scores.pooled.abs_rel
     else:
@@ -139,15 +140,15 @@ def _pareto(result: BenchResult) -> dict[str, Any] | None:
     found = [(row, error) for row, error in errors if error is not None]
     if not found:
         return None
-    points = [
-        charts.Point(
-            row.percentile(50), error, short_name(row), model(row), row.precision,
-            # Compared with torch, rows compete within their model; against measured depth, all of a batch size do.
-            rivals=(row.batch if measured else row.model) if _state(row) == "pass" else None, filled=row.passed,
-        )
-        for row, error in found
-    ]  # fmt: skip
-    name = "AbsRel against measured depth" if measured else "1 − SSIM to torch FP32, worst frame"
+    points = []
+    for row, error in found:
+        how = row.accuracy.alignment if measured and row.accuracy is not None else "none"
+        series = model(row) if how == "none" else f"{model(row)}, aligned ({how})"
+        # Against measured depth, all rows of a batch size compete that are aligned alike; else rows of one model.
+        rivals = (row.batch, how) if measured else row.model
+        point = charts.Point(row.percentile(50), error, short_name(row), series, row.precision, filled=row.passed)
+        points.append(replace(point, rivals=rivals if _state(row) == "pass" else None))
+    name = "AbsRel against measured depth" if measured else "1 − SSIM to the reference, worst frame"
 
     def draw(axes: Axes) -> str:
         return charts.pareto(axes, points, x="p50 latency of a run, ms", y=name, hollow="fails", log_y=not measured)

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
-from math import inf
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -20,11 +20,15 @@ __all__ = ["PAPER", "TABLES", "Column", "Table", "csv_text", "headline", "markdo
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its heading, and a function that formats a row's cell; an empty cell was not measured."""
+    """A column: its heading, and a function that formats a row's cell; an empty cell was not measured.
+
+    `optional`: left out if all its cells are empty.
+    """
 
     heading: str
     cell: Callable[[Row], str]
     number: bool = True
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,10 @@ class Table:
         """The title with its note."""
         note = self.note(result)
         return f"{self.title} ({note})" if note else self.title
+
+    def shown(self, rows: Sequence[Row]) -> list[Column]:
+        """The columns without optional ones that are empty."""
+        return [column for column in self.columns if not column.optional or any(column.cell(row) for row in rows)]
 
 
 def _mebibytes(count: int | None) -> str:
@@ -63,13 +71,28 @@ def headline(result: BenchResult) -> str:
     judged = [row for row in result.rows if row.kind == "engine"]
     if not judged:
         return ""
+    compared = [(row.parity, row) for row in judged if row.parity is not None]
+    errors = []
+    for is_metric in (True, False):  # millimetres and percent cannot be compared
+        kind = [found for found in compared if found[0].is_metric == is_metric]
+        if kind:
+            parity, row = max(kind, key=lambda found: _badness(found[0]))
+            errors.append(f"{_largest(parity)}, {row.precision_asked.upper()}")
     passed = f"{sum(row.passed for row in judged)} of {len(judged)} pass"
-    errors = [(row.parity.max_abs_mm if row.parity.finite else inf, row) for row in judged if row.parity is not None]
-    if not errors:
-        return passed
-    worst, row = max(errors, key=lambda found: found[0])
-    length = "not finite" if worst == inf else f"{worst / 1000:.2f} m" if worst >= 10 else f"{worst:.2g} mm"
-    return f"{passed} (largest error {length}, {row.precision_asked.upper()})"
+    return f"{passed} (largest error {'; '.join(errors)})" if errors else passed
+
+
+def _badness(parity: Parity) -> float:
+    error = parity.max_abs_mm if parity.is_metric else parity.max_abs_percent
+    return error if isfinite(error) else float("inf")
+
+
+def _largest(parity: Parity) -> str:
+    if not isfinite(_badness(parity)):
+        return "not finite"
+    if not parity.is_metric:
+        return f"{parity.max_abs_percent:.2g} % of the reference's span"
+    return f"{parity.max_abs_mm / 1000:.2f} m" if parity.max_abs_mm >= 10 else f"{parity.max_abs_mm:.2g} mm"
 
 
 def _percentile(percent: float, least: int) -> Callable[[Row], str]:
@@ -127,6 +150,14 @@ _HEAD: Final = (
     Column("engine", lambda row: row.backend, number=False),
     Column("precision", lambda row: row.precision, number=False),
 )
+
+_ALIGNED: Final = Column(
+    "aligned",
+    lambda row: "" if row.accuracy is None or row.accuracy.alignment == "none" else row.accuracy.alignment,
+    number=False,
+    optional=True,
+)
+"""How predictions without metres were aligned to measured depth before they were scored."""
 
 _PAPER_NAMES: Final = {"unet": "baseline", "compact": "proposed"}
 
@@ -206,10 +237,10 @@ TABLES: Final = (
         ),
     ),
     Table(
-        "Parity with torch FP32 on the reference frames: worst frame's SSIM, worst pixel",
+        "Parity with the reference: worst frame's SSIM, worst pixel",
         (
             *_HEAD,
-            Column("max |Δ| mm", _parity(lambda parity: parity.max_abs_mm, ".3g")),
+            Column("max |Δ|", lambda row: "" if row.parity is None else row.parity.difference),
             Column("MSE", _parity(lambda parity: parity.mse, ".1e")),
             Column("SSIM", _parity(lambda parity: parity.worst_ssim, ".5f")),
             Column("AbsRel", _parity(lambda parity: parity.abs_rel_loss, "+.4f")),
@@ -221,6 +252,7 @@ TABLES: Final = (
         "Accuracy against measured depth",
         (
             *_HEAD,
+            _ALIGNED,
             *(Column(metric.heading, _accuracy(metric)) for metric in METRICS if metric.brief),
         ),
         wanted=lambda result: any(row.accuracy for row in result.rows),
@@ -238,6 +270,7 @@ PAPER: Final = Table(
         Column("ms", _figure(lambda row: row.mean_ms, ".2f")),
         Column("FPS", _figure(lambda row: row.fps, ".1f")),
         Column("parameters", _figure(lambda row: row.parameters and row.parameters / 1e6, ".2f")),
+        _ALIGNED,
         *(Column(metric.heading, _accuracy(metric)) for metric in METRICS if not metric.pooled),
     ),
 )
@@ -260,13 +293,12 @@ def markdown(result: BenchResult) -> str:
 
 
 def _markdown_table(table: Table, rows: Sequence[Row]) -> str:
+    columns = table.shown(rows)
     lines = [
-        "| " + " | ".join(column.heading.replace("|", "\\|") for column in table.columns) + " |",
-        "|" + "|".join("---:" if column.number else "---" for column in table.columns) + "|",
+        "| " + " | ".join(column.heading.replace("|", "\\|") for column in columns) + " |",
+        "|" + "|".join("---:" if column.number else "---" for column in columns) + "|",
     ]
-    lines += [
-        "| " + " | ".join(column.cell(row).replace("|", "\\|") for column in table.columns) + " |" for row in rows
-    ]
+    lines += ["| " + " | ".join(column.cell(row).replace("|", "\\|") for column in columns) + " |" for row in rows]
     return "\n".join(lines)
 
 
@@ -313,8 +345,11 @@ def _csv_cells(row: Row) -> dict[str, object]:
         "steady_bytes": memory and memory.steady_bytes,
         "device_bytes": memory and memory.device_bytes,
         "energy_j": row.energy_j,
-        "max_abs_mm": parity and parity.max_abs_mm,
+        "answers": row.answers,
+        "max_abs_mm": parity.max_abs_mm if parity and parity.is_metric else None,
+        "max_abs_percent": None if parity is None or parity.is_metric else parity.max_abs_percent,
         "worst_ssim": parity and parity.worst_ssim,
+        "alignment": row.accuracy and row.accuracy.alignment,
         **{metric.name: scores and metric.of(scores) for metric in METRICS},
         "passed": row.passed,
         "faults": "; ".join(row.faults),

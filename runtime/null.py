@@ -19,7 +19,7 @@ __all__ = ["NullSession", "open_engine", "profile_engine"]
 
 
 class NullSession(SessionBase):
-    """Returns `depth_m` metres for every pixel."""
+    """Answers `depth_m` for every pixel."""
 
     provider = "null"
     precision = "fp32"

@@ -1,7 +1,7 @@
 """Smooth the depth of a clip over time: less flicker, and edges and moving things stay where they are.
 
 A network judges every frame anew, so its depth trembles although the room does not. The filter keeps the logarithm of
-depth. For each frame it
+depth, or answers without metres as they are. For each frame it
 
 1. finds by how much the camera's turn has shifted the picture (phase correlation, Kuglin and Hines, 1975), and shifts
    what it keeps;
@@ -24,6 +24,7 @@ from scipy.ndimage import uniform_filter
 __all__ = ["Smoother", "Smoothing", "find_shift"]
 
 _ROWS: Final = 96  # of the picture in which the camera's turn is sought, at least: finer costs time and gains nothing
+_NEAREST: Final = np.float32(1e-3)  # metres: smaller ones have no useful logarithm
 _AROUND: Final = 5  # pixels: the side of the square whose brightness is compared
 
 
@@ -35,7 +36,7 @@ class Smoothing:
         keep: share of the kept depth where it is trusted fully, 0 to below 1; depth then follows a real change with a
             delay of keep / (1 - keep) frames.
         colour: difference of brightness, 0 to 1, at which trust has fallen to 1/e.
-        depth: the same of log depth, a relative change.
+        depth: the same of log depth, a relative change; without metres, of answers as a share of their span.
     """
 
     keep: float = 0.85
@@ -48,10 +49,15 @@ class Smoothing:
 
 
 class Smoother:
-    """Smooths the frames of one clip, in order. A frame of another size begins anew, as after `reset`."""
+    """Smooths the frames of one clip, in order. A frame of another size begins anew, as after `reset`.
 
-    def __init__(self, how: Smoothing | None = None) -> None:
-        self._how = how or Smoothing()
+    Args:
+        how: None: the defaults.
+        span: None: depth is in metres. Otherwise about the largest minus the smallest answer, above 0.
+    """
+
+    def __init__(self, how: Smoothing | None = None, *, span: float | None = None) -> None:
+        self._how, self._span = how or Smoothing(), span
         self._kept: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # log depth; the picture, grey and coarse
 
     def reset(self) -> None:
@@ -62,14 +68,14 @@ class Smoother:
         """The smoothed depth of the next frame, a new array.
 
         Args:
-            depth: H x W float32 metres, above 0.
+            depth: H x W float32, in metres of 0 or more, or answers.
             image: H x W x 3 uint8, the picture at the size of the depth.
         """
         picture = Image.fromarray(image).convert("L")
         grey = np.asarray(picture, np.float32) / 255
         step = max(1, image.shape[0] // _ROWS)
         coarse = np.asarray(picture.reduce(step), np.float32)
-        fresh = np.log(depth)
+        fresh = np.log(np.maximum(depth, _NEAREST)) if self._span is None else depth / np.float32(self._span)
         if self._kept is None or self._kept[0].shape != fresh.shape:
             self._kept = fresh, grey, coarse
             return depth.copy()
@@ -80,7 +86,7 @@ class Smoother:
         strange = (uniform_filter(np.abs(grey - before), _AROUND) / how.colour) ** 2 + (change / how.depth) ** 2
         fresh -= how.keep * np.exp(-strange) * known * change
         self._kept = fresh, grey, coarse
-        smoothed: np.ndarray = np.exp(fresh)
+        smoothed: np.ndarray = np.exp(fresh) if self._span is None else fresh * np.float32(self._span)
         return smoothed
 
 

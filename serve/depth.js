@@ -1,4 +1,4 @@
-/* Depth as numbers: what a message holds, metres at a pixel, colours, and the range that suits a scene. */
+/* Depth as numbers: what a message holds, depth at a pixel, colours, and the range that suits a scene. */
 
 /* A message of serve/wire.py. */
 export function decode(buffer) {
@@ -7,7 +7,7 @@ export function decode(buffer) {
   const [height, width] = header.depth;
   const levels = new Uint16Array(buffer, 4 + length, height * width);
   const picture = new Blob([new Uint8Array(buffer, 4 + length + levels.byteLength)], { type: "image/jpeg" });
-  return { header, depth: { levels, height, width }, picture };
+  return { header, depth: { levels, height, width, unit: header.unit, offset: header.offset }, picture };
 }
 
 /* For each of `goal` pixels: the two of `length` around it, and the second one's share; as depthkit's resize_depth. */
@@ -22,15 +22,15 @@ function neighbours(length, goal) {
   return { before, after, share };
 }
 
-/* The level at pixel (row, column) of a frame of height x width; not a number where there is no depth. */
-export function levelAt({ levels, height: h, width: w }, row, column, height, width) {
+/* The depth at pixel (row, column) of a frame of height x width; not a number where there is none. */
+export function depthAt({ levels, height: h, width: w, unit, offset }, row, column, height, width) {
   const y = ((row + 0.5) * h) / height - 0.5, x = ((column + 0.5) * w) / width - 0.5;
   const top = Math.floor(y), left = Math.floor(x);
   const level = (r, c) => levels[Math.min(Math.max(r, 0), h - 1) * w + Math.min(Math.max(c, 0), w - 1)] || NaN;
   const between = (a, b, share) => (share ? a + share * (b - a) : a);
   const upper = between(level(top, left), level(top, left + 1), x - left);
   const lower = between(level(top + 1, left), level(top + 1, left + 1), x - left);
-  return between(upper, lower, y - top);
+  return offset + unit * between(upper, lower, y - top);
 }
 
 /* Draws depth at any size: interpolates first and colours then, so that no false colours appear at edges. */
@@ -42,8 +42,8 @@ export class Painter {
     this.context = canvas.getContext("2d", { alpha: false });
   }
 
-  /* `colours` are 256 pixels; the range [low, high] is in levels. */
-  paint(depth, height, width, colours, low, high) {
+  /* `colours` are 256 pixels, from the depth `near` to `far`, of which either may be the larger. */
+  paint(depth, height, width, colours, near, far) {
     this.#resize(depth, height, width);
     const { stretched, rows, columns, pixels } = this;
     const { levels, height: h, width: w } = depth;
@@ -53,7 +53,8 @@ export class Painter {
         stretched[at] = a + columns.share[i] * (levels[from + columns.after[i]] - a);
       }
     }
-    const scale = 256 / Math.max(high - low, 1e-6);
+    const low = (near - depth.offset) / depth.unit, reach = (far - near) / depth.unit;
+    const scale = 256 / (Math.abs(reach) > 1e-6 ? reach : 1e-6);
     for (let row = 0, at = 0; row < height; row++) {
       const share = rows.share[row];
       let upper = rows.before[row] * width, lower = rows.after[row] * width;
@@ -92,41 +93,41 @@ function round(least) {
   return [1, 2, 5, 10].find((n) => n * power >= least * 0.999) * power;
 }
 
-/* Round metres to write at a colour bar, about `most` of them, with their text. */
+/* Round numbers to write at a colour bar, about `most` of them, with their text. */
 export function ticksOf(low, high, most) {
   const step = round((high - low) / most), digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const found = [];
   for (let n = Math.ceil(low / step - 1e-6); n * step <= high + 1e-6 * step; n++) {
-    found.push({ metres: n * step, text: (n * step).toFixed(digits) });
+    found.push({ value: n * step, text: (n * step).toFixed(digits) });
   }
   return found;
 }
 
 const SETTLING_MS = 700;
 
-/* A range that follows the scene: round, and unchanged until the scene has left it or fills it no longer. */
+/* A range [low, high] that follows the scene: round, and unchanged until the scene has left it or fills it no longer. */
 export class AutoRange {
   range = null;
   at = -Infinity;
 
-  /* Look at the next frame; metres. */
-  follow({ levels }, unit) {
+  /* Look at the next frame's depth. */
+  follow({ levels, unit, offset }) {
     const sampled = levels.filter((level, i) => i % 7 === 0 && level).sort();
     if (!sampled.length) return this.range ?? [0, 1];
-    const at = (share) => sampled[Math.round(share * (sampled.length - 1))] * unit;
-    const near = at(0.02), far = at(0.98);
+    const at = (share) => offset + unit * sampled[Math.round(share * (sampled.length - 1))];
+    const low = at(0.02), high = at(0.98);
     // Averages over the last second, so that one frame moves nothing.
     const now = performance.now(), fresh = 1 - Math.exp((this.at - now) / SETTLING_MS);
     this.at = now;
-    this.near = near - (1 - fresh) * (near - (this.near ?? near));
-    this.far = far - (1 - fresh) * (far - (this.far ?? far));
-    const span = Math.max(this.far - this.near, 0.05);
-    const [low, high] = this.range ?? [Infinity, -Infinity];
-    const left = low - this.near > 0.05 * span || this.far - high > 0.05 * span;
-    if (left || high - low > 1.8 * span) {
+    this.low = low - (1 - fresh) * (low - (this.low ?? low));
+    this.high = high - (1 - fresh) * (high - (this.high ?? high));
+    const span = Math.max(this.high - this.low, 50 * unit);
+    const [least, most] = this.range ?? [Infinity, -Infinity];
+    const left = least - this.low > 0.05 * span || this.high - most > 0.05 * span;
+    if (left || most - least > 1.8 * span) {
       const step = round(span / 8);
-      const bound = (value, how) => Number((how(value / step) * step).toFixed(4));
-      this.range = [bound(this.near, Math.floor), bound(this.far, Math.ceil)];
+      const bound = (value, how) => Number((how(value / step) * step).toPrecision(6));
+      this.range = [bound(this.low, Math.floor), bound(this.high, Math.ceil)];
     }
     return this.range;
   }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..pipeline.stream import Result
@@ -27,17 +27,19 @@ class Playlist:
         source: opened.
         reopen: opens it again; None: it can be read only once.
         stream: the results of a source's frames (`Predictor.stream`).
-        unit: metres per level of the depth that pages are sent.
+        unit: see `pack`.
         fps: rate of a file; None for its own.
         loop: start again at the end.
+        smoother: for what `stream` gives (`Predictor.smoother`).
     """
 
     source: Source
     reopen: Callable[[], Source] | None
     stream: Callable[[Source], Iterator[Result]]
-    unit: float = 0.001
+    unit: float | None = 0.001
     fps: float | None = None
     loop: bool = False
+    smoother: Smoother = field(default_factory=Smoother)
 
 
 class Player:
@@ -64,7 +66,7 @@ class Player:
         self._list, self._source = playlist, playlist.source
         self._timed = playlist.source  # the same one at its own rate, once it plays
         self._show, self._tell, self._over = show, tell, over
-        self._smoother = Smoother()
+        self._smoother = playlist.smoother
         self._smooth, self._paused, self._ended = smooth, False, False
         self._watchers, self._ignored, self._before, self._held_at = 0, 0, 0, 0
         self._playing, self._again, self._closing = threading.Event(), threading.Event(), threading.Event()

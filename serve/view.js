@@ -1,7 +1,7 @@
 /* The live page: draws the newest frame, and answers the server when it has. */
-import { AutoRange, Painter, decode, levelAt, pixelsOf, ticksOf } from "./depth.js";
+import { AutoRange, Painter, decode, depthAt, pixelsOf, ticksOf } from "./depth.js";
 
-const MOST_PIXELS = 640 * 480 * 1.1; // that depth is drawn at; metres are read from the depth itself
+const MOST_PIXELS = 640 * 480 * 1.1; // that depth is drawn at; numbers are read from the depth itself
 const FIGURES_MS = 500; // between two updates of the figures
 const SPOKEN_MS = 500; // that the point rests before a screen reader says it
 
@@ -12,7 +12,7 @@ const picture = $("picture").getContext("2d", { alpha: false });
 const bar = $("bar").getContext("2d", { alpha: false });
 
 let socket, hello, state = {}, shot = null, failed = false, wait = 500;
-let colours, range = [0, 1], auto = new AutoRange();
+let colours, range = [0, 1] /* near and far */, auto = new AutoRange();
 let point = null; // share of the picture's width and height
 let speaking = 0;
 const drawn = []; // the last frames: when they were drawn, their age and the engine's time
@@ -56,6 +56,7 @@ function greet(message) {
     $("colormap").append(...Object.keys(hello.palettes).map((name) => new Option(name)));
     $("colormap").value = hello.colormap;
     $("auto").checked = !hello.range;
+    setUnit();
     setRange(hello.range ?? range);
   }
   $("smooth").disabled = hello.still;
@@ -91,7 +92,7 @@ async function received(buffer) {
     if ($("picture").width !== width || $("picture").height !== height) Object.assign($("picture"), { height, width });
     picture.drawImage(bitmap, 0, 0);
     bitmap.close();
-    if ($("auto").checked) setRange(auto.follow(shot.depth, hello.unit));
+    if ($("auto").checked) follow();
     drawDepth();
     const now = performance.now();
     drawn.push({ at: now, age: shot.header.age + now - at, engine: shot.header.engine });
@@ -106,7 +107,7 @@ function drawDepth() {
   const [tall, wide] = shot.header.size;
   const share = Math.min(1, Math.sqrt(MOST_PIXELS / (tall * wide)));
   const size = [tall, wide].map((side) => Math.max(1, Math.round(side * share)));
-  painter.paint(shot.depth, ...size, colours, range[0] / hello.unit, range[1] / hello.unit);
+  painter.paint(shot.depth, ...size, colours, ...range);
   pictures.style.setProperty("--ratio", (wide / tall).toFixed(4));
   drawPoint();
 }
@@ -130,6 +131,21 @@ function showFigures() {
 
 /* Range and colours */
 
+/* Without metres, numbers have no unit, and the bar has none at all. */
+function setUnit() {
+  $("unit").hidden = !hello.metric;
+  if (hello.metric) return;
+  $("nearest").textContent = "Nearest";
+  $("farthest").textContent = "Farthest";
+  for (const input of [$("low"), $("high")]) Object.assign(input, { min: "", max: "", step: "any" });
+}
+
+/* The range that suits the scene; of inverse depth, the nearest is the largest. */
+function follow() {
+  const ends = auto.follow(shot.depth);
+  setRange(hello.inverse ? ends.toReversed() : ends);
+}
+
 function setRange([low, high]) {
   range = [low, high];
   if ($("auto").checked) Object.assign($("low"), { value: low }), Object.assign($("high"), { value: high });
@@ -137,12 +153,15 @@ function setRange([low, high]) {
   const key = `${low} ${high} ${$("ticks").clientWidth}`;
   if ($("ticks").dataset.key === key) return;
   $("ticks").dataset.key = key;
-  const width = $("ticks").clientWidth, ticks = ticksOf(low, high, width < 400 ? 4 : width < 700 ? 6 : 9);
-  $("ticks").replaceChildren(...ticks.map(({ metres, text }) => {
-    const tick = document.createElement("li"), share = (metres - low) / (high - low);
+  const width = $("ticks").clientWidth, most = width < 400 ? 4 : width < 700 ? 6 : 9;
+  const ticks = hello.metric
+    ? ticksOf(low, high, most).map(({ value, text }) => ({ value, text: `${text} m` }))
+    : [{ value: low, text: "near" }, { value: high, text: "far" }];
+  $("ticks").replaceChildren(...ticks.map(({ value, text }) => {
+    const tick = document.createElement("li"), share = (value - low) / (high - low);
     tick.style.left = `${100 * share}%`;
     tick.className = share < 0.02 ? "first" : share > 0.98 ? "last" : "";
-    tick.textContent = `${text} m`;
+    tick.textContent = text;
     return tick;
   }));
 }
@@ -150,7 +169,9 @@ function setRange([low, high]) {
 function typedRange() {
   $("auto").checked = false;
   const [low, high] = [$("low"), $("high")].map((input) => (input.value === "" ? NaN : Number(input.value)));
-  const wrong = low < high ? "" : "The nearest depth must be below the farthest.";
+  const wrong = (hello.inverse ? low > high : low < high)
+    ? ""
+    : `The nearest depth must be ${hello.inverse ? "above" : "below"} the farthest.`;
   $("high").setCustomValidity(wrong);
   if (wrong || !$("low").checkValidity() || !$("high").checkValidity()) return;
   setRange([low, high]);
@@ -194,8 +215,9 @@ function drawPoint() {
   if (!shot || !point) return;
   const [height, width] = shot.header.size;
   const [column, row] = [Math.floor(point[0] * width), Math.floor(point[1] * height)];
-  const metres = levelAt(shot.depth, row, column, height, width) * hello.unit;
-  const text = Number.isNaN(metres) ? "no depth" : `${metres.toFixed(metres < 1 ? 3 : 2)} m`;
+  const depth = depthAt(shot.depth, row, column, height, width);
+  const number = () => (hello.metric ? `${depth.toFixed(depth < 1 ? 3 : 2)} m` : String(Number(depth.toPrecision(4))));
+  const text = Number.isNaN(depth) ? "no depth" : number();
   for (const { mark, label } of points) {
     mark.hidden = false;
     mark.style.left = `${100 * point[0]}%`;
@@ -205,8 +227,8 @@ function drawPoint() {
   }
   $("metres").textContent = text;
   $("where").textContent = `column ${column}, row ${row}`;
-  const share = (metres - range[0]) / (range[1] - range[0]);
-  $("marker").hidden = Number.isNaN(metres);
+  const share = (depth - range[0]) / (range[1] - range[0]);
+  $("marker").hidden = Number.isNaN(depth);
   $("marker").style.left = `${100 * Math.min(Math.max(share, 0), 1)}%`;
 }
 
@@ -220,7 +242,7 @@ $("auto").addEventListener("change", () => {
   $("high").setCustomValidity("");
   auto = new AutoRange();
   if (!shot) return;
-  if ($("auto").checked) setRange(auto.follow(shot.depth, hello.unit));
+  if ($("auto").checked) follow();
   drawDepth();
 });
 for (const id of ["low", "high"]) $(id).addEventListener("input", typedRange);

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from ..spec import Answers
+
 __all__ = ["Look", "View"]
 
 _FILES: Final = {
@@ -43,14 +45,16 @@ class Look:
     """How the page draws depth at first; each page can change it for itself.
 
     Attributes:
-        range: nearest and farthest depth in metres; None follows the scene.
+        range: nearest and farthest depth; None follows the scene.
         colormap: one of matplotlib's.
         model: what is said about the engine.
+        answers: what depth is, see `ModelSpec`.
     """
 
     range: tuple[float, float] | None = None
     colormap: str = "turbo"
     model: str = ""
+    answers: Answers = "metres"
 
 
 class View:
@@ -92,7 +96,8 @@ class View:
             "live": playlist.source.live,
             "still": self.player.is_still,
             "loop": playlist.loop,
-            "unit": playlist.unit,
+            "metric": playlist.unit is not None,
+            "inverse": look.answers == "inverse",
             "range": look.range,
             "colormap": look.colormap,
             "palettes": palettes(dict.fromkeys((look.colormap, *COLORMAPS))),

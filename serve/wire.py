@@ -2,10 +2,12 @@
 
     bytes 0 to 3    length n of the header, little-endian
     n bytes         JSON (`Shot.message`), padded with spaces to a multiple of 4
-    2 h w bytes     depth, uint16 little-endian, in units of `unit` metres; 0 where there is none
+    2 h w bytes     depth as levels, uint16 little-endian: `offset` + `unit` * level; level 0 where there is none
     the rest        the picture as JPEG
 
-The page colours the depth and reads metres from it, so that both are right after every change of the range.
+`unit` and `offset` are in the header. Depth in metres has the same ones in every frame; without metres, the levels of
+each frame reach from its smallest to its largest answer. The page colours the depth and reads numbers from it, so that
+both are right after every change of the range.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from time import perf_counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from PIL import Image
@@ -24,6 +26,9 @@ from PIL import Image
 from ..data.colours import palette
 from ..pipeline.stream import Result
 from ..runtime.source import Frame
+
+if TYPE_CHECKING:
+    from ..spec import ModelSpec
 
 __all__ = ["COLORMAPS", "Shot", "pack", "palettes", "title", "unit_of", "without_paths"]
 
@@ -55,7 +60,7 @@ class Shot:
         return b"".join((len(header).to_bytes(4, "little"), header, self._body))
 
 
-def pack(result: Result, unit: float, *, dropped: int, shown: int) -> Shot:
+def pack(result: Result, unit: float | None, *, dropped: int, shown: int) -> Shot:
     """Encode a result.
 
     Depth is sent at the engine's size, from which the page interpolates as `Result.depth` does; for a frame that is
@@ -63,14 +68,17 @@ def pack(result: Result, unit: float, *, dropped: int, shown: int) -> Shot:
 
     Args:
         result: is only read.
-        unit: metres per level of the depth that is sent.
+        unit: metres per level of the depth that is sent; None: it has no metres.
         dropped: frames that the source has dropped so far.
         shown: frames that were computed so far, with this one.
     """
     frame = result.frame
     is_smaller = any(have < engine for have, engine in zip(frame.size, result.small.shape, strict=True))
     depth = result.depth if is_smaller else result.small
+    unit, offset = (unit, 0.0) if unit is not None else _whole_scale(depth)
     fields = {
+        "unit": unit,
+        "offset": offset,
         "index": frame.index,
         "time": round(frame.time, 3),
         "size": frame.size,
@@ -79,7 +87,7 @@ def pack(result: Result, unit: float, *, dropped: int, shown: int) -> Shot:
         "dropped": dropped,
         "shown": shown,
     }
-    return Shot(frame.arrived, fields, levels(depth, unit) + encode(visible(frame)))
+    return Shot(frame.arrived, fields, levels(depth, unit, offset) + encode(visible(frame)))
 
 
 def visible(frame: Frame) -> np.ndarray:
@@ -96,22 +104,29 @@ def encode(image: np.ndarray) -> bytes:
     return encoded.getvalue()
 
 
-def levels(depth: np.ndarray, unit: float) -> bytes:
-    """H x W metres as uint16; what is not finite or beyond the scale is 0 or its end."""
-    scaled = np.nan_to_num(depth, nan=0.0, posinf=_LEVELS) * np.float32(1 / unit)
+def levels(depth: np.ndarray, unit: float, offset: float = 0.0) -> bytes:
+    """H x W depth as uint16; what is not finite or beyond the scale is 0 or its end."""
+    scaled = depth - np.float32(offset)
+    scaled *= np.float32(1 / unit)
+    np.nan_to_num(scaled, copy=False, nan=0.0, posinf=_LEVELS, neginf=0.0)
     np.rint(scaled, out=scaled)
     np.clip(scaled, 0, _LEVELS, out=scaled)
     encoded: bytes = scaled.astype("<u2").tobytes()
     return encoded
 
 
-def unit_of(depth_range: Sequence[float]) -> float:
-    """Metres per level: a millimetre, or more for a range that goes beyond 65 m.
+def _whole_scale(depth: np.ndarray) -> tuple[float, float]:
+    """Unit and offset by which all finite values of a frame have a level of 1 or more."""
+    finite = depth[np.isfinite(depth)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    # Of answers that are nearly equal, the least that float32 tells apart.
+    unit = max((high - low) / (_LEVELS - 1), 1e-6 * max(abs(low), abs(high)), 1e-30)
+    return unit, low - unit
 
-    >>> unit_of((0, 10)), unit_of((1, 131.07))
-    (0.001, 0.002)
-    """
-    return max(_MILLIMETRE, depth_range[1] / _LEVELS)
+
+def unit_of(spec: ModelSpec) -> float | None:
+    """Metres per level: a millimetre, or more for a range that goes beyond 65 m; None: the model answers no metres."""
+    return max(_MILLIMETRE, spec.depth_range[1] / _LEVELS) if spec.is_metric else None
 
 
 def palettes(names: Iterable[str]) -> dict[str, str]:

@@ -35,6 +35,8 @@ from depthkit.train.fit import fit
 from depthkit.train.fit_options import TrainOptions
 from depthkit.train.shipped import shipped_run
 
+from .support import without_metres
+
 if os.environ.get("CI"):  # the same examples every time: what CI says must not depend on luck
     settings.register_profile("ci", derandomize=True)
     settings.load_profile("ci")
@@ -130,6 +132,30 @@ def photos(shared: Callable[[str, Callable[[Path], object]], Path]) -> Path:
 
     images = read_frames(shipped_run("compact")).images
     return shared("photos", lambda out: write_photos(out / "photos", images)) / "photos"
+
+
+@pytest.fixture(scope="session")
+def pristine_answers(pristine_exports: Path, shared: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """Folders `inverse` and `relative`, each with an ONNX Runtime engine whose answers have no metres. Read only."""
+
+    def fill(out: Path) -> None:
+        for answers in ("inverse", "relative"):
+            without_metres(pristine_exports / f"{STEM}.fp32.onnx", out / answers, answers)
+
+    return shared("pristine-answers", fill)
+
+
+@pytest.fixture
+def inverse(pristine_answers: Path, tmp_path: Path) -> Path:
+    """An engine that answers 2 / metres + 1, in a folder of the test's own: `tmp_path/runs/inverse`."""
+    return Path(shutil.copytree(pristine_answers / "inverse", tmp_path / "runs" / "inverse")) / f"{STEM}.fp32.ort.onnx"
+
+
+@pytest.fixture
+def relative(pristine_answers: Path, tmp_path: Path) -> Path:
+    """An engine that answers 2 * metres, in a folder of the test's own: `tmp_path/runs/relative`."""
+    folder = Path(shutil.copytree(pristine_answers / "relative", tmp_path / "runs" / "relative"))
+    return folder / f"{STEM}.fp32.ort.onnx"
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,18 +22,19 @@ import psutil
 
 from depthkit.engines.build import BuildOptions, build, fastest
 from depthkit.pipeline.clip import Plan, write_source
-from depthkit.pipeline.outputs import Job
 from depthkit.pipeline.predictor import Predictor
+from depthkit.pipeline.shot import Job
 from depthkit.pipeline.stream import Result, stream
 from depthkit.runtime.source import Frame, Source
 from depthkit.runtime.sources import open_source
 from depthkit.tests.perf import FAILED, report, workspace
 from depthkit.tests.runtime.clips import write_clip
-from depthkit.tests.support import run_python
+from depthkit.tests.support import model_spec, run_python
 from depthkit.train.shipped import shipped_run
 
 CLIP = "indoor_tum_fr1_rpy_640x480.mp4"
 SIZE = (240, 320)
+SPEC = replace(model_spec(*SIZE), focal=None)
 FRAMES = 240
 ROUNDS = 3
 LONG = 10_000
@@ -44,7 +45,7 @@ class Replay:
     """A predictor that answers the depths of `real` once more, without computing."""
 
     def __init__(self, depths: list[np.ndarray]) -> None:
-        self.size, self.spec = SIZE, SimpleNamespace(focal=None)
+        self.size, self.spec = SIZE, SPEC
         self._depths = depths
 
     def stream(self, source: Source, *, smooth: bool) -> Iterator[Result]:
@@ -56,7 +57,7 @@ class Replay:
 
 def plan(out: Path, source: Source, *outputs: str) -> Plan:
     """What to write of a source."""
-    return Plan(outputs, Job(out, "x", source.size, SIZE, source.fps), seconds=FRAMES / 30)
+    return Plan(outputs, Job(out, "x", source.size, SPEC, source.fps), seconds=FRAMES / 30)
 
 
 def perf_beside_the_engine(clip: Path, out: Path, depths: list[np.ndarray]) -> None:
@@ -105,7 +106,7 @@ def perf_memory(out: Path, depths: list[np.ndarray]) -> None:
     for outputs, bound in ((("color-video",), SLOPE), (("color-video", "side-video", "depth-video"), None)):
         sizes.clear()
         source = Source("long", frames(), (48, 64), fps=30)
-        whole = Plan(outputs, Job(out, "long", (48, 64), SIZE, 30))
+        whole = Plan(outputs, Job(out, "long", (48, 64), SPEC, 30))
         write_source(source, Replay(depths), whole)  # type: ignore[arg-type]
         index, used = np.array([each for each in sizes if each[0] >= 2000]).T
         slope = float(np.polyfit(index, used, 1)[0])

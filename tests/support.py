@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -24,9 +25,10 @@ from depthkit.engines.fingerprint import Fingerprint
 from depthkit.engines.gpu import Gpu
 from depthkit.engines.manifest import Layer, Manifest
 from depthkit.engines.store import Entry, Store
-from depthkit.onnx_graph import METADATA, graph_sha256
+from depthkit.onnx_graph import METADATA, describe_onnx, graph_sha256
+from depthkit.reference import read_reference, reference_path, write_reference
 from depthkit.runtime.null import NullSession
-from depthkit.spec import Dim, ModelSpec, Preprocessing, camera_ready
+from depthkit.spec import Answers, Dim, ModelSpec, Preprocessing, camera_ready
 
 NO_GPU = "there is none in this test"
 L4 = Gpu("NVIDIA L4", (8, 9), integrated=False, driver="13.0")
@@ -261,6 +263,41 @@ def invent_operator(path: Path, *, seal: bool = False) -> None:
 def seal_graph(model: onnx.ModelProto) -> None:
     """Write the hash of a changed graph into its metadata, as an export does."""
     next(entry for entry in model.metadata_props if entry.key == METADATA.graph_sha256).value = graph_sha256(model)
+
+
+def without_metres(onnx_file: Path, folder: Path, answers: Answers, factor: float = 2.0) -> Path:
+    """Let a copy of an exported FP32 model answer without metres, and build its ONNX Runtime engine.
+
+    Args:
+        onnx_file: with its reference beside it.
+        folder: of the copy.
+        answers: "inverse": factor / metres + 1; "relative": factor * metres.
+        factor: of the answers.
+
+    Returns:
+        The engine's path.
+    """
+    from depthkit.export.finish import Origin, sign
+
+    made, model = describe_onnx(onnx_file), onnx.load(onnx_file)
+    graph = model.graph
+    last = next(node for node in graph.node if "depth" in node.output)
+    last.output[:] = ["metres" if name == "depth" else name for name in last.output]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(factor, np.float32), "factor"))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), "one"))
+    if answers == "inverse":
+        graph.node.append(onnx.helper.make_node("Div", ["factor", "metres"], ["scaled"]))
+        graph.node.append(onnx.helper.make_node("Add", ["scaled", "one"], ["depth"]))
+    else:
+        graph.node.append(onnx.helper.make_node("Mul", ["factor", "metres"], ["depth"]))
+    reference = read_reference(reference_path(onnx_file))
+    depths = factor / reference.depths + 1 if answers == "inverse" else factor * reference.depths
+    low, high = (float(each) for each in np.percentile(depths, (2, 98)))
+    spec = replace(made.model, answers=answers, depth_range=(low, high), focal=None)
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(sign(model, spec, "fp32", Origin(made.weights_sha256, made.recipe)), folder / onnx_file.name)
+    write_reference(reference_path(folder / onnx_file.name), replace(reference, depths=depths, is_metric=False))
+    return build(folder / onnx_file.name, BuildOptions("onnxruntime")).path
 
 
 def save_noise(path: Path, height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -81,7 +81,7 @@ def test_json_has_raw_samples_and_the_figures_that_follow_from_them(benched: Ben
         assert row["fps"] == pytest.approx(1000 / np.mean(samples))
         assert row["passed"] == (not row["faults"])
         figures = {"mse", "ssim", "worst_ssim", "max_abs_mm", "worst_ssim_frame", "max_abs_frame", "finite", "frames"}
-        assert row["parity"].keys() == figures | {"abs_rel_loss", "delta1_loss"}
+        assert row["parity"].keys() == figures | {"abs_rel_loss", "delta1_loss", "is_metric", "max_abs_percent"}
 
 
 def test_frames_a_second_counts_the_batch(benched: Benched) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,24 +16,26 @@ import pytest
 from depthkit.data.colours import Span
 from depthkit.errors import DataError, OutputError
 from depthkit.pipeline.clip import Plan, Written, write_source
-from depthkit.pipeline.outputs import OUTPUTS, Job, Output, Shot
+from depthkit.pipeline.outputs import OUTPUTS, Output
 from depthkit.pipeline.recorder import Recorder
+from depthkit.pipeline.shot import Job, Shot
 from depthkit.pipeline.stream import Result, stream
 from depthkit.runtime.cameras import Intrinsics
 from depthkit.runtime.source import Frame, Source
 from depthkit.runtime.sources import open_source, paced
 
 from ..runtime.clips import numbered, write_clip
-from ..support import files_at_most
+from ..support import files_at_most, model_spec
 
 SIZE = (24, 32)
+SPEC = replace(model_spec(*SIZE), focal=0.5)
 
 
 class Grey:
     """A predictor whose metres grow with brightness; of a camera with a focal length of half the picture's width."""
 
     size = SIZE
-    spec = SimpleNamespace(focal=0.5)
+    spec = SPEC
 
     def stream(self, source: Source, *, smooth: bool) -> Iterator[Result]:
         return stream(source, lambda image: image.mean(axis=2, dtype=np.float32) / 100 + 1, SIZE)
@@ -45,7 +48,7 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 def write(source: Source, out: Path, *outputs: str, watch: Any = lambda _: None, **options: Any) -> Written:
-    plan = Plan(outputs, Job(out, "x", source.size, SIZE, source.fps, source.audio), **options)
+    plan = Plan(outputs, Job(out, "x", source.size, SPEC, source.fps, source.audio), **options)
     return write_source(source, Grey(), plan, watch)  # type: ignore[arg-type]
 
 
@@ -215,7 +218,7 @@ def test_a_full_disk_is_named_by_every_output_of_frames(name: str, tmp_path: Pat
     image = np.random.default_rng(1).integers(0, 256, (96, 128, 3), np.uint8)
     camera = Intrinsics(100, 100, 63.5, 47.5, (96, 128))
     shot = SimpleNamespace(name="x", depth=depth, image=image, span=(1.0, 3.0), time=0.0, intrinsics=camera)
-    output = OUTPUTS[name](Job(tmp_path, "x", (96, 128), (96, 128)))
+    output = OUTPUTS[name](Job(tmp_path, "x", (96, 128), model_spec(96, 128)))
     with files_at_most(3000), pytest.raises(OutputError, match=f"cannot write .*x{output.ending}"):
         output.write(shot)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

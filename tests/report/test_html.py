@@ -148,7 +148,7 @@ def test_every_picture_is_described_and_decodes(page: _Page) -> None:
 
 def test_every_frame_shows_camera_truth_and_all_engines(page: _Page, benched: Benched) -> None:
     shown = [picture["data-name"] for picture in page.of("img") if "data-name" in picture]
-    names = ["camera", "measured depth", "torch FP32", *(f"{row.backend}, {row.precision}" for row in benched[0].rows)]
+    names = ["camera", "measured depth", "reference", *(f"{row.backend}, {row.precision}" for row in benched[0].rows)]
     assert len(shown) >= len(names)
     assert shown == names * (len(shown) // len(names))
     options = page.inside("option")

@@ -16,6 +16,7 @@ from depthkit.data.images import read_image, resize_depth
 from depthkit.errors import DataError
 from depthkit.pipeline.predictor import Predictor
 from depthkit.runtime.sources import open_source
+from depthkit.spec import Answers
 
 from ..support import STEM, save_array
 from .pages import SIZE, Look, Serve, a_file, served
@@ -128,6 +129,37 @@ def test_colours_are_those_of_predict(tab: Any, serve: Serve) -> None:
     assert ticks[-1] == ["3.0 m", "100%"]
 
 
+@pytest.mark.parametrize("answers", ["inverse", "relative"])
+def test_without_metres_there_is_no_unit(tab: Any, serve: Serve, answers: Answers) -> None:
+    """Near is blue and on the left, although inverse depth is larger there; the numbers are those of the model."""
+    depth = np.linspace(-3, 30, SIZE[0] * SIZE[1], dtype=np.float32).reshape(SIZE)
+    span = (30.0, -3.0) if answers == "inverse" else (-3.0, 30.0)
+    page = serve(a_file(1, size=SIZE), engine=lambda _: depth, unit=None, look=Look(span, answers=answers))
+    tab.open(page.address)
+    tab.wait(STILL)
+    tab.point("#measured", 0.5, 0.5)
+    row, column = 12, 16
+    assert float(text(tab, "metres")) == pytest.approx(depth[row, column], rel=1e-3)
+    pixels = """(() => {
+      const copy = new OffscreenCanvas(32, 24).getContext("2d", { willReadFrequently: true });
+      copy.drawImage(document.getElementById("depth"), 0, 0);
+      return [...copy.getImageData(0, 0, 32, 24).data];
+    })()"""
+    drawn = np.array(tab.value(pixels), np.uint8).reshape(24, 32, 4)[..., :3]
+    assert np.abs(drawn.astype(int) - colour(depth, span)).max() <= 8
+    assert tab.value("[...document.querySelectorAll('#ticks li')].map((tick) => tick.textContent)") == ["near", "far"]
+    shown = tab.value("document.body.innerText")
+    assert not re.search(r"\d m\b|metres", shown), shown
+    tab.value("""document.getElementById("auto").click()""")
+    low, high = (float(tab.value(f"document.getElementById('{name}').value")) for name in ("low", "high"))
+    assert (low > high) == (answers == "inverse")
+    tab.value("""for (const [id, value] of [["low", low.value], ["high", "-50"]]) {
+        document.getElementById(id).value = value;
+        document.getElementById(id).dispatchEvent(new Event("input"));
+    }""")
+    assert tab.value("document.getElementById('high').matches(':invalid')") == (answers == "relative")
+
+
 def test_a_range_that_is_none_is_not_taken(tab: Any, serve: Serve) -> None:
     tab.open(serve(a_file(1), look=Look((1.0, 5.0))).address)
     tab.wait(STILL)
@@ -213,7 +245,7 @@ def test_the_automatic_range_is_calm(tab: Any, serve: Serve) -> None:
       performance.now = () => clock;
       const follow = (auto, frames) => frames.map((ends) => {
         clock += 33;
-        return auto.follow({ levels: even(...ends) }, 0.001).join();
+        return auto.follow({ levels: even(...ends), unit: 0.001, offset: 0 }).join();
       });
       const auto = new AutoRange();
       const trembling = Array.from({ length: 60 }, (_, i) => [900 + 30 * (i % 2), 4100 - 50 * (i % 3)]);
