@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -82,7 +82,14 @@ class Service:
         limits: what a client may take.
         name: see `Guard`.
         token: that clients have to send; empty: none.
+
+    Attributes:
+        repository: its methods belong to `loop`.
+        memory: what is held of bodies, pictures and answers.
+        loop: while it serves.
     """
+
+    loop: asyncio.AbstractEventLoop | None = None
 
     def __init__(
         self,
@@ -123,7 +130,7 @@ class Service:
             Route("/palettes", _show_palettes),
             *(Route(path, _file(*file)) for path, file in _FILES.items()),
         ]
-        handlers: dict[Any, Callable[[Request, Any], Response]] = {
+        handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
             HTTPException: _refuse,
             UserError: _refuse_request,
             Exception: _admit_fault,
@@ -132,7 +139,7 @@ class Service:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
+        self.loop = loop = asyncio.get_running_loop()
         tasks = {asyncio.create_task(self.repository.watch())}
 
         def reload() -> None:
@@ -153,15 +160,15 @@ class Service:
         return self._metrics.response()
 
 
-def _refuse(_: Request, error: HTTPException) -> Response:
+async def _refuse(_: Request, error: HTTPException) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-def _refuse_request(_: Request, error: UserError) -> Response:
+async def _refuse_request(_: Request, error: UserError) -> Response:
     return JSONResponse({"error": without_folders(str(error))}, 400)
 
 
-def _admit_fault(*_: Any) -> Response:
+async def _admit_fault(*_: Any) -> Response:
     """Its traceback is in the server's log only."""
     return JSONResponse({"error": "this request met a fault of the server, which is in its log"}, 500)
 
