@@ -92,6 +92,7 @@ def serve(
     from ..serve.server import is_loopback, listen
     from ..serve.service import Limits, Service
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it, and not the end
     token = "" if token_file is None else _read_token(token_file)
     entries = entries_of(engines)
     listen(host, port, PORT).close()  # a port that is taken is said before engines are opened

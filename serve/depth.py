@@ -48,7 +48,8 @@ class Wish:
         timeout_s: within which computing has to begin; None: any time.
         at_engine: whether depth is wanted at the engine's size.
         intrinsics: see `read_intrinsics`; empty: unknown.
-        colormap, span: see `Made`.
+        colormap: one of matplotlib's; empty: no colours are wanted.
+        span: see `Made`.
     """
 
     format: Format
@@ -57,7 +58,7 @@ class Wish:
     timeout_s: float | None = None
     at_engine: bool = False
     intrinsics: str = ""
-    colormap: str = "turbo"
+    colormap: str = ""
     span: Span | None = None
 
     @classmethod
@@ -79,7 +80,7 @@ class Wish:
             _timeout(query.get("timeout_ms")),
             size == "engine" and not wanted.needs_camera,
             query.get("intrinsics", ""),
-            colormap or "turbo",
+            colormap,
             _span(query.get("range", "auto")),
         )
 
@@ -148,7 +149,8 @@ class DepthApi:
 
 def _decoded(body: bytes, spec: ModelSpec, wish: Wish) -> Decoded:
     """In a thread. Raises DataError, UserError."""
-    palette(wish.colormap)
+    if wish.colormap:
+        palette(wish.colormap)  # raises UserError for an unknown one, before anything is computed
     picture = Upload(body)
     image = read_image(picture)
     height, width = image.shape[:2]

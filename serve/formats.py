@@ -64,7 +64,7 @@ class Made:
     spec: ModelSpec
     name: str
     version: str
-    colormap: str = "turbo"
+    colormap: str = ""
     span: Span | None = None
 
     @cached_property

@@ -86,12 +86,14 @@ class Client:
         return Answered(response.status, response.headers, response.read())
 
     def get(self, path: str, **headers: str) -> Answered:
-        return self.ask("GET", path, **headers)
+        return self.ask("GET", path, None, **headers)
 
     def post(self, path: str, body: bytes, **headers: str) -> Answered:
         return self.ask("POST", path, body, **headers)
 
-    def infer(self, image: np.ndarray, path: str = "/v2/models/a/infer", *, binary: bool = True, **more: Any) -> Answered:
+    def infer(
+        self, image: np.ndarray, path: str = "/v2/models/a/infer", *, binary: bool = True, **more: Any
+    ) -> Answered:
         """Ask for the depth of N x H x W x 3 images."""
         spec = Recorded([]).spec
         length, parts = kserve.write_request(image, spec.input, spec.output, binary=binary, **more)

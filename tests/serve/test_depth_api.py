@@ -67,7 +67,9 @@ def test_every_format_is_what_predict_writes(served: Served, engine: Path, photo
     written = np.load(tmp_path / "photo_depth.npy")
     assert written.shape == SHAPE
     np.testing.assert_array_equal(np.load(io.BytesIO(asked("application/x-npy"))), written)
-    np.testing.assert_array_equal(picture_in(asked("image/png")), picture_in((tmp_path / "photo_depth16.png").read_bytes()))
+    np.testing.assert_array_equal(
+        picture_in(asked("image/png")), picture_in((tmp_path / "photo_depth16.png").read_bytes())
+    )
     colours = picture_in((tmp_path / "photo_depth.png").read_bytes())
     np.testing.assert_array_equal(picture_in(asked("image/png;colormap=magma")), colours)
     assert asked("application/x-ply") == (tmp_path / "photo_depth.ply").read_bytes()

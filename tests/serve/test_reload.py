@@ -46,7 +46,9 @@ def infer(served: Served) -> np.ndarray:
 
     image, depth = camera_ready(32, 48)
     length, parts = kserve.write_request(FRAME, image, depth)
-    answer: Answered = served.client().post("/v2/models/a/infer", b"".join(parts), **{kserve.HEADER_LENGTH: str(length)})
+    answer: Answered = served.client().post(
+        "/v2/models/a/infer", b"".join(parts), **{kserve.HEADER_LENGTH: str(length)}
+    )
     assert answer.status == 200, answer.body
     return kserve.read_response(answer.body, int(answer.headers[kserve.HEADER_LENGTH]), depth)
 

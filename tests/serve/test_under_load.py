@@ -161,7 +161,9 @@ def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch
     picture = png_of(2000, 3000)
     with serving({"a": fake()}) as served, served.raw() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        head = f"POST /v1/depth HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-npy\r\nContent-Length: {len(picture)}"
+        head = (
+            f"POST /v1/depth HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-npy\r\nContent-Length: {len(picture)}"
+        )
         deaf.sendall(f"{head}\r\n\r\n".encode() + picture)
         until(lambda: served.service.memory.held > 20_000_000)
         depth_of(served.client().infer(images()))
@@ -173,7 +175,9 @@ def test_answers_that_are_not_read_take_bounded_memory(monkeypatch: pytest.Monke
     picture = png_of(2000, 3000)
     with serving({"a": fake()}) as served, served.raw() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        head = f"POST /v1/depth HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-npy\r\nContent-Length: {len(picture)}"
+        head = (
+            f"POST /v1/depth HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-npy\r\nContent-Length: {len(picture)}"
+        )
         deaf.sendall(f"{head}\r\n\r\n".encode() + picture)
         until(lambda: served.service.memory.held > 20_000_000)
         refused = served.client().post("/v1/depth", picture, Accept="application/x-npy")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from depthkit.errors import EngineError
 from depthkit.pipeline.proven import prove
 from depthkit.runtime import kserve
 from depthkit.runtime.load import load
@@ -219,10 +220,8 @@ def test_threads_and_sessions_are_given_back() -> None:
     before = set(threading.enumerate())
     with serving({"a": fake(3)}) as served:
         depth_of(served.client().infer(images()))
-        sessions = [model.proven.sessions for model in served.repository.models()][0]
+        sessions = next(iter(served.repository.models())).proven.sessions
     assert set(threading.enumerate()) <= before
-    from depthkit.errors import EngineError
-
     for session in sessions:
         with pytest.raises(EngineError, match="closed"):
             session(images())
