@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .options import CountType, PathType
+from .options import CountType, PathType, read_token
 
 if TYPE_CHECKING:
     import socket
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 PORT: Final = 8000
 """Triton's."""
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-_MOST_TOKEN: Final = 4096
 
 
 class _BytesType(click.ParamType[int]):
@@ -93,7 +92,7 @@ def serve(
     from ..serve.service import Limits, Service
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it, and not the end
-    token = "" if token_file is None else _read_token(token_file)
+    token = "" if token_file is None else read_token(token_file)
     entries = entries_of(engines)
     listen(host, port, PORT).close()  # a port that is taken is said before engines are opened
     repository = Repository(entries, partial(prove, sessions=sessions), queue, _tell)
@@ -105,19 +104,6 @@ def serve(
         _say_where(service.address, sock, token=bool(token))
         signal.signal(signal.SIGTERM, lambda *_: None)  # the server handles it, and the exit code is 0
         service.run()
-
-
-def _read_token(path: Path) -> str:
-    """The text of a file without the blanks around it. Raises UserError."""
-    from ..errors import UserError
-
-    try:
-        text = path.read_bytes()[: _MOST_TOKEN + 1].decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--token {path} cannot be read as text ({error}); name a file with the token") from error
-    if not text.isprintable() or " " in text or not 1 <= len(text) <= _MOST_TOKEN:
-        raise UserError(f"--token {path} has to hold one word; make one: `openssl rand -hex 32 > {path}`")
-    return text
 
 
 def _say_where(address: str, sock: socket.socket, *, token: bool) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..bench.contender import Contender
     from ..parity import Parity
     from ..precisions import Precision
+    from ..reference import Reference
     from ..session import Session
 
 __all__ = ["Proven", "prove"]
@@ -36,6 +37,7 @@ class Proven:
         sessions: at least one; each for one thread at a time.
         backend: its name and options.
         asked: the precision that was asked for, whose gate it passed; `sessions[0].precision` is what it computes in.
+        reference: what it was compared with.
         parity: of the first session, on the frames of the reference.
         hashes: SHA-256 of "engine", "onnx" and "weights", as far as there are such files.
     """
@@ -43,6 +45,7 @@ class Proven:
     sessions: tuple[Session, ...]
     backend: str
     asked: Precision
+    reference: Reference
     parity: Parity
     hashes: dict[str, str]
 
@@ -78,7 +81,7 @@ def prove(target: Path, sessions: int) -> Proven:
             opened.append(session)
             found.append(_checked(session, contender, target))
         stack.pop_all()  # the sessions are the caller's from here on
-        return Proven(tuple(opened), contender.backend, contender.precision, found[0], hashes)
+        return Proven(tuple(opened), contender.backend, contender.precision, contender.reference, found[0], hashes)
 
 
 def _checked(session: Session, contender: Contender, target: Path) -> Parity:

@@ -22,6 +22,7 @@ pytest.importorskip("prometheus_client", reason="pip install 'depthkit[serve]'")
 
 from depthkit.parity import Parity
 from depthkit.pipeline.proven import Proven
+from depthkit.reference import Reference
 from depthkit.runtime import kserve
 from depthkit.serve.repository import Repository, entries_of
 from depthkit.serve.server import listen
@@ -43,7 +44,9 @@ def first_channel(frame: np.ndarray) -> np.ndarray:
 
 def proven(*sessions: Session, hashes: Mapping[str, str] | None = None) -> Proven:
     """As if these sessions had passed."""
-    return Proven(sessions, "fake", "fp32", PARITY, dict(hashes or {"engine": "e" * 64, "onnx": "0" * 64}))
+    blank = np.zeros((1, *SIZE), np.float32)
+    reference = Reference(np.zeros((1, *SIZE, 3), np.uint8), blank, blank)
+    return Proven(sessions, "fake", "fp32", reference, PARITY, dict(hashes or {"engine": "e" * 64, "onnx": "0" * 64}))
 
 
 def fake(count: int = 1, answer: Callable[[np.ndarray], np.ndarray] = first_channel, **options: Any) -> Proven:
