@@ -131,7 +131,7 @@ def in_turns(clients: Sequence[Client], *, window_s: float = 1.0, most_windows: 
     windows: list[list[Load]] = [[] for _ in clients]
     while len(windows[0]) < most_windows and not all(_agree(each) for each in windows):
         for client, found in zip(clients, windows, strict=True):
-            sleep(_REST_S)
+            sleep(min(_REST_S, window_s))
             client.ask()
             begin, window = perf_counter(), Load("closed", 1)
             while perf_counter() - begin < window_s or not window.answers:

@@ -257,7 +257,7 @@ def bench(
             model_name,
             "" if token_file is None else read_token(token_file),
             engine,
-            ServerOptions(clients, window_s=max(seconds / 3, 0.1)),
+            ServerOptions(clients, window_s=max(seconds / 3, 0.02)),
             samples,
             runs=runs,
             gate=gate,
