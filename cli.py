@@ -38,6 +38,7 @@ COMMANDS: Final = (
     "tune",
     "predict",
     "view",
+    "serve",
     "doctor",
     "demo",
 )

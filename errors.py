@@ -10,6 +10,7 @@
     │   │   └── FrameError         an array of the wrong shape, dtype or memory layout
     │   ├── BackendError           a vendor library that is missing or reports an error
     │   ├── OutputError            a file or folder that cannot be written
+    │   ├── ProtocolError          a request to a server, or its answer, does not follow the protocol
     │   └── TrainingError          training cannot continue (a loss that is not finite, no data)
     └── GateError                  exit code 3: a check ran and failed
 
@@ -28,6 +29,7 @@ __all__ = [
     "FrameError",
     "GateError",
     "OutputError",
+    "ProtocolError",
     "SchemaVersionError",
     "SpecError",
     "TrainingError",
@@ -77,6 +79,10 @@ class BackendError(UserError):
 
 class OutputError(UserError):
     """A file or folder cannot be written."""
+
+
+class ProtocolError(UserError):
+    """A request to a server, or its answer, does not follow the protocol."""
 
 
 class TrainingError(UserError):

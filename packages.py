@@ -25,7 +25,7 @@ EXTRAS: Final = {
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "gpu",
     "av": "video",
-    **dict.fromkeys(("starlette", "uvicorn", "websockets"), "serve"),
+    **dict.fromkeys(("prometheus_client", "starlette", "uvicorn", "websockets"), "serve"),
 }
 """Optional modules, and the extra that installs each."""
 

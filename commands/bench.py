@@ -12,6 +12,7 @@ from ..names import PEERS
 from .options import (
     DAY,
     MOST_FRAMES_A_RUN,
+    ClientsType,
     CountType,
     NumberType,
     PathType,
@@ -44,6 +45,7 @@ class _VendorsType(click.ParamType["list[str]"]):
     cls=SectionedCommand,
     sections={
         "What to bench": ("--engine", "--runs", "--torch", "--vs", "--trtexec", "--batch", "--source"),
+        "A server": ("--server", "--model", "--concurrency", "--token"),
         "Accuracy": ("--data", "--frames", "--depth-units", "--gate", "--bisect"),
         "Timing": ("--protocol", "--duration", "--until", "--streams"),
         "What else to measure": ("--memory", "--roofline", "--profile"),
@@ -113,6 +115,17 @@ class _VendorsType(click.ParamType["list[str]"]):
     metavar="CLIP",
     help="Instead, bench from a video file to a video of depth: each stage, and how old frames of a camera would be.",
 )
+@click.option("--server", metavar="URL", help="Instead, bench a model at a server of KServe's protocol v2.")
+@click.option("--model", "model_name", metavar="NAME", help="With --server: its name.  [default: the only one]")
+@click.option(
+    "--concurrency",
+    "clients",
+    type=ClientsType(),
+    default="1:16",
+    show_default=True,
+    help="With --server: clients at a time; 1:16 doubles them from 1 to 16.",
+)
+@click.option("--token", "token_file", type=PathType(dir_okay=False), metavar="FILE", help="With --server: its token.")
 @click.option(
     "--memory/--no-memory",
     default=True,
@@ -183,6 +196,10 @@ def bench(
     vendors: list[str] | None,
     traces: tuple[Path, ...],
     source: str | None,
+    server: str | None,
+    model_name: str | None,
+    clients: tuple[int, ...],
+    token_file: Path | None,
     memory: bool,
     roofline: bool,
     profile: bool,
@@ -215,6 +232,7 @@ def bench(
       depthkit bench --compare old.json new.json            what became slower
       depthkit bench --engine e.ort.onnx                    one engine; needs no torch
       depthkit bench --source clip.mp4 --duration 8         from file to video, stage by stage
+      depthkit bench --server http://localhost:8000         a server under load, and its answers
     """
     from ..bench.suite import SuiteOptions
     from ..bench.timing import Steady
@@ -226,6 +244,27 @@ def bench(
 
     if files:
         compare_and_show(*files, fail_above=fail_above, relative_to=relative_to, markdown_file=markdown_file)
+        return
+    if server is not None:
+        from ..pipeline.served import ServerOptions
+        from .bench_server import OPTIONS, bench_server
+        from .options import read_token
+
+        _require_only(OPTIONS, "--server")
+        engine = _only_one(engines)
+        samples, _ = _samples(data, frames, depth_units_of([engine] if engine else [], depth_units))
+        bench_server(
+            server,
+            model_name,
+            "" if token_file is None else read_token(token_file),
+            engine,
+            ServerOptions(clients, window_s=max(seconds / 3, 0.02)),
+            samples,
+            runs=runs,
+            gate=gate,
+            json_file=json_file,
+            markdown_file=markdown_file,
+        )
         return
     found = list(dict.fromkeys(engines)) or find_engines(runs, tell)
     if source is not None:
@@ -271,6 +310,15 @@ def _require_only(names: frozenset[str], option: str) -> None:
     ]
     if others:
         raise UserError(f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} no effect with {option}")
+
+
+def _only_one(engines: tuple[Path, ...]) -> Path | None:
+    """The engine that is compared with a server's, if one is named. Raises UserError: several are."""
+    from ..errors import UserError
+
+    if len(engines) > 1:
+        raise UserError(f"{len(engines)} engines are named; with --server name the one that it serves")
+    return engines[0] if engines else None
 
 
 def _samples(data: str | None, frames: int, depth_units: float) -> tuple[SampleSet | None, tuple[str, ...]]:

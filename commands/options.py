@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DAY",
     "MOST_FRAMES_A_RUN",
+    "ClientsType",
     "CountType",
     "DataType",
     "DevicesType",
@@ -43,6 +44,7 @@ __all__ = [
     "json_option",
     "near_first",
     "range_option",
+    "read_token",
     "runs_option",
     "size_option",
     "timeout_option",
@@ -55,6 +57,7 @@ DAY: Final = 86_400
 MOST_FRAMES_A_RUN: Final = 4096
 """Larger batches are typing errors, which would exhaust memory before they fail."""
 MOST_PIXELS_A_SIDE: Final = 8192
+MOST_TOKEN: Final = 4096
 _SCHEME: Final = r"[A-Za-z][A-Za-z0-9+.-]+:/"
 
 
@@ -225,6 +228,21 @@ class PercentType(click.ParamType[float]):
         return share
 
 
+class ClientsType(click.ParamType["tuple[int, ...]"]):
+    """`8`, or `1:16`: doubled from the first to the last."""
+
+    name = "N|A:B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse "1:16" into (1, 2, 4, 8, 16)."""
+        match = re.fullmatch(r"([1-9]\d{0,3})(?::([1-9]\d{0,3}))?", str(value), re.ASCII)
+        least, most = (0, 0) if match is None else (int(match[1]), int(match[2] or match[1]))
+        if not 1 <= least <= most:
+            self.fail(f"{value!r} is not a number of clients; write 8, or 1:16 for 1 to 16", param, ctx)
+        doubled = [least * 2**power for power in range(most.bit_length()) if least * 2**power < most]
+        return (*doubled, most)
+
+
 class NetworkType(click.ParamType[str]):
     """A built-in network, or `package.module:Network`."""
 
@@ -272,6 +290,19 @@ def built_in_engine(alternative: str) -> Path:
         f'Using built-in weights "{name}", the most accurate here (δ1 {delta1:.3f} on NYU Depth v2); {alternative}'
     )
     return shipped_run(name)
+
+
+def read_token(path: Path) -> str:
+    """The text of a file without the blanks around it. Raises UserError: it is none, or not one word."""
+    from ..errors import UserError
+
+    try:
+        text = path.read_bytes()[: MOST_TOKEN + 1].decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--token {path} cannot be read as text ({error}); name a file with the token") from error
+    if not text.isprintable() or " " in text or not 1 <= len(text) <= MOST_TOKEN:
+        raise UserError(f"--token {path} has to hold one word; make one: `openssl rand -hex 32 > {path}`")
+    return text
 
 
 def range_option(auto: str) -> Callable[[_Command], _Command]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -16,10 +17,12 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from ..errors import DataError, FrameError, UserError
 from ..files import atomic_write
 from .resample import can_shrink, enlarge, shrink
+from .upload import UPLOAD_FORMATS, Upload
 
 __all__ = [
     "RESULTS",
     "DataWarning",
+    "Picture",
     "fill_image",
     "find_images",
     "is_result",
@@ -58,6 +61,10 @@ _MILLIMETRES: Final = 1000
 _LARGE: Final = 1 << 24  # pixels above which a JPEG is decoded at reduced size, if the target is small
 _STRIP: Final = 256  # rows converted at a time, so that no whole copy of a large picture is made
 _NAMED: Final = 10  # skipped files that a warning names; it only counts the rest
+
+
+Picture: TypeAlias = Path | Upload
+"""A file, or what somebody sent."""
 
 
 class DataWarning(UserWarning):
@@ -99,8 +106,8 @@ def warn_skipped(where: object, skipped: Sequence[Path], total: int) -> None:
         warnings.warn(f"skipped {len(skipped)} of {total} in {where}{_list(skipped, ': ')}", DataWarning, stacklevel=3)
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read an image file as H x W x 3 uint8 RGB, turned upright by its EXIF tag; 16-bit grey is scaled to 8 bits.
+def read_image(path: Picture) -> np.ndarray:
+    """Read a picture as H x W x 3 uint8 RGB, turned upright by its EXIF tag; 16-bit grey is scaled to 8 bits.
 
     Raises:
         DataError: missing, empty, truncated or not an image; or its white level is unknown (32-bit integers, floats).
@@ -151,7 +158,7 @@ def read_depth(path: Path) -> np.ndarray:
     return stored
 
 
-def read_exif(path: Path) -> tuple[dict[int, Any], tuple[int, int]]:
+def read_exif(path: Picture) -> tuple[dict[int, Any], tuple[int, int]]:
     """The EXIF tags of a picture by their numbers, and its height and width as stored, not turned upright.
 
     Nothing is decoded. Raises DataError.
@@ -276,7 +283,7 @@ def write_grey16(path: Path, values: np.ndarray) -> None:
         Image.fromarray(values).save(temporary)
 
 
-def _read(path: Path, size: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int], int]:
+def _read(path: Picture, size: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int], int]:
     """A decoded picture, upright and RGB; its full height and width when upright; its EXIF orientation, 1 to 8.
 
     With `size`, a large JPEG is decoded smaller than its full height and width.
@@ -296,7 +303,7 @@ def _read(path: Path, size: tuple[int, int] | None = None) -> tuple[Image.Image,
         return (shown if shown.mode == "RGB" else shown.convert("RGB")), shape, orientation
 
 
-def _eight_bits(path: Path, picture: Image.Image) -> Image.Image:
+def _eight_bits(path: Picture, picture: Image.Image) -> Image.Image:
     """The picture with 8 bits a channel; 16-bit grey is scaled. Raises DataError for other modes.
 
     Pillow's own conversion of 16-bit grey clips at 255 instead of scaling.
@@ -362,12 +369,12 @@ def _list(paths: Sequence[Path], before: str) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image; every error of Pillow, here or in the block, becomes a DataError."""
+def _opened(path: Picture) -> Iterator[Image.Image]:
+    """Open a picture; every error of Pillow, here or in the block, becomes a DataError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns before it raises, and of very large pictures
-            with Image.open(path, formats=_formats()) as picture:
+            with _open(path) as picture:
                 yield picture
     except UserError:
         raise
@@ -381,7 +388,17 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"{path} cannot be decoded ({error}); replace or remove it") from error
 
 
-def _why_unknown(path: Path) -> str:
+def _open(path: Picture) -> Image.Image:
+    if not isinstance(path, Upload):
+        return Image.open(path, formats=_formats())
+    picture = Image.open(io.BytesIO(path.content), formats=UPLOAD_FORMATS)
+    path.require_fit(*picture.size)
+    return picture
+
+
+def _why_unknown(path: Picture) -> str:
+    if isinstance(path, Upload):
+        return "is no JPEG, PNG or WebP; send the file itself as the body"
     suffix = path.suffix.lower()
     if path.stat().st_size == 0:
         return "is empty; replace or remove it"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .tell import Tell
 
 __all__ = [
+    "build_fp32",
     "copied_run",
     "depth_units_of",
     "describe_target",
@@ -224,8 +225,16 @@ def open_teacher(target: Path) -> Teacher:
     return Teacher(open_target(target), path, weights)
 
 
-def _open_fp32(folder: Path) -> Session:
-    """Build and open an engine of a run's FP32 ONNX file for the fastest backend. Raises UserError without a file."""
+def build_fp32(folder: Path, scratch: Path) -> Path:
+    """Build an engine of a run's FP32 ONNX file for the fastest backend; torch is not needed.
+
+    Args:
+        folder: a run, or the folder of shipped weights; it may be read-only.
+        scratch: folder of the engine, of its ONNX file and reference. The store keeps a copy of the engine.
+
+    Raises:
+        UserError: the run has no such file.
+    """
     document = read_document(folder)
     onnx = find_current(folder, document, ExportOptions())
     if onnx is None and document.adopted is not None:
@@ -234,11 +243,15 @@ def _open_fp32(folder: Path) -> Session:
         raise UserError(
             f"{folder} is PyTorch weights without an FP32 ONNX file; pip install 'depthkit[train]', or name an engine"
         )
-    # In a temporary folder, because that of shipped weights may be read-only. The store keeps the engine.
+    for path in (onnx, reference_path(onnx)):
+        shutil.copyfile(path, scratch / path.name)
+    return build(scratch / onnx.name, BuildOptions(fastest())).path
+
+
+def _open_fp32(folder: Path) -> Session:
+    """Build and open such an engine. Raises UserError."""
     with tempfile.TemporaryDirectory(prefix="depthkit-") as scratch:
-        for path in (onnx, reference_path(onnx)):
-            shutil.copyfile(path, Path(scratch) / path.name)
-        return load(build(Path(scratch) / onnx.name, BuildOptions(fastest())).path)
+        return load(build_fp32(folder, Path(scratch)))
 
 
 def open_torch(

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from ..data.images import read_exif
+from ..data.images import Picture, read_exif
 from ..errors import DataError, UserError
 
 __all__ = ["SUFFIXES", "StoredCamera", "read_camera_file", "read_exif_camera"]
@@ -70,7 +70,7 @@ def read_camera_file(path: Path) -> StoredCamera:
         raise DataError(f"{path}: {error}") from error
 
 
-def read_exif_camera(path: Path) -> StoredCamera:
+def read_exif_camera(path: Picture) -> StoredCamera:
     """The camera of a photo, upright, by its EXIF tags; the principal point is the picture's centre.
 
     A focal length in millimetres says nothing without the sensor's size. That is known by FocalLengthIn35mmFilm (of the
@@ -94,7 +94,7 @@ def read_exif_camera(path: Path) -> StoredCamera:
     return StoredCamera((fx, fy, (width - 1) / 2, (height - 1) / 2), (height, width))
 
 
-def _exif_focal(path: Path, tags: Mapping[int, Any], diagonal: float) -> tuple[float, float]:
+def _exif_focal(path: Picture, tags: Mapping[int, Any], diagonal: float) -> tuple[float, float]:
     """Focal lengths fx and fy in pixels of a picture with this diagonal, before it is turned upright."""
     film, millimetres = _real(tags.get(_FOCAL_35MM)), _real(tags.get(_FOCAL_MM))
     if film > 0:

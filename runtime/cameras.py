@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from ..data.images import DataWarning
+from ..data.images import DataWarning, Picture
 from ..errors import UserError
 from .camera_files import SUFFIXES, StoredCamera, read_camera_file, read_exif_camera
 
@@ -117,7 +117,9 @@ class Intrinsics:
         return f"{self.fx},{self.fy},{self.cx},{self.cy}@{_named(self.size)}"
 
 
-def read_intrinsics(text: str, picture_size: tuple[int, int], *, picture: Path | None = None) -> Intrinsics:
+def read_intrinsics(
+    text: str, picture_size: tuple[int, int], *, picture: Picture | None = None, files: bool = True
+) -> Intrinsics:
     """The intrinsics of a picture, rescaled to its size.
 
     Args:
@@ -125,6 +127,7 @@ def read_intrinsics(text: str, picture_size: tuple[int, int], *, picture: Path |
             .yaml file (see `read_camera_file`); `exif`; or `fov=63`, the horizontal field of view in degrees.
         picture_size: height and width of the picture, upright.
         picture: the picture's file, for `exif`.
+        files: whether `text` may name a file; not if it comes from a stranger.
 
     Raises:
         UserError: none of these forms; not in pixels, or of no camera; or for pictures of another aspect ratio.
@@ -138,13 +141,13 @@ def read_intrinsics(text: str, picture_size: tuple[int, int], *, picture: Path |
     try:
         if source.lower().startswith("fov="):
             return Intrinsics.from_fov(_number(source[4:]), picture_size)
-        stored = _stored(source, picture)
+        stored = _stored(source, picture, files=files)
         found = Intrinsics(*stored.numbers, stored.size or picture_size)
         _require_plausible(found)
         _warn(source, stored, found)
         return found.resized(picture_size)
     except UserError as error:
-        if Path(source).suffix.lower() in SUFFIXES and source in str(error):
+        if files and Path(source).suffix.lower() in SUFFIXES and source in str(error):
             raise
         raise type(error)(f"intrinsics {source or repr(text)}: {error}") from error
 
@@ -185,9 +188,9 @@ def describe_correction(intrinsics: Intrinsics, focal: float | None) -> str:
     )
 
 
-def _stored(source: str, picture: Path | None) -> StoredCamera:
+def _stored(source: str, picture: Picture | None, *, files: bool) -> StoredCamera:
     """What a file, a picture or the text itself says. Raises UserError."""
-    if Path(source).suffix.lower() in SUFFIXES:
+    if files and Path(source).suffix.lower() in SUFFIXES:
         return read_camera_file(Path(source))
     if source.lower() != "exif":
         return _parse(source)

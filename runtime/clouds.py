@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import BinaryIO, Final, Literal, get_args
 
 import numpy as np
 
@@ -120,8 +122,8 @@ def cloud(
     return Cloud(points, np.take(image.reshape(-1, 3), kept, axis=0))
 
 
-def write_ply(path: Path, cloud: Cloud, *, axes: Axes = "opencv") -> None:
-    """Write a cloud as binary little-endian PLY, atomically. Raises OutputError, UserError for unknown axes."""
+def write_ply(path: Path | BinaryIO, cloud: Cloud, *, axes: Axes = "opencv") -> None:
+    """Write a cloud as binary little-endian PLY, a file atomically. Raises OutputError, UserError for unknown axes."""
     header = (
         "ply\nformat binary_little_endian 1.0\n"
         f"comment depthkit: metres, axes of {axes}\n"
@@ -130,7 +132,8 @@ def write_ply(path: Path, cloud: Cloud, *, axes: Axes = "opencv") -> None:
         "property uchar red\nproperty uchar green\nproperty uchar blue\n"
         "end_header\n"
     )
-    _write(path, header, np.dtype([("point", "<f4", 3), ("colour", "u1", 3)]), cloud, axes)
+    with _opened(path) as stream:
+        _write(stream, header, np.dtype([("point", "<f4", 3), ("colour", "u1", 3)]), cloud, axes)
 
 
 def write_pcd(path: Path, cloud: Cloud, *, axes: Axes = "opencv") -> None:
@@ -152,22 +155,32 @@ def write_pcd(path: Path, cloud: Cloud, *, axes: Axes = "opencv") -> None:
             "itemsize": 16,
         }
     )
-    _write(path, header, layout, Cloud(cloud.points, cloud.colours[:, ::-1]), axes)
+    with _opened(path) as stream:
+        _write(stream, header, layout, Cloud(cloud.points, cloud.colours[:, ::-1]), axes)
 
 
-def _write(path: Path, header: str, layout: np.dtype, cloud: Cloud, axes: Axes) -> None:
+@contextmanager
+def _opened(path: Path | BinaryIO) -> Iterator[BinaryIO]:
+    """A file, which is written atomically, or a stream that is open already."""
+    if not isinstance(path, Path):
+        yield path
+        return
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        yield stream
+
+
+def _write(stream: BinaryIO, header: str, layout: np.dtype, cloud: Cloud, axes: Axes) -> None:
     """The header, then the points in chunks."""
     if axes not in get_args(Axes):
         raise UserError(f"axes {axes!r} are unknown; choose {' or '.join(get_args(Axes))}")
     signs = np.array(_SIGNS[axes], np.float32)
     records = np.zeros(min(len(cloud), _CHUNK), layout)
-    with atomic_write(path) as temporary, temporary.open("wb") as stream:
-        stream.write(header.encode("ascii"))
-        for start in range(0, len(cloud), _CHUNK):
-            part = records[: len(cloud) - start]
-            np.multiply(cloud.points[start : start + _CHUNK], signs, out=part["point"])
-            part["colour"] = cloud.colours[start : start + _CHUNK]
-            stream.write(part.data)
+    stream.write(header.encode("ascii"))
+    for start in range(0, len(cloud), _CHUNK):
+        part = records[: len(cloud) - start]
+        np.multiply(cloud.points[start : start + _CHUNK], signs, out=part["point"])
+        part["colour"] = cloud.colours[start : start + _CHUNK]
+        stream.write(part.data)
 
 
 def _rays(intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:

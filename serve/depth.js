@@ -10,6 +10,15 @@ export function decode(buffer) {
   return { header, depth: { levels, height, width, unit: header.unit, offset: header.offset }, picture };
 }
 
+/* A float32 array of two dimensions in NumPy's format, as depth whose levels are its numbers. */
+export function decodeNpy(buffer) {
+  const view = new DataView(buffer), long = view.getUint8(6) > 1;
+  const start = long ? 12 : 10, length = long ? view.getUint32(8, true) : view.getUint16(8, true);
+  const header = new TextDecoder("latin1").decode(new Uint8Array(buffer, start, length));
+  const [, height, width] = header.match(/'<f4'.*'shape': \((\d+), (\d+)\)/).map(Number);
+  return { levels: new Float32Array(buffer, start + length, height * width), height, width, unit: 1, offset: 0 };
+}
+
 /* For each of `goal` pixels: the two of `length` around it, and the second one's share; as depthkit's resize_depth. */
 function neighbours(length, goal) {
   const before = new Uint32Array(goal), after = new Uint32Array(goal), share = new Float32Array(goal);

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import ipaddress
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Guard", "refusal"]
+__all__ = ["Guard", "Token", "refusal"]
 
 _HEADERS: Final = {
     # Everything comes from this server; `connect-src 'self'` covers its WebSocket.
@@ -33,10 +36,10 @@ class Guard:
 
     Args:
         app: what it stands before.
-        name: a name under which the server may be asked for, besides `localhost` and IP addresses.
+        name: a name under which the server may be asked for, besides `localhost` and IP addresses; None: any name.
     """
 
-    def __init__(self, app: ASGIApp, name: str) -> None:
+    def __init__(self, app: ASGIApp, name: str | None) -> None:
         self._app, self._name = app, name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +64,36 @@ class Guard:
             await PlainTextResponse(f"{why}\n", 403)(scope, receive, send_guarded)
 
 
-def refusal(host: str, origin: str | None, name: str) -> str | None:
+class Token:
+    """ASGI middleware that refuses requests without `Authorization: Bearer TOKEN` with 401.
+
+    Args:
+        app: what it stands before.
+        token: the secret.
+        public: paths that need none.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, public: Collection[str]) -> None:
+        self._app, self._digest, self._public = app, _digest(f"Bearer {token}"), public
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
+        if scope["type"] == "http" and scope["path"] not in self._public:
+            given = Headers(scope=scope).get("authorization", "")
+            # Of digests, so that the time tells neither how much of the secret is right nor its length.
+            if not hmac.compare_digest(_digest(given), self._digest):
+                why = "this server wants its token: send the header Authorization: Bearer TOKEN"
+                refused = JSONResponse({"error": why}, 401, {"WWW-Authenticate": "Bearer"})
+                await refused(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def refusal(host: str, origin: str | None, name: str | None) -> str | None:
     """Why a request is refused; None if it is not.
 
     A page of another site could point its own name at this machine (DNS rebinding). An IP address cannot be pointed
@@ -80,7 +112,8 @@ def refusal(host: str, origin: str | None, name: str) -> str | None:
     'only its own page may ask this server, not http://evil.example'
     """
     asked = _hostname(host)
-    if not (asked in {"localhost", name.lower()} or _is_address(asked)) or not asked:
+    known = name is None or asked in {"localhost", name.lower()} or _is_address(asked)
+    if not (known and asked):
         return f"open this page as localhost or by an IP address, not as {asked or 'a host without a name'}"
     if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
         return f"only its own page may ask this server, not {origin}"

@@ -5,19 +5,22 @@ from __future__ import annotations
 import errno
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import uvicorn
 
 from ..errors import UserError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from starlette.types import ASGIApp
 
 __all__ = ["Server", "is_loopback", "listen"]
 
 _TRIED: Final = 20  # ports that are tried from the default on
 _GRACE_S: Final = 1  # for answers that are under way when it is stopped
+_IDLE_S: Final = 75  # that a client may wait before its next request, as nginx allows
 _LONGEST_MESSAGE: Final = 4096  # bytes that a page may send at once
 
 
@@ -71,9 +74,22 @@ class Server:
     """Runs an application on a listening socket. Nothing is logged but errors.
 
     Messages of a WebSocket are not compressed: pictures are, and depth would cost more CPU than a network saves.
+
+    Args:
+        app: what answers.
+        sock: closed at the end.
+        http: handles a connection; "auto": uvicorn's choice.
+        grace_s: seconds that requests have to end when the server is stopped.
     """
 
-    def __init__(self, app: ASGIApp, sock: socket.socket) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        sock: socket.socket,
+        *,
+        http: type[asyncio.Protocol] | Literal["auto"] = "auto",
+        grace_s: int = _GRACE_S,
+    ) -> None:
         self._sock = sock
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -84,10 +100,12 @@ class Server:
                 server_header=False,
                 proxy_headers=False,
                 lifespan="on",
+                http=http,
                 ws="websockets-sansio",
                 ws_max_size=_LONGEST_MESSAGE,
                 ws_per_message_deflate=False,
-                timeout_graceful_shutdown=_GRACE_S,
+                timeout_keep_alive=_IDLE_S,
+                timeout_graceful_shutdown=grace_s,
             )
         )
 

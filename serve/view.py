@@ -35,6 +35,7 @@ _FILES: Final = {
     "/": ("view.html", "text/html"),
     "/view.css": ("view.css", "text/css"),
     "/view.js": ("view.js", "text/javascript"),
+    "/stage.js": ("stage.js", "text/javascript"),
     "/depth.js": ("depth.js", "text/javascript"),
 }
 _TELLING_S: Final = 1.0  # that pages get to read why the source ended

@@ -30,7 +30,7 @@ from ..runtime.source import Frame
 if TYPE_CHECKING:
     from ..spec import ModelSpec
 
-__all__ = ["COLORMAPS", "Shot", "pack", "palettes", "title", "unit_of", "without_paths"]
+__all__ = ["COLORMAPS", "Shot", "pack", "palettes", "title", "unit_of", "without_folders", "without_paths"]
 
 COLORMAPS: Final = ("turbo", "viridis", "magma", "inferno", "gray", "Spectral_r")
 """What the page offers to choose from."""
@@ -152,4 +152,13 @@ def without_paths(sentence: str, name: str) -> str:
     >>> without_paths("my clips/a.mp4 is damaged; see /var/log/x.txt or http://a.b/c/d", "my clips/a.mp4")
     'a.mp4 is damaged; see x.txt or http://a.b/c/d'
     """
-    return _FOLDERS.sub("", sentence.replace(name, title(name)))
+    return without_folders(sentence.replace(name, title(name)))
+
+
+def without_folders(sentence: str) -> str:
+    """A message in which paths are only the names of files.
+
+    >>> without_folders("cannot read /home/me/a.json: no such file")
+    'cannot read a.json: no such file'
+    """
+    return _FOLDERS.sub("", sentence)

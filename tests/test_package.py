@@ -22,7 +22,7 @@ from .support import run_python
 ROOT = Path(depthkit.__file__).resolve().parent
 TRAINING = ("torch", "lightning", "kornia", "polygraphy", "onnxscript", "safetensors", "huggingface_hub", "h5py")
 VENDORS = ("av", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda")
-SERVING = ("starlette", "uvicorn", "websockets")
+SERVING = ("prometheus_client", "starlette", "uvicorn", "websockets")
 HEAVY = (*TRAINING, *VENDORS, *SERVING, "scipy", "skimage", "matplotlib", "torchmetrics", "psutil")
 DATA_FILES = {
     "depthkit/py.typed",
@@ -30,6 +30,10 @@ DATA_FILES = {
     "depthkit/report/report.html.j2",
     "depthkit/report/report.js",
     "depthkit/serve/depth.js",
+    "depthkit/serve/serve.css",
+    "depthkit/serve/serve.html",
+    "depthkit/serve/serve.js",
+    "depthkit/serve/stage.js",
     "depthkit/serve/view.css",
     "depthkit/serve/view.html",
     "depthkit/serve/view.js",

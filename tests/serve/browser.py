@@ -93,6 +93,12 @@ class Tab:
             text = {"text": key} if kind == "keyDown" and len(key) == 1 else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=key, modifiers=8 if shift else 0, **text)
 
+    def choose(self, selector: str, path: Path) -> None:
+        """Choose a file in an input."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
     def screenshot(self, path: Path) -> None:
         """Write what is seen as PNG."""
         taken = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=False)
@@ -100,9 +106,9 @@ class Tab:
 
 
 @contextmanager
-def chromium(program: str, folder: Path) -> Iterator[Tab]:
+def chromium(program: str, folder: Path, *flags: str) -> Iterator[Tab]:
     """Start a browser with one empty page; its profile is in `folder`."""
-    command = [program, *FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"]
+    command = [program, *FLAGS, *flags, f"--user-data-dir={folder / 'profile'}", "about:blank"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stderr is not None

@@ -369,7 +369,13 @@ def raw_handshake(address: str, headers: dict[str, str]) -> bytes:
 
 def test_answers_let_a_browser_do_no_more_than_needed(serve: Serve) -> None:
     page = serve(a_file())
-    for path, kind in (("", "html"), ("view.css", "css"), ("view.js", "javascript"), ("depth.js", "javascript")):
+    for path, kind in (
+        ("", "html"),
+        ("view.css", "css"),
+        ("view.js", "javascript"),
+        ("depth.js", "javascript"),
+        ("stage.js", "javascript"),
+    ):
         status, headers, text = get(page.address + path)
         assert status == 200
         assert kind in headers["content-type"]

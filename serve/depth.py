@@ -1,0 +1,201 @@
+"""`POST /v1/depth`: a picture in, its depth out, in the format that the client accepts."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from starlette.exceptions import HTTPException
+
+from ..cores import usable_cores
+from ..data.colours import Span, palette
+from ..data.images import fill_image, read_image
+from ..data.upload import Upload
+from ..runtime.cameras import corrected, read_intrinsics
+from ..spec import Dim
+from .bodies import Answer
+from .formats import Decoded, Format, Made, choose
+from .model import unit_of
+from .telemetry import record_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from ..spec import ModelSpec
+    from .bodies import Bodies, Memory
+    from .model import Model
+    from .repository import Repository
+
+__all__ = ["DepthApi", "Wish"]
+
+_SIZES: Final = ("picture", "engine")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a client asks for beside the picture.
+
+    Attributes:
+        format: of the answer.
+        model, version: None: the server's first model; the model's last version.
+        timeout_s: within which computing has to begin; None: any time.
+        at_engine: whether depth is wanted at the engine's size.
+        intrinsics: see `read_intrinsics`; empty: unknown.
+        colormap: one of matplotlib's; empty: no colours are wanted.
+        span: see `Made`.
+    """
+
+    format: Format
+    model: str | None = None
+    version: str | None = None
+    timeout_s: float | None = None
+    at_engine: bool = False
+    intrinsics: str = ""
+    colormap: str = ""
+    span: Span | None = None
+
+    @classmethod
+    def of(cls, query: Mapping[str, str], accept: str) -> Wish:
+        """Parse a query and a header `Accept`. Raises HTTPException: 400, 406."""
+        known = {"model", "version", "timeout_ms", "size", "intrinsics", "range"}
+        if unknown := sorted(query.keys() - known):
+            raise HTTPException(400, f"no parameter {unknown[0][:80]!r}; choose from {', '.join(sorted(known))}")
+        wanted, colormap = choose(accept)
+        if wanted.needs_camera and "intrinsics" not in query:
+            raise HTTPException(400, f"{wanted.media_type} needs the camera: add intrinsics=fx,fy,cx,cy or fov=DEGREES")
+        size = query.get("size", "picture")
+        if size not in _SIZES:
+            raise HTTPException(400, f"size is {size[:80]!r}; choose {' or '.join(_SIZES)}")
+        return cls(
+            wanted,
+            query.get("model"),
+            query.get("version"),
+            _timeout(query.get("timeout_ms")),
+            size == "engine" and not wanted.needs_camera,
+            query.get("intrinsics", ""),
+            colormap,
+            _span(query.get("range", "auto")),
+        )
+
+
+class DepthApi:
+    """Answers `/v1/depth`. Pictures are decoded and encoded in threads of their own.
+
+    So sessions only compute, and a large picture of one client delays no session of another.
+
+    Args:
+        repository: the models.
+        bodies: reads the pictures.
+        memory: counts what is held.
+    """
+
+    def __init__(self, repository: Repository, bodies: Bodies, memory: Memory) -> None:
+        self._repository, self._bodies, self._memory = repository, bodies, memory
+        self._threads = ThreadPoolExecutor(usable_cores(), "depthkit pictures")
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request. Raises HTTPException, UserError: it is refused."""
+        begin = perf_counter()
+        record = record_of(request.scope)
+        record.api = "depth"
+        wish = Wish.of(request.query_params, request.headers.get("accept", "*/*"))
+        name = wish.model if wish.model is not None else next(iter(self._repository.models())).name
+        _require_metres(self._repository.find(name, wish.version), wish)  # before the picture is read
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise HTTPException(415, "the body is a form; send the picture itself (curl --data-binary @photo.jpg)")
+        async with self._bodies.read(request) as body:
+            record.received = len(body)
+            model = self._repository.find(name, wish.version)
+            record.model, record.version = model.name, model.version
+            deadline = None if wish.timeout_s is None else begin + wish.timeout_s
+            with model.place():
+                return await self._answer(model, body, wish, deadline, record.spent)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown()
+
+    async def _answer(
+        self, model: Model, body: bytes, wish: Wish, deadline: float | None, spent: dict[str, float]
+    ) -> Response:
+        loop = asyncio.get_running_loop()
+        spec = model.proven.sessions[0].spec
+        start = perf_counter()
+        picture = await loop.run_in_executor(self._threads, _decoded, body, spec, wish)
+        spent["decode"] = perf_counter() - start
+        with self._memory.hold(0 if picture.image is None else picture.image.nbytes):
+            small = (await model.run(picture.frames, deadline, spent))[0]
+            start = perf_counter()
+            if picture.camera is not None:
+                small = corrected(small, picture.camera, spec.focal)
+            made = Made(small, picture, wish.at_engine, spec, model.name, model.version, wish.colormap, wish.span)
+            content = await loop.run_in_executor(self._threads, wish.format.encode, made)
+            spent["encode"] = perf_counter() - start
+        headers = {
+            "Depth-Model": f"{model.name}/{model.version}",
+            "Depth-Unit": wish.format.unit or unit_of(spec),
+            "Server-Timing": ", ".join(f"{phase};dur={seconds * 1000:.2f}" for phase, seconds in spent.items()),
+            "Vary": "Accept",
+        }
+        return Answer(content, wish.format.media_type, headers, self._memory)
+
+
+def _require_metres(model: Model, wish: Wish) -> None:
+    """Raise HTTPException, 400, if a wish is for metres that the model does not answer."""
+    spec = model.proven.sessions[0].spec
+    if spec.is_metric or not (wish.format.needs_metres or wish.intrinsics):
+        return
+    raise HTTPException(
+        400,
+        f"{model.name} answers {unit_of(spec)}, so there are no millimetres, points or focal lengths; leave "
+        "intrinsics out, and accept application/x-npy, application/json or image/png;colormap=turbo",
+    )
+
+
+def _decoded(body: bytes, spec: ModelSpec, wish: Wish) -> Decoded:
+    """In a thread. Raises DataError, UserError."""
+    if wish.colormap:
+        palette(wish.colormap)  # raises UserError for an unknown one, before anything is computed
+    picture = Upload(body)
+    image = read_image(picture)
+    height, width = image.shape[:2]
+    camera = None
+    if wish.intrinsics:
+        camera = read_intrinsics(wish.intrinsics, (height, width), picture=picture, files=False)
+    least = spec.batch.min if isinstance(spec.batch, Dim) else spec.batch
+    frames = np.empty((least, *spec.size, 3), np.uint8)
+    fill_image(frames[0], image)
+    frames[1:] = frames[0]  # an engine of a fixed batch computes that many
+    return Decoded((height, width), frames, camera, image if wish.format.needs_camera else None)
+
+
+def _timeout(text: str | None) -> float | None:
+    """Seconds of a parameter in milliseconds."""
+    if text is None:
+        return None
+    try:
+        milliseconds = float(text)
+    except ValueError:
+        milliseconds = math.nan
+    if not (math.isfinite(milliseconds) and milliseconds >= 0):
+        raise HTTPException(400, f"timeout_ms is {text[:80]!r}; give milliseconds above 0")
+    return milliseconds / 1000 or None
+
+
+def _span(text: str) -> Span | None:
+    if text == "auto":
+        return None
+    try:
+        near, far = (float(word) for word in text.split(","))
+    except ValueError:
+        near, far = math.nan, math.nan
+    if not (math.isfinite(near) and math.isfinite(far) and 0 <= near < far):
+        raise HTTPException(400, f"range is {text[:80]!r}; give the nearest and the farthest depth, as 0.5,5, or auto")
+    return near, far
