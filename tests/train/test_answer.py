@@ -185,9 +185,7 @@ def test_an_answer_of_another_resolution_is_resized_once(camera: tuple[int, int]
         np.testing.assert_allclose(depth, resize_depth(answer, spec.size, smooth=True), atol=1e-5)
 
 
-@given(
-    sides=st.tuples(st.integers(2, 40), st.integers(2, 40)), goal=st.tuples(st.integers(2, 40), st.integers(2, 40))
-)
+@given(sides=st.tuples(st.integers(2, 40), st.integers(2, 40)), goal=st.tuples(st.integers(2, 40), st.integers(2, 40)))
 def test_training_resizes_as_the_graph_does(sides: tuple[int, int], goal: tuple[int, int]) -> None:
     answer = torch.rand(2, *sides, generator=torch.Generator().manual_seed(0))
     share = as_share(answer, _spec(_Mean(), "share"), goal)
