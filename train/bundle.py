@@ -51,6 +51,9 @@ _SHOWN: Final = 10  # names that an error lists; it only counts the rest
 _CONSTANT: Final = 1e-4
 """An answer whose span is a smaller share of its largest magnitude is constant."""
 
+_LEAST_WITHIN: Final = 0.01
+"""Smallest share of the pixels of an adopted network whose depth is within its range."""
+
 _RANGES: Final[dict[Answers, tuple[float, float]]] = {"share": DEPTH_RANGE, "metres": (0.0, 1000.0)}
 """Default depth ranges; other answers have no metres."""
 
@@ -150,7 +153,7 @@ def import_weights(
         BundleError: the weights do not fit, or the folder has a run that was trained here or of another network.
         SpecError: the network does not accept the size or does not return depth, see `try_network`; or an invalid depth
             range, preprocessing or focal length.
-        GateError: its answers for the frames are not finite or constant.
+        GateError: its answers for the frames are not finite, constant, or out of the depth range.
         UserError, DataError, OutputError: see `build_network`, `frames_of`, `write_bundle`.
     """
     check_adopted(preprocessing, depth_range, focal)
@@ -195,7 +198,7 @@ def _answers(network: nn.Module, spec: ModelSpec, frames: Frames) -> np.ndarray:
 
 
 def _require_depth(answers: np.ndarray, spec: ModelSpec) -> None:
-    """Raise GateError for answers that no trained network gives to real frames, or that are all out of range."""
+    """Raise GateError for answers that no trained network gives to real frames, or that are out of range."""
     frames = len(answers)
     broken = sum(not np.isfinite(answer).all() for answer in answers)
     if broken:
@@ -210,12 +213,14 @@ def _require_depth(answers: np.ndarray, spec: ModelSpec) -> None:
             f"the network answers one constant to {constant} of {frames} frames; is it normalised otherwise? See "
             "--color, --scale, --mean and --std"
         )
-    if np.ptp(as_depth(torch.from_numpy(answers), spec).numpy()) == 0:
-        nearest, farthest = spec.depth_range
-        raise GateError(
-            f"the network answers {low.min():.3g} to {high.max():.3g}, and read as {spec.answers} no depth is within "
-            f"{nearest:g} to {farthest:g} m; is it something else? See --answers and --depth-range"
-        )
+    if spec.is_metric:
+        depth, (nearest, farthest) = as_depth(torch.from_numpy(answers), spec).numpy(), spec.depth_range
+        within = ((nearest < depth) & (depth < farthest)).mean()
+        if within < _LEAST_WITHIN:
+            raise GateError(
+                f"the network answers {low.min():.3g} to {high.max():.3g}; read as {spec.answers}, only {within:.1%} "
+                f"is within {nearest:g} to {farthest:g} m; is it something else? See --answers and --depth-range"
+            )
 
 
 def read_bundle(folder: Path) -> Bundle:

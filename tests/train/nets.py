@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
+from ..zoo import ZOO
+
 MODULE: Final = __name__
 
 
@@ -26,6 +28,7 @@ class Share(nn.Module):
             self.second = nn.Conv2d(16, 16, 3, padding=1)
             self.head = nn.Conv2d(16, 1, 3, padding=1)
             self.other = nn.Conv2d(16, 4, 1)
+        nn.init.uniform_(self.head.weight, 0, 0.1, torch.Generator().manual_seed(1))  # depth follows brightness
 
     def features(self, image: Tensor) -> Tensor:
         """N x 16 x h x w."""
@@ -76,11 +79,12 @@ class Auxiliary(Share):
 
 
 class Broken(Share):
-    """NaN where the picture is dark."""
+    """NaN where the picture is darker than on average."""
 
     def forward(self, image: Tensor) -> object:
         """See `Share`."""
-        return self.head(self.features(image)).log()
+        share = self.head(self.features(image))
+        return (share - share.mean()).log()
 
 
 class Constant(Share):
@@ -89,3 +93,18 @@ class Constant(Share):
     def forward(self, image: Tensor) -> object:
         """See `Share`."""
         return 0 * self.head(self.features(image)) + 0.3
+
+
+def dav2s() -> nn.Module:
+    """A small Depth Anything V2 of transformers, which returns a `DepthEstimatorOutput`."""
+    return ZOO["dav2s-small"].make().get_submodule("network")
+
+
+def dpt() -> nn.Module:
+    """A small DPT of transformers."""
+    return ZOO["dpt-small"].make().get_submodule("network")
+
+
+def glpn() -> nn.Module:
+    """A small GLPN of transformers."""
+    return ZOO["glpn-small"].make().get_submodule("network")
