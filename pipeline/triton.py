@@ -11,6 +11,7 @@ both libraries, and their engines only open in the release that built them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -111,17 +112,19 @@ def add_engine(engine: Path, folder: Path, tell: Tell) -> Path:
     how = serving(manifest.backend, manifest.options, manifest.model.batch)
     name = model_name(engine, manifest)
     content = _content(engine, manifest, plan=how.file.endswith(".plan"))
+    digest = hashlib.sha256(content).hexdigest()
     model = folder.resolve() / name
     with Store().locked(sha256_text(str(model))[:24]):
         last = max(_versions(model), default=0)
-        same = _holds(model / str(last) / how.file, content)
-        if same and (model / CONFIG).is_file():
+        same = _is_file_of(model / str(last) / how.file, digest)
+        if same and digest in _read_config(model):
             tell("kept", f"{folder / name}: version {last} is this model, unchanged")
             return folder / name
         _require_ours(model, manifest, last)
         onnx = engine.with_name(manifest.onnx)
         reference = read_reference(find_reference(onnx, manifest.weights_sha256, manifest.model))
-        text = _sealed(to_text(model_config(name, manifest, _facts(engine, manifest, reference))))
+        facts = {"depthkit.model_sha256": digest, **_facts(engine, manifest, reference)}
+        text = _sealed(to_text(model_config(name, manifest, facts)))
         version = last if same else last + 1
         with nullcontext(model) if last else atomic_folder(model) as goal:
             if not same:
@@ -129,8 +132,10 @@ def add_engine(engine: Path, folder: Path, tell: Tell) -> Path:
                     _write_bytes(fresh / how.file, content)
                     write_text(fresh / MANIFEST, to_json(manifest))
             _write_bytes(goal / "warmup" / FRAME_FILE, _frames(reference, manifest).tobytes())
-            write_text(goal / CONFIG, text)  # last: a version that it does not describe yet is written again
+            write_text(goal / CONFIG, text)  # last; where this was interrupted, its digest is missing the next time
     tell("wrote", f"{folder / name}: version {version}, for Triton's backend {how.backend}")
+    if note := how.notes.get(manifest.precision_asked):
+        tell("note", note)
     return folder / name
 
 
@@ -172,6 +177,7 @@ def _facts(engine: Path, manifest: Manifest, reference: Reference) -> dict[str, 
         "device": manifest.device.describe(),
         "precision_asked": asked,
         "precision_found": manifest.precision_found,
+        **({"int8_arithmetic": manifest.arithmetic} if manifest.arithmetic else {}),
         "model_spec": json.dumps(json.loads(to_json(manifest.model))),  # in one line
         "gate": f"PASS: {describe_parity(parity, asked)}; limits: {describe_gate(asked)}",
         **{f"gate.{key}": str(value) for key, value in asdict(parity).items()},
@@ -196,19 +202,22 @@ def _versions(model: Path) -> list[int]:
     return [int(path.name) for path in entries if path.name.isascii() and path.name.isdecimal() and path.is_dir()]
 
 
-def _holds(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.read_bytes() == content
+def _is_file_of(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path) == digest
+
+
+def _read_config(model: Path) -> str:
+    """The text of a model's configuration; empty if there is none."""
+    path = model / CONFIG
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _require_ours(model: Path, manifest: Manifest, last: int) -> None:
     """Raise OutputError if a model's folder is not as depthkit wrote it, or takes other tensors."""
-    config = model / CONFIG
-    if not model.is_dir():
-        return
-    if config.is_file() and not _is_sealed(config.read_text(encoding="utf-8", errors="replace")):
+    if (config := _read_config(model)) and not _is_sealed(config):
         raise OutputError(
-            f"{config} was not written by depthkit, or was changed since; move it away, export again, and make your "
-            "changes to the new one"
+            f"{model / CONFIG} was not written by depthkit, or was changed since; move it away, export again, and make "
+            "your changes to the new one"
         )
     if not last:
         return

@@ -10,7 +10,7 @@ their READMEs (onnxruntime_backend, openvino_backend).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from ..engines.manifest import Manifest
@@ -46,6 +46,7 @@ class Serving:
         file: name of the model file in a version's folder.
         settings: fields and parameters that make Triton compute as the engine does.
         unknown: a value of the backend's options that Triton has no setting for.
+        notes: what the user must know of a precision.
     """
 
     backend: str
@@ -53,6 +54,7 @@ class Serving:
     file: str
     settings: Callable[[Manifest], Settings]
     unknown: tuple[str, str] | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 def _onnxruntime(manifest: Manifest) -> Settings:
@@ -90,7 +92,17 @@ def _tensorrt(_: Manifest) -> Settings:
 SERVINGS: Final = {
     "onnxruntime": Serving("onnxruntime", Word("KIND_CPU"), "model.onnx", _onnxruntime),
     "onnxruntime-cuda": Serving("onnxruntime", Word("KIND_GPU"), "model.onnx", _cuda),
-    "openvino": Serving("openvino", Word("KIND_CPU"), "model.onnx", _openvino, unknown=("inference_precision", "f16")),
+    "openvino": Serving(
+        "openvino",
+        Word("KIND_CPU"),
+        "model.onnx",
+        _openvino,
+        ("inference_precision", "f16"),
+        {
+            "fp32": "Triton's OpenVINO backend has no setting for FP32: on a CPU with BF16 it computes in BF16, which "
+            "fails this gate; serve the onnxruntime model there"
+        },
+    ),
     "tensorrt": Serving("tensorrt", Word("KIND_GPU"), "model.plan", _tensorrt),
 }
 """The backends whose engines Triton can run."""

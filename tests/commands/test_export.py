@@ -282,6 +282,7 @@ def test_engines_become_models_of_triton(exports: Path, here: Path, cli: Cli) ->
     printed = cli("export", exports / f"{STEM}.fp32.onnx", "--backend", "all", "--triton", "models")
     assert f"models/{STEM}.fp32.openvino: version 1, for Triton's backend openvino" in printed.out
     assert f"models/{STEM}.fp32.onnxruntime: version 1" in printed.out
+    assert printed.out.count("no setting for FP32") == 1
     assert sorted(path.name for path in Path("models").iterdir()) == [
         f"{STEM}.fp32.onnxruntime",
         f"{STEM}.fp32.openvino",

@@ -55,7 +55,7 @@ def read_config(model: Path) -> Any:
 def new_weights(exports: Path) -> Path:
     """The engine after its run got other weights and was exported anew."""
     weights = load_file(exports / "model.safetensors")
-    next(value for name, value in weights.items() if name.endswith("weight")).flat[0] += 0.1
+    weights["head.bias"] += 0.1
     save_file(weights, exports / "model.safetensors")
     edit_json(exports / "model.json", weights_sha256=sha256(exports / "model.safetensors"))
     return build(export_onnx(read_bundle(exports), ExportOptions()).path, BuildOptions("onnxruntime")).path
@@ -76,6 +76,7 @@ def test_a_model_holds_what_triton_needs(engine: Path, tmp_path: Path) -> None:
     facts = {key: value.string_value for key, value in config.parameters.items()}
     assert facts["depthkit.weights_sha256"] == describe_onnx(onnx).weights_sha256
     assert facts["depthkit.onnx_sha256"] == sha256(onnx)
+    assert facts["depthkit.model_sha256"] == sha256(model / "1" / "model.onnx")
     assert facts["depthkit.engine_sha256"] == sha256(engine)
     assert facts["depthkit.precision_found"] == "fp32"
     assert facts["depthkit.gate"].startswith("PASS: max |Δ| ")
@@ -109,6 +110,20 @@ def test_lost_configuration_is_written_again(engine: Path, tmp_path: Path) -> No
     (tmp_path / "models" / NAME / "config.pbtxt").unlink()
     add(engine, tmp_path / "models")
     assert contents(tmp_path / "models") == before
+
+
+def test_export_that_was_killed_before_the_configuration_is_finished(
+    exports: Path, engine: Path, tmp_path: Path
+) -> None:
+    add(engine, tmp_path / "models")
+    config = tmp_path / "models" / NAME / "config.pbtxt"
+    first = config.read_text()
+    later = new_weights(exports)
+    add(later, tmp_path / "models")
+    whole = contents(tmp_path / "models")
+    config.write_text(first)
+    assert "version 2" in add(later, tmp_path / "models")[0]
+    assert contents(tmp_path / "models") == whole
 
 
 def test_a_configuration_that_somebody_changed_is_left_alone(exports: Path, engine: Path, tmp_path: Path) -> None:
