@@ -21,6 +21,7 @@ EXTRAS: Final = {
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "gpu",
     "av": "video",
+    "ray": "ray",
     **dict.fromkeys(("starlette", "uvicorn", "websockets"), "serve"),
 }
 """Optional modules, and the extra that installs each."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,31 @@ from .options import (
 )
 
 
+class _RayType(click.ParamType[str]):
+    """The address of a Ray cluster; empty: of this machine."""
+
+    name = "ADDRESS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Accept "auto", "local" and "10.0.0.1:6379"."""
+        text = str(value)
+        if text.startswith("ray://"):
+            self.fail(
+                f"{text}: Ray Data does not run through Ray Client; run the command on a machine of the cluster, or by "
+                "`ray job submit`",
+                param,
+                ctx,
+            )
+        if text not in {"", "auto", "local"} and not re.fullmatch(r"[\w.-]+:\d{1,5}", text, re.ASCII):
+            self.fail(
+                f"{text!r} is not the address of a Ray cluster (HOST:PORT, auto or local); for this machine, write "
+                "--ray last",
+                param,
+                ctx,
+            )
+        return text
+
+
 class _PredictCommand(SectionedCommand):
     """Its help ends with the table of outputs, which has one owner: `pipeline.outputs`."""
 
@@ -36,12 +62,21 @@ class _PredictCommand(SectionedCommand):
     cls=_PredictCommand,
     sections={
         "What to write": ("--save", "--out", "--range", "--colormap", "--smooth", "--seconds"),
-        "The engine": ("--engine",),
+        "The engine": ("--engine", "--ray"),
         "The camera": ("--intrinsics", "--axes", "--input-size", "--fps", "--timeout"),
     },
 )
 @click.argument("arguments", nargs=-1, required=True, metavar="[ENGINE] INPUT...", type=PlaceType())
 @click.option("--engine", type=PathType(), help="The engine; all arguments are then INPUTS.")
+@click.option(
+    "--ray",
+    type=_RayType(),
+    is_flag=False,
+    flag_value="",
+    metavar="[ADDRESS]",
+    help="Pictures on the workers of a Ray cluster: HOST:PORT, auto, or by default $RAY_ADDRESS, or all cores of this "
+    "machine. What is written is not computed again; bad pictures are listed in failed.csv.",
+)
 @click.option(
     "--out",
     type=PathType(file_okay=False),
@@ -78,7 +113,7 @@ class _PredictCommand(SectionedCommand):
     help="Of raw frames and pictures that become a clip, or to ask a camera for.",
 )
 @timeout_option
-def predict(arguments: tuple[str, ...], engine: Path | None, out: Path, **options: Any) -> None:
+def predict(arguments: tuple[str, ...], engine: Path | None, ray: str | None, out: Path, **options: Any) -> None:
     """Write the depth of pictures, videos, cameras and streams, at their own size.
 
     An INPUT is a picture, a folder, a quoted pattern ("*.jpg"), a numbered sequence (frames/%05d.png), a video, a
@@ -96,6 +131,7 @@ def predict(arguments: tuple[str, ...], engine: Path | None, out: Path, **option
       depthkit predict clip.mp4 --save color-video,depth-video --smooth
       depthkit predict 0 --seconds 60 --range 0.5,5
       depthkit predict photo.jpg --intrinsics fov=63 --save color,ply
+      depthkit predict "s3://bucket/photos/*.jpg" --out /shared/depth --ray
     """
     from ..data.colours import palette
     from ..pipeline.inputs import plan_inputs, require_fitting, require_folder, require_goals, split_arguments
@@ -107,6 +143,12 @@ def predict(arguments: tuple[str, ...], engine: Path | None, out: Path, **option
     target, places = (engine, arguments) if engine else split_arguments(arguments)
     save = options.pop("save")
     chosen = () if save is None else parse_outputs(save, has_camera=options["intrinsics"] is not None)
+    if ray is not None:
+        from .predict_ray import predict_by_ray
+
+        weights = target or built_in_engine("choose others with --engine")
+        predict_by_ray(ray, weights, places, chosen, out, options)
+        return
     inputs = plan_inputs(places, chosen)
     require_fitting(inputs, input_size=options["input_size"], fps=options["fps"], smooth=options["smooth"])
     require_folder(out)
