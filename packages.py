@@ -17,11 +17,11 @@ EXTRAS: Final = {
     **dict.fromkeys(("onnxscript", "polygraphy", "onnx_graphsurgeon"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime"), "cpu"),
     "openvino": "openvino",
+    "ray": "ray",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "gpu",
     "av": "video",
-    "ray": "ray",
     **dict.fromkeys(("starlette", "uvicorn", "websockets"), "serve"),
 }
 """Optional modules, and the extra that installs each."""

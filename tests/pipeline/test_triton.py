@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 from safetensors.numpy import load_file, save_file
-from tritonclient.grpc.model_config_pb2 import ModelConfig  # type: ignore[import-untyped]
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from depthkit.engines.build import BuildOptions, backend, build
 from depthkit.engines.manifest import manifest_path, read_manifest, write_manifest

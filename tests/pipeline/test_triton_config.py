@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
-from tritonclient.grpc.model_config_pb2 import ModelConfig  # type: ignore[import-untyped]
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from depthkit.engines.build import backend
 from depthkit.engines.manifest import Manifest

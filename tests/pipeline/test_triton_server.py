@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tritonclient import http  # type: ignore[import-untyped]
+from tritonclient import http
 
 from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx

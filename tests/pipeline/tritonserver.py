@@ -21,7 +21,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Final
 
-from tritonclient import http  # type: ignore[import-untyped]
+from tritonclient import http
 
 _FIND: Final = """
 import pathlib, platform, pytriton
