@@ -21,6 +21,7 @@ EXTRAS: Final = {
     **dict.fromkeys(("polygraphy", "onnx_graphsurgeon"), "adopt"),
     **dict.fromkeys(("onnx", "onnxruntime"), "cpu"),
     "openvino": "openvino",
+    "ray": "ray",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "gpu",

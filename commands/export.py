@@ -119,7 +119,7 @@ class _SettingType(click.ParamType["tuple[str, str]"]):
             "--explain",
         ),
         "ONNX file": ("--size", "--camera", "--batch", "--onnx-only", "--runs"),
-        "Engine": ("--backend", "--option", "--rebuild"),
+        "Engine": ("--backend", "--option", "--rebuild", "--triton"),
     },
 )
 @click.argument("run", nargs=-1, type=PathType(), callback=expand)
@@ -159,6 +159,12 @@ class _SettingType(click.ParamType["tuple[str, str]"]):
     help="Option of the backend, see docs/engines.md; may be repeated.",
 )
 @click.option("--rebuild", is_flag=True, help="Make the ONNX file and engine again even if nothing has changed.")
+@click.option(
+    "--triton",
+    type=PathType(file_okay=False),
+    metavar="DIR",
+    help="Add the engines to this model repository of Triton Inference Server.",
+)
 @click.option("--onnx-only", is_flag=True, help="Stop at the ONNX file.")
 @runs_option
 def export(
@@ -172,6 +178,7 @@ def export(
     backends: tuple[str, ...],
     settings: tuple[tuple[str, str], ...],
     rebuild: bool,
+    triton: Path | None,
     onnx_only: bool,
     runs: Path,
     **flags: bool,
@@ -196,12 +203,14 @@ def export(
       depthkit export --camera 480x640 compact      resize in the engine: frames and depth of 480x640
       depthkit export --backend openvino -o inference_precision=bf16
       depthkit export compact-96x128.fp16.onnx      only the engine, on the target machine
+      depthkit export compact --triton models       and a model that Triton serves
     """
     from ..export.recipe import ExportOptions
     from ..pipeline.calibration import PrecisionOptions
     from ..pipeline.export import EngineOptions, build_engines, export_run, require_engines
     from ..pipeline.runs import require_exportable, run_folder
     from ..pipeline.targets import find_runs
+    from ..pipeline.triton import add_engines, require_repository
     from .console import out as console
     from .console import tell
 
@@ -210,6 +219,8 @@ def export(
     if explain and asked != "int8":
         raise click.UsageError("--explain is for --int8")
     engines = EngineOptions(() if onnx_only or explain else backends, dict(settings), rebuild)
+    if triton is not None and not engines.backends:
+        raise click.UsageError("--triton needs an engine; leave out --onnx-only and --explain")
     require_engines(asked, engines)
     targets = run or find_runs(runs)
     for target in targets:  # refuse before the first is changed
@@ -219,10 +230,12 @@ def export(
             )
         else:
             require_exportable(target, runs, ExportOptions(asked, size, batch, keep=keep, camera=camera), precision)
+    if triton is not None:
+        require_repository(triton, targets, engines, batch)
     for target in targets:
         console.print(str(target), style="bold", markup=False)
         if target.suffix == ".onnx":
-            build_engines(target, engines, tell)
+            built = build_engines(target, engines, tell)
         else:
             from ..train.document import read_document
 
@@ -231,7 +244,10 @@ def export(
                 _explain_layers(folder, size, camera, precision)
                 continue
             calibration = precision.calibration(read_document(folder), size, camera)
-            export_run(folder, ExportOptions(asked, size, batch, calibration, keep, camera=camera), engines, tell)
+            options = ExportOptions(asked, size, batch, calibration, keep, camera=camera)
+            built = export_run(folder, options, engines, tell)
+        if triton is not None:
+            add_engines(built, triton, tell)
 
 
 def _require_exported_so(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,31 @@ if TYPE_CHECKING:
     from ..runtime.scale import MetricScale
 
 
+class _RayType(click.ParamType[str]):
+    """The address of a Ray cluster; empty: of this machine."""
+
+    name = "ADDRESS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Accept "auto", "local" and "10.0.0.1:6379"."""
+        text = str(value)
+        if text.startswith("ray://"):
+            self.fail(
+                f"{text}: Ray Data does not run through Ray Client; run the command on a machine of the cluster, or by "
+                "`ray job submit`",
+                param,
+                ctx,
+            )
+        if text not in {"", "auto", "local"} and not re.fullmatch(r"[\w.-]+:\d{1,5}", text, re.ASCII):
+            self.fail(
+                f"{text!r} is not the address of a Ray cluster (HOST:PORT, auto or local); for this machine, write "
+                "--ray last",
+                param,
+                ctx,
+            )
+        return text
+
+
 class _PredictCommand(SectionedCommand):
     """Its help ends with the table of outputs, which has one owner: `pipeline.outputs`."""
 
@@ -49,13 +75,22 @@ class _PredictCommand(SectionedCommand):
     cls=_PredictCommand,
     sections={
         "What to write": ("--save", "--out", "--range", "--colormap", "--smooth", "--seconds"),
-        "The engine": ("--engine",),
+        "The engine": ("--engine", "--ray"),
         "Metres of a network that answers inverse or relative depth": ("--calibrate-scale", "--depth-units"),
         "The camera": ("--intrinsics", "--axes", "--input-size", "--fps", "--timeout"),
     },
 )
 @click.argument("arguments", nargs=-1, required=True, metavar="[ENGINE] INPUT...", type=PlaceType())
 @click.option("--engine", type=PathType(), help="The engine; all arguments are then INPUTS.")
+@click.option(
+    "--ray",
+    type=_RayType(),
+    is_flag=False,
+    flag_value="",
+    metavar="[ADDRESS]",
+    help="Pictures on the workers of a Ray cluster: HOST:PORT, auto, or by default $RAY_ADDRESS, or all cores of this "
+    "machine. What is written is not computed again; bad pictures are listed in failed.csv.",
+)
 @click.option(
     "--out",
     type=PathType(file_okay=False),
@@ -108,6 +143,7 @@ class _PredictCommand(SectionedCommand):
 def predict(
     arguments: tuple[str, ...],
     engine: Path | None,
+    ray: str | None,
     out: Path,
     points: Path | None,
     depth_units: float | None,
@@ -135,6 +171,7 @@ def predict(
       depthkit predict 0 --seconds 60 --range 0.5,5
       depthkit predict photo.jpg --intrinsics fov=63 --save color,ply
       depthkit predict runs/midas/midas-256x256.fp32.ort.onnx photo.jpg --calibrate-scale points.csv
+      depthkit predict "s3://bucket/photos/*.jpg" --out /shared/depth --ray
     """
     from ..data.colours import palette
     from ..pipeline.inputs import plan_inputs, require_fitting, require_folder, require_goals, split_arguments
@@ -150,6 +187,14 @@ def predict(
     target, places = (engine, arguments) if engine else split_arguments(arguments)
     save = options.pop("save")
     chosen = () if save is None else parse_outputs(save, has_camera=options["intrinsics"] is not None)
+    if ray is not None:
+        from .predict_ray import predict_by_ray
+
+        weights = target or built_in_engine("choose others with --engine")
+        if points is not None:
+            raise click.UsageError("--calibrate-scale is for one picture; fit the scale first, without --ray")
+        predict_by_ray(ray, weights, places, chosen, out, {**options, "span": span})
+        return
     inputs = plan_inputs(places, chosen)
     require_fitting(inputs, input_size=options["input_size"], fps=options["fps"], smooth=options["smooth"])
     require_folder(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -24,7 +24,7 @@ from ..runtime.pictures import FPS
 from ..runtime.source import Source
 from .console import clip_progress, err, out, progress
 
-__all__ = ["run", "terminable"]
+__all__ = ["describe_goals", "run", "terminable"]
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def _run_pictures(prediction: Prediction, predictor: Predictor, source: Source, 
         def watch(shot: Shot) -> None:
             bar.advance(task)
             span = describe_span(shot.span, is_metric=plan.job.spec.is_metric)
-            goals = _goals(plan, plan.name(shot.result.frame))
+            goals = describe_goals(plan.outputs, Path(plan.job.out) / plan.name(shot.result.frame))
             out.print(f"{pictures[shot.result.frame.index]}: {span}  ->  {goals}", markup=False)
 
         written = write_source(source, predictor, plan, watch)
@@ -88,7 +88,7 @@ def _run_clip(predictor: Predictor, source: Source, plan: Plan) -> None:
     span = "" if written.span is None else f", {describe_span(written.span, is_metric=plan.job.spec.is_metric)}"
     goals = [str(path) for path in written.files]
     if any(not OUTPUTS[name].is_clip for name in plan.outputs):
-        goals.append(_goals(plan, f"{plan.job.name}_*"))
+        goals.append(describe_goals(plan.outputs, Path(plan.job.out) / f"{plan.job.name}_*"))
     state = "interrupted after " if written.interrupted else ""
     length = written.seconds + 1 / (source.fps or FPS)
     out.print(
@@ -117,12 +117,12 @@ class _Meter:
         self._bar.update(self._task, advance=1, more=more)
 
 
-def _goals(plan: Plan, stem: str) -> str:
+def describe_goals(outputs: Sequence[str], stem: Path) -> str:
     """The files of single frames: `depth/x_depth[.png|16.png|.npy]`."""
-    endings = [OUTPUTS[name].ending for name in plan.outputs if not OUTPUTS[name].is_clip]
+    endings = [OUTPUTS[name].ending for name in outputs if not OUTPUTS[name].is_clip]
     same = os.path.commonprefix(endings) if len(endings) > 1 else ""  # noqa: RUF071 - of names, by letters
     rest = "|".join(ending.removeprefix(same) for ending in endings)
-    return f"{Path(plan.job.out) / stem}{same}[{rest}]" if same else f"{Path(plan.job.out) / stem}{rest}"
+    return f"{stem}{same}[{rest}]" if same else f"{stem}{rest}"
 
 
 def _complain(source: Source, written: Written) -> None:

@@ -19,7 +19,7 @@ from .recorder import Recorder
 from .shot import Job, Shot, percentiles
 from .stream import Result
 
-__all__ = ["Plan", "Written", "write_source"]
+__all__ = ["Plan", "Watch", "Written", "write_source"]
 
 _LOOK: Final = 2.0  # seconds of a clip that its range is taken from
 _WIDER: Final = 1.2  # times as near and as far, because more of the scene comes into view

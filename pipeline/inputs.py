@@ -23,7 +23,15 @@ from ..runtime.sources import Source, is_address, is_camera, open_source
 from .outputs import FOR_CLIPS, FOR_PICTURES, OUTPUTS
 from .targets import is_run
 
-__all__ = ["Input", "plan_inputs", "require_fitting", "require_folder", "require_goals", "split_arguments"]
+__all__ = [
+    "Input",
+    "picture_names",
+    "plan_inputs",
+    "require_fitting",
+    "require_folder",
+    "require_goals",
+    "split_arguments",
+]
 
 Kind = Literal["pictures", "clip"]
 
@@ -116,7 +124,7 @@ def plan_inputs(places: Sequence[str], outputs: Sequence[str]) -> list[Input]:
             found.append(Input(place, "clip", _name(place)))
     if pictures:
         files = list(dict.fromkeys(pictures))
-        found.insert(at, Input("the pictures", "pictures", "", tuple(files), tuple(_names(files))))
+        found.insert(at, Input("the pictures", "pictures", "", tuple(files), tuple(picture_names(files))))
     if not found:
         raise DataError(f"{results[0]} is a result of `depthkit predict`; name pictures")
     warn_skipped("the arguments", results, len(expanded))
@@ -287,7 +295,7 @@ def _told_apart(inputs: list[Input]) -> list[Input]:
     return found
 
 
-def _names(pictures: list[Path]) -> list[str]:
+def picture_names(pictures: Sequence[Path]) -> list[str]:
     """A name for each picture's results: its stem, preceded by its folder's name if stems repeat."""
     stems = Counter(picture.stem for picture in pictures)
     names = [p.stem if stems[p.stem] == 1 else f"{p.parent.resolve().name}_{p.name}" for p in pictures]

@@ -276,3 +276,31 @@ def test_export_options_are_refused_for_an_onnx_file(exports: Path, cli: Cli, op
     message = cli("export", exports / f"{STEM}.fp32.onnx", *options, code=2).err
     assert words in message
     assert "already exported" in message
+
+
+def test_engines_become_models_of_triton(exports: Path, here: Path, cli: Cli) -> None:
+    printed = cli("export", exports / f"{STEM}.fp32.onnx", "--backend", "all", "--triton", "models")
+    assert f"models/{STEM}.fp32.openvino: version 1, for Triton's backend openvino" in printed.out
+    assert f"models/{STEM}.fp32.onnxruntime: version 1" in printed.out
+    assert printed.out.count("no setting for FP32") == 1
+    assert sorted(path.name for path in Path("models").iterdir()) == [
+        f"{STEM}.fp32.onnxruntime",
+        f"{STEM}.fp32.openvino",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--backend", "null"], "Triton cannot serve engines of null"),
+        (["--backend", "openvino", "-o", "inference_precision=f16"], "no setting for inference_precision=f16"),
+        (["--onnx-only"], "--triton needs an engine"),
+    ],
+)
+def test_what_triton_cannot_serve_is_refused_before_anything_is_built(
+    exports: Path, here: Path, cli: Cli, arguments: list[str], words: str
+) -> None:
+    before = _stamps(exports)
+    assert words in cli("export", exports, *arguments, "--triton", "models", code=2).message
+    assert not Path("models").exists()
+    assert _stamps(exports) == before
