@@ -24,12 +24,12 @@ from depthkit.files import sha256
 from depthkit.onnx_graph import describe_onnx
 from depthkit.parity import Parity
 from depthkit.pipeline.export import EngineOptions
+from depthkit.pipeline.runs import open_source
 from depthkit.pipeline.triton import add_engine, add_engines
 from depthkit.pipeline.triton import require_repository as require
 from depthkit.reference import read_reference
 from depthkit.runtime.load import load
 from depthkit.spec import Dim
-from depthkit.train.bundle import read_bundle
 
 from ..support import STEM, contents, edit_json, flip_bit
 
@@ -58,7 +58,7 @@ def new_weights(exports: Path) -> Path:
     weights["head.bias"] += 0.1
     save_file(weights, exports / "model.safetensors")
     edit_json(exports / "model.json", weights_sha256=sha256(exports / "model.safetensors"))
-    return build(export_onnx(read_bundle(exports), ExportOptions()).path, BuildOptions("onnxruntime")).path
+    return build(export_onnx(open_source(exports), ExportOptions()).path, BuildOptions("onnxruntime")).path
 
 
 def test_a_model_holds_what_triton_needs(engine: Path, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_configuration_that_somebody_changed_is_left_alone(exports: Path, engi
 
 def test_versions_of_a_model_take_the_same_tensors(exports: Path, engine: Path, tmp_path: Path) -> None:
     add(engine, tmp_path / "models")
-    made = export_onnx(read_bundle(exports), ExportOptions(batch=Dim("batch", 1, 2, 4)))
+    made = export_onnx(open_source(exports), ExportOptions(batch=Dim("batch", 1, 2, 4)))
     made.path.replace(exports / f"{STEM}.fp32.onnx")
     before = contents(tmp_path / "models")
     with pytest.raises(OutputError, match=r"takes images of \(1, 32, 48, 3\), and this engine \(1\.\.4, 32, 48, 3\)"):
@@ -150,7 +150,7 @@ def test_versions_of_a_model_take_the_same_tensors(exports: Path, engine: Path, 
 
 
 def test_frames_of_a_static_batch_fill_it(exports: Path, tmp_path: Path) -> None:
-    made = export_onnx(read_bundle(exports), ExportOptions(batch=12))
+    made = export_onnx(open_source(exports), ExportOptions(batch=12))
     add(build(made.path, BuildOptions("onnxruntime")).path, tmp_path / "models")
     (frame,) = (tmp_path / "models").rglob("reference_frame")
     images = read_reference(made.reference).images

@@ -12,11 +12,11 @@ from tritonclient import http
 from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
+from depthkit.pipeline.runs import open_source
 from depthkit.pipeline.tell import silent
 from depthkit.pipeline.triton import add_engine
 from depthkit.reference import read_reference
 from depthkit.spec import Dim
-from depthkit.train.bundle import read_bundle
 
 from ..support import STEM
 from .test_triton import new_weights
@@ -39,7 +39,7 @@ def ask(triton: Triton, name: str, images: np.ndarray) -> np.ndarray:
 
 def test_triton_serves_every_batch_by_both_backends(exports: Path, tmp_path: Path) -> None:
     for batch in BATCHES.values():
-        onnx = export_onnx(read_bundle(exports), ExportOptions(batch=batch)).path
+        onnx = export_onnx(open_source(exports), ExportOptions(batch=batch)).path
         for backend in ("onnxruntime", "openvino"):
             add_engine(build(onnx, BuildOptions(backend)).path, tmp_path / "models", silent)
     reference = read_reference(exports / f"{STEM}.reference.npz")
