@@ -26,9 +26,7 @@ __all__ = [
     "fill_image",
     "find_images",
     "is_result",
-    "levels",
     "looks_like_picture",
-    "millimetres",
     "picture_size",
     "read_depth",
     "read_exif",
@@ -38,8 +36,6 @@ __all__ = [
     "resize_depth",
     "resize_image",
     "warn_skipped",
-    "write_depth_png",
-    "write_grey16",
     "write_image",
 ]
 
@@ -57,7 +53,6 @@ _ORIENTATION: Final = 0x0112
 _TURNING: Final = range(2, 9)
 _SIDEWAYS: Final = range(5, 9)  # of them, those that exchange height and width
 _BITS, _PHOTOMETRIC = 258, 262  # TIFF tags
-_MILLIMETRES: Final = 1000
 _LARGE: Final = 1 << 24  # pixels above which a JPEG is decoded at reduced size, if the target is small
 _STRIP: Final = 256  # rows converted at a time, so that no whole copy of a large picture is made
 _NAMED: Final = 10  # skipped files that a warning names; it only counts the rest
@@ -247,40 +242,6 @@ def write_image(path: Path, image: np.ndarray) -> None:
     """Write H x W x 3 uint8 atomically, in the format of the suffix. Raises OutputError."""
     with atomic_write(path) as temporary:
         Image.fromarray(image).save(temporary)
-
-
-def millimetres(depth: np.ndarray) -> np.ndarray:
-    """H x W metres as uint16 millimetres, rounded; 0 for NaN, and 65535 for 65.535 m and more."""
-    found = np.empty(depth.shape, np.uint16)
-    for top in range(0, len(depth), _STRIP):
-        rows = np.nan_to_num(depth[top : top + _STRIP], nan=0.0) * _MILLIMETRES
-        found[top : top + _STRIP] = np.clip(np.rint(rows), 0, 65535)
-    return found
-
-
-def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """H x W values as uint16 from 0 at `low` to 65535 at `high`, rounded; the same beyond them, and 0 for NaN.
-
-    >>> levels(np.array([[1.0, 2.0, 3.0, 9.0, np.nan]]), 1, 3).tolist()
-    [[0, 32768, 65535, 65535, 0]]
-    """
-    found = np.empty(values.shape, np.uint16)
-    scale = 65535 / ((high - low) or 1.0)
-    for top in range(0, len(values), _STRIP):
-        rows = (np.nan_to_num(values[top : top + _STRIP].astype(np.float64), nan=low) - low) * scale
-        found[top : top + _STRIP] = np.clip(np.rint(rows), 0, 65535)
-    return found
-
-
-def write_depth_png(path: Path, depth: np.ndarray) -> None:
-    """Write H x W metres atomically as 16-bit PNG in `millimetres`. Raises OutputError."""
-    write_grey16(path, millimetres(depth))
-
-
-def write_grey16(path: Path, values: np.ndarray) -> None:
-    """Write H x W uint16 atomically, in the format of the suffix. Raises OutputError."""
-    with atomic_write(path) as temporary:
-        Image.fromarray(values).save(temporary)
 
 
 def _read(path: Picture, size: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int], int]:

@@ -16,7 +16,8 @@ import numpy as np
 from typing_extensions import Self
 
 from ..data.colours import colour, colour_planes
-from ..data.images import levels, millimetres, write_depth_png, write_grey16, write_image
+from ..data.grey16 import levels, millimetres, write_depth_png, write_grey16
+from ..data.images import write_image
 from ..data.side_by_side import side_by_side, side_size
 from ..errors import UserError
 from ..files import atomic_write, remove, write_text

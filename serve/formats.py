@@ -15,7 +15,8 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 
 from ..data.colours import Span, colour, oriented
-from ..data.images import millimetres, resize_depth
+from ..data.grey16 import millimetres
+from ..data.images import resize_depth
 from ..pipeline.shot import percentiles
 from ..runtime.cameras import Intrinsics
 from ..runtime.clouds import cloud, write_ply

@@ -20,7 +20,8 @@ from depthkit.bench.contender import Contender
 from depthkit.bench.results import BenchResult
 from depthkit.bench.suite import SuiteOptions, run_suite
 from depthkit.bench.timing import Steady
-from depthkit.data.images import write_depth_png, write_image
+from depthkit.data.grey16 import write_depth_png
+from depthkit.data.images import write_image
 from depthkit.data.scenes.render import render_scenes, scene_seed
 from depthkit.engines.backend import Availability
 from depthkit.engines.build import BuildOptions, backend, build

@@ -19,7 +19,8 @@ from time import perf_counter
 
 import torch
 
-from depthkit.data.images import write_depth_png, write_image
+from depthkit.data.grey16 import write_depth_png
+from depthkit.data.images import write_image
 from depthkit.data.prepare import prepare
 from depthkit.data.scenes.render import render_scenes
 from depthkit.train.fit import fit

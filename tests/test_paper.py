@@ -19,7 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from depthkit.bench.accuracy import measure_accuracy
-from depthkit.data.images import write_depth_png, write_image
+from depthkit.data.grey16 import write_depth_png
+from depthkit.data.images import write_image
 from depthkit.data.sources import open_dataset
 from depthkit.files import sha256
 from depthkit.frames import predict_frames

@@ -18,7 +18,8 @@ from typing import Final
 
 import click
 
-from depthkit.data.images import write_depth_png, write_image
+from depthkit.data.grey16 import write_depth_png
+from depthkit.data.images import write_image
 from depthkit.data.prepare import prepare
 from depthkit.data.scenes.render import render_scenes
 from depthkit.pipeline.targets import open_teacher

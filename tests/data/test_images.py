@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image
 
-from depthkit.data.images import (
-    read_depth,
-    read_image,
-    resize_depth,
-    resize_image,
-    write_depth_png,
-    write_image,
-)
+from depthkit.data.grey16 import write_depth_png
+from depthkit.data.images import read_depth, read_image, resize_depth, resize_image, write_image
 from depthkit.errors import DataError, OutputError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)

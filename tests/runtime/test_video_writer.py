@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthkit.data.colours import colour, colour_planes
-from depthkit.data.images import millimetres
+from depthkit.data.grey16 import millimetres
 from depthkit.errors import OutputError
 from depthkit.runtime.exr import write_exr
 from depthkit.runtime.source import Sound

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from depthkit.data.images import write_depth_png, write_image
+from depthkit.data.grey16 import write_depth_png
+from depthkit.data.images import write_image
 from depthkit.errors import DataError, OutputError, SpecError, TrainingError, UserError
 from depthkit.train.bundle import read_bundle
 from depthkit.train.fit import fit

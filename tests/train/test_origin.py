@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from depthkit.cli import run as depthkit
-from depthkit.data.images import write_depth_png, write_image
+from depthkit.data.grey16 import write_depth_png
+from depthkit.data.images import write_image
 from depthkit.data.sources import open_dataset
 from depthkit.errors import DataError
 from depthkit.train.bundle import read_bundle
