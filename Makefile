@@ -53,7 +53,7 @@ paper: $(INSTALLED)  ## write docs/results/paper.md from its committed numbers
 	$(BIN)/python docs/results/paper.py render
 
 perf: $(INSTALLED)  ## speed, as ratios measured in one run
-	failed=0; for part in perf perf_precision perf_train perf_bench perf_video perf_view perf_adopt; do \
+	failed=0; for part in perf perf_precision perf_train perf_bench perf_video perf_view perf_adopt perf_serve; do \
 	  $(BIN)/python tests/$$part.py || failed=1; \
 	done; exit $$failed
 

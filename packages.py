@@ -17,8 +17,7 @@ EXPORTING: Final = ("torch", "safetensors", "onnxscript", *ADOPTING)
 
 EXTRAS: Final = {
     **dict.fromkeys((*TRAINING, "huggingface_hub", "h5py"), "train"),
-    "onnxscript": "train",
-    **dict.fromkeys(("polygraphy", "onnx_graphsurgeon"), "adopt"),
+    **dict.fromkeys(("onnxscript", "polygraphy", "onnx_graphsurgeon"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime"), "cpu"),
     "openvino": "openvino",
     "ray": "ray",
@@ -31,9 +30,10 @@ EXTRAS: Final = {
 """Optional modules, and the extra that installs each."""
 
 
-def missing(*modules: str) -> str:
-    """The message for missing modules, with the command that installs them."""
-    extras = ",".join(dict.fromkeys(EXTRAS[module] for module in modules))
+def missing(*modules: str, without_torch: bool = False) -> str:
+    """The message for missing modules, with the command that installs them; `without_torch`: not by `train`."""
+    of = {"train": "adopt"} if without_torch else {}
+    extras = ",".join(dict.fromkeys(of.get(EXTRAS[module], EXTRAS[module]) for module in modules))
     which = "which is" if len(modules) == 1 else "which are"
     return f"this needs {', '.join(modules)}, {which} not installed; pip install 'depthkit[{extras}]'"
 
@@ -41,4 +41,4 @@ def missing(*modules: str) -> str:
 def require_packages(*modules: str) -> None:
     """Raise UserError if any of these modules of `EXTRAS` is not installed. Imports none of them."""
     if absent := [module for module in modules if find_spec(module) is None]:
-        raise UserError(missing(*absent))
+        raise UserError(missing(*absent, without_torch=modules == ADOPTING))

@@ -107,7 +107,7 @@ class Service:
         bodies = Bodies(limits.body, limits.body_s, self.memory)
         self._v2 = V2(repository, bodies, self.memory)
         self._depth = DepthApi(repository, bodies, self.memory)
-        self._metrics = Metrics(repository)
+        self._metrics = Metrics(repository, self.memory)
         guards = [Middleware(Access, metrics=self._metrics, log=log), Middleware(Guard, name=name)]
         if token:
             guards.append(Middleware(Token, token=token, public={*_FILES, *_HEALTH}))

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
@@ -18,6 +18,7 @@ from starlette.responses import Response
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from .bodies import Memory
     from .repository import Repository
 
 __all__ = ["Access", "Log", "Metrics", "Record", "record_of"]
@@ -62,9 +63,10 @@ class Metrics:
 
     Args:
         repository: whose models are looked at whenever somebody asks.
+        memory: likewise.
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, memory: Memory) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "depthkit_requests", "Requests that were answered.", (*_MODEL, "api", "code"), registry=self._registry
@@ -83,6 +85,8 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        held = Gauge("depthkit_held_bytes", "Of bodies, pictures and answers.", registry=self._registry)
+        held.set_function(lambda: memory.held)
         self._registry.register(_Models(repository))
         ProcessCollector(registry=self._registry)
 

@@ -23,7 +23,7 @@ NO_NUMBERS = (
     options.DataType,
     options.PathType,
 )
-NO_NUMBERS_BY_NAME = {"--network", "--option", "--vs"}
+NO_NUMBERS_BY_NAME = {"--network", "--option", "--ray", "--vs"}
 HUGE = "9" * 400
 MADE_UP = (
     "nan",

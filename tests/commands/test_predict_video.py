@@ -172,7 +172,7 @@ def test_a_full_disk_is_one_sentence(engine: Path, here: Path, cli: Cli) -> None
         (["clip.mp4", "--intrinsics", "exif"], "only a picture file has EXIF tags"),
         (["clip.mp4", "--intrinsics", "4mm,4mm,1,1"], "is in millimetres"),
         (["clip.mp4", "--intrinsics", "500,500,320,180@640x360"], "has another aspect ratio"),
-        (["clip.mp4", "--range", "5,1"], "write the nearest first"),
+        (["clip.mp4", "--range", "5,1"], "write the smaller number first"),
         (["clip.mp4", "--colormap", "rainbows"], "no colormap 'rainbows'"),
         (["clip.mp4", "--out", "x.mp4"], "is the folder of all results"),
         (["a.png", "--smooth"], "--smooth is for clips"),

@@ -117,7 +117,7 @@ def test_another_port_is_said_and_another_host_warns(exports: Path, photo: Path)
         ("view nowhere.mp4", "no such file or folder: nowhere.mp4"),
         ("view nowhere/engine.onnx photo.png", "no run, ONNX file or engine nowhere/engine.onnx"),
         ("view /dev/video99", "no such camera"),
-        ("view photo.png --range 5,1", "write the nearest first"),
+        ("view photo.png --range 5,1", "write the smaller number first"),
         ("view photo.png --range near", "'near' is not a range"),
         ("view photo.png --colormap rainbows", "no colormap 'rainbows'"),
         ("view photo.png --port 99999", "99999"),
