@@ -9,8 +9,6 @@ do not take an hour.
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
 import random
 import shutil
@@ -26,7 +24,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import psutil
@@ -36,12 +33,12 @@ from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
 from depthkit.pipeline.proven import Proven, prove
+from depthkit.pipeline.runs import open_source
 from depthkit.runtime import kserve
 from depthkit.runtime.remote import Remote, RemoteModel, RemoteSession
 from depthkit.tests.perf import FAILED, report
 from depthkit.tests.perf_sources import processor
 from depthkit.tests.serve.mutations import answer_to, mutated, valid_requests
-from depthkit.train.bundle import read_bundle
 from depthkit.train.shipped import shipped_run
 
 QUEUE = 16
@@ -323,7 +320,7 @@ def small_engine() -> Iterator[Path]:
     """Built-in compact at 32x48."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(shutil.copytree(shipped_run("compact"), Path(folder) / "compact"))
-        onnx = export_onnx(read_bundle(run), ExportOptions(size=(32, 48))).path
+        onnx = export_onnx(open_source(run), ExportOptions(size=(32, 48))).path
         yield build(onnx, BuildOptions("onnxruntime", {"threads": 1})).path
 
 

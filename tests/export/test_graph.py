@@ -230,7 +230,7 @@ def test_dynamic_batch_is_named_in_the_ends_and_in_the_metadata(pristine_run: Pa
     """What it answers: tests/parity."""
     bundle = read_bundle(pristine_run)
     spec = bundle.spec.with_batch(Dim("batch", 1, 2, 4))
-    model = build_graph(bundle.network, spec, "fp32")
+    model = sign(build_graph(bundle.network, spec, "fp32"), spec, "fp32", Origin(bundle.weights_sha256, "{}"))
     assert _shape(model.graph.input[0]) == ["batch", *SIZE, 3]
     assert _shape(model.graph.output[0]) == ["batch", *SIZE]
     assert from_json(ModelSpec, model.metadata_props[0].value, source="it").batch == Dim("batch", 1, 2, 4)
