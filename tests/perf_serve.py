@@ -3,8 +3,8 @@
     python tests/perf_serve.py [PART]...      wire, overload, mixed, restart, mutated; without: all
 
 Server and clients share the cores, as they do nowhere else. `wire`, `overload` and `restart` serve built-in compact at
-96x128 by its FP32 engine; `mixed` and `mutated` serve it at 32x48, whose depth takes 1 to 2 ms, so that 100,000 requests
-do not take an hour.
+96x128 by its FP32 engine; `mixed` and `mutated` serve it at 32x48, whose depth takes 1 to 2 ms, so that 100,000
+requests do not take an hour.
 """
 
 from __future__ import annotations
