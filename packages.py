@@ -10,7 +10,7 @@ from .errors import UserError
 __all__ = ["ADOPTING", "EXPORTING", "EXTRAS", "TRAINING", "missing", "require_packages"]
 
 TRAINING: Final = ("torch", "lightning", "kornia", "safetensors")
-ADOPTING: Final = ("onnx", "polygraphy", "onnx_graphsurgeon", "onnxruntime")
+ADOPTING: Final = ("onnx", "polygraphy", "onnx_graphsurgeon", "sympy", "onnxruntime")
 """For foreign ONNX files: to adopt and to export them."""
 EXPORTING: Final = ("torch", "safetensors", "onnxscript", *ADOPTING)
 """For networks in torch."""
@@ -18,6 +18,7 @@ EXPORTING: Final = ("torch", "safetensors", "onnxscript", *ADOPTING)
 EXTRAS: Final = {
     **dict.fromkeys((*TRAINING, "huggingface_hub", "h5py"), "train"),
     **dict.fromkeys(("onnxscript", "polygraphy", "onnx_graphsurgeon"), "train"),
+    "sympy": "adopt",
     **dict.fromkeys(("onnx", "onnxruntime"), "cpu"),
     "openvino": "openvino",
     "ray": "ray",

@@ -61,6 +61,7 @@ class PrecisionFacts:
         onnx_type: ONNX's name (`TensorProto.DataType`) for the type of the weights.
         float_type: PyTorch's name for the type that the exported graph computes in; INT8 is quantised from FP32.
         value_bytes: bytes of one weight or activation.
+        largest: the largest finite number.
         opset: of its ONNX files. ONNX Runtime, OpenVINO, TensorRT 10 and 11 all read opsets 18 to 20. BF16 convolutions
             need opset 22, for which ONNX Runtime has no CPU kernels; the others read it.
         layer_limit: `bench --bisect` reports layers whose relative difference from the FP32 graph,
@@ -74,6 +75,7 @@ class PrecisionFacts:
     onnx_type: str
     float_type: Literal["float32", "float16", "bfloat16"]
     value_bytes: int
+    largest: float
     opset: int
     layer_limit: float
     marker: str
@@ -86,6 +88,7 @@ PRECISIONS: Final[dict[Precision, PrecisionFacts]] = {
         onnx_type="FLOAT",
         float_type="float32",
         value_bytes=4,
+        largest=(2 - 2**-23) * 2.0**127,
         opset=20,
         layer_limit=1e-5,
         marker="o",
@@ -95,6 +98,7 @@ PRECISIONS: Final[dict[Precision, PrecisionFacts]] = {
         onnx_type="FLOAT16",
         float_type="float16",
         value_bytes=2,
+        largest=65504.0,
         opset=20,
         layer_limit=1e-2,
         marker="s",
@@ -105,6 +109,7 @@ PRECISIONS: Final[dict[Precision, PrecisionFacts]] = {
         onnx_type="BFLOAT16",
         float_type="bfloat16",
         value_bytes=2,
+        largest=(2 - 2**-7) * 2.0**127,
         opset=22,
         layer_limit=5e-2,
         marker="D",
@@ -115,6 +120,7 @@ PRECISIONS: Final[dict[Precision, PrecisionFacts]] = {
         onnx_type="INT8",
         float_type="float32",
         value_bytes=1,
+        largest=127.0,
         opset=20,
         layer_limit=0.1,
         marker="^",

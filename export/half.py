@@ -19,12 +19,9 @@ from ..onnx_graph import copied, opset_of, tensor_types
 from ..precisions import PRECISIONS
 from ..vendors import import_onnxruntime
 
-__all__ = ["MOST", "HalfPrecision", "find_large", "to_half"]
+__all__ = ["HalfPrecision", "find_large", "to_half"]
 
 HalfPrecision = Literal["fp16", "bf16"]
-
-MOST: Final[dict[HalfPrecision, float]] = {"fp16": 65504.0, "bf16": (2 - 2**-7) * 2.0**127}
-"""The largest finite number of each precision."""
 
 _PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -89,7 +86,7 @@ def find_large(model: onnx.ModelProto, images: Sequence[np.ndarray] | np.ndarray
     Args:
         model: camera-ready FP32 graph for one frame per run.
         images: H x W x 3 uint8 of its size.
-        limit: for instance `MOST["fp16"]`.
+        limit: for instance `PRECISIONS["fp16"].largest`.
     """
     floats = {name for name, (kind, _) in tensor_types(model).items() if kind == TensorProto.FLOAT}
     chosen = [model.graph.node[index] for index in _choose(model, floats, "fp16", ())]
@@ -253,7 +250,7 @@ def _fits(constant: onnx.TensorProto, precision: HalfPrecision) -> bool:
     """Whether a constant is in the precision's range and, if it is a single number, hardly changes."""
     values = numpy_helper.to_array(constant)
     finite = np.abs(values[np.isfinite(values)])
-    if finite.size and finite.max() > MOST[precision]:
+    if finite.size and finite.max() > PRECISIONS[precision].largest:
         return False
     if precision == "bf16" or values.size != 1 or not finite.size:
         return True

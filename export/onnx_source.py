@@ -6,20 +6,20 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import onnx
 
 from ..errors import BackendError, SpecError
 from ..onnx_graph import count_macs, opset_of, read_onnx
-from ..precisions import Precision
+from ..precisions import PRECISIONS, Precision
 from ..spec import Dim, ModelSpec, camera_ready
 from ..train.document import Adoption, BundleDocument, read_frames
 from .camera_ends import PREFIX, add_camera_ends
 from .checks import Check, Subject
 from .finish import fold
-from .half import MOST, HalfPrecision, find_large, to_half
+from .half import find_large, to_half
 from .original import Original
 
 __all__ = ["OnnxSource", "bare_graph"]
@@ -70,12 +70,11 @@ class OnnxSource:
 
     def overflows(self, spec: ModelSpec, images: Sequence[np.ndarray]) -> tuple[str, ...]:
         """See `Source.overflows`; names of nodes."""
-        return tuple(find_large(self._camera_graph(spec.with_batch(1)), np.stack(images), MOST["fp16"]))
+        return tuple(find_large(self._camera_graph(spec.with_batch(1)), np.stack(images), PRECISIONS["fp16"].largest))
 
     def check_half(self, subject: Subject) -> Check:
         """Check that no activation of the FP32 graph exceeds the precision's range on the reference's frames."""
-        precision = cast("HalfPrecision", subject.precision)
-        name, most = f"range of {precision.upper()}", MOST[precision]
+        name, most = f"range of {subject.precision.upper()}", PRECISIONS[subject.precision].largest
         graph = self._camera_graph(subject.spec.with_batch(1))
         large = [node for node in find_large(graph, subject.reference.images, most) if node not in subject.kept]
         if large:

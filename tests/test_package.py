@@ -209,7 +209,7 @@ def test_wheels_base_needs_neither_torch_nor_a_runtime(wheel: Path) -> None:
     assert not base & {"torch", "lightning", "kornia", *vendors}
     extras = {found[1] for line in lines if (found := re.search(r"extra == [\"']([\w-]+)[\"']", line))}
     gpus = {"gpu", "tensorrt", "tensorrt-rtx", "pycuda"}
-    assert extras == gpus | {"cpu", "openvino", "train", "video", "serve", "test", "docs"}
+    assert extras == gpus | {"adopt", "cpu", "docs", "openvino", "ray", "serve", "test", "train", "video"}
 
 
 def test_every_package_of_the_extras_has_its_hint_and_no_other() -> None:

@@ -227,7 +227,7 @@ def render(rows: list[dict[str, Any]]) -> str:
 
 def _time(found: float | str) -> str:
     if isinstance(found, str):
-        return "in part" if "of the layers with weights" in found else "gate"
+        return "in part" if "compute in it" in found else "gate"
     return f"{found:.2f}"
 
 

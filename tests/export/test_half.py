@@ -18,8 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from polygraphy.backend.onnx import fold_constants
 from polygraphy.logger import G_LOGGER
 
-from depthkit.export.half import MOST, HalfPrecision, find_large, to_half
+from depthkit.export.half import HalfPrecision, find_large, to_half
 from depthkit.onnx_graph import tensor_types
+from depthkit.precisions import PRECISIONS
 from depthkit.tests.support import needs_rtx
 from depthkit.tests.zoo import SMALL, ZOO
 from depthkit.vendors import import_onnxruntime
@@ -200,11 +201,11 @@ def test_what_overflows_is_found_and_kept() -> None:
     model = overflowing()
     expected = answer(model, image()[None])
 
-    large = find_large(model, [image()], MOST["fp16"])
+    large = find_large(model, [image()], PRECISIONS["fp16"].largest)
 
     assert large == ["second", "relu", "third"]
-    assert find_large(model, [image()], MOST["bf16"]) == []
-    assert find_large(model, [np.zeros_like(image())], MOST["fp16"]) == []
+    assert find_large(model, [image()], PRECISIONS["bf16"].largest) == []
+    assert find_large(model, [np.zeros_like(image())], PRECISIONS["fp16"].largest) == []
     half = to_half(model, "fp16", large)
     assert nodes_in_half(half, "fp16") == {"first", "depth"}
     np.testing.assert_allclose(answer(half, image()[None]), expected, atol=0.02 * np.abs(expected).max())

@@ -198,10 +198,12 @@ def test_nothing_is_wider_than_the_window(tab: Any, tmp_path: Path, width: int, 
         assert box["width"] / box["height"] == pytest.approx(size[1] / size[0], rel=0.02)
 
 
-def test_everything_has_a_name_for_a_screen_reader(tab: Any) -> None:
+def test_everything_has_a_name_for_a_screen_reader(tab: Any, photo: Path) -> None:
     with serving({"a": fake()}) as served:
         tab.open(served.address)
         ready(tab)
+        drop(tab, photo)
+        ready(tab, "photo.png")
         nodes = tab.call("Accessibility.getFullAXTree")["nodes"]
     found = {
         (node["role"]["value"], node["name"]["value"])
