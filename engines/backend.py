@@ -123,6 +123,10 @@ class Backend(ABC, Generic[OptionsT]):
         return asdict(options)  # type: ignore[call-overload,no-any-return]
 
 
+_RETYPED: Final = "InsertedPrecisionFreeCast_"
+"""What ONNX Runtime puts before the names of tensors that it computes in FP32 instead of FP16."""
+
+
 def attribute(layers: tuple[Layer, ...], products: Sequence[Product]) -> tuple[Layer, ...]:
     """Set `macs` and `stored` of the layers that compute convolutions and matrix products of the ONNX file.
 
@@ -130,6 +134,8 @@ def attribute(layers: tuple[Layer, ...], products: Sequence[Product]) -> tuple[L
     >>> layers = Layer("relu_nchwc", "FusedConv", "int8"), Layer("conv_1/WithoutBiases", "Convolution", "fp32")
     >>> [(layer.macs, layer.stored) for layer in attribute(layers, [first, second])]
     [(10, 'int8'), (1, 'fp32')]
+    >>> attribute((Layer("InsertedPrecisionFreeCast_conv_nchwc", "Conv", "fp32"),), [first, second])[0].macs
+    10
     """
     return tuple(
         layer if origin is None else replace(layer, macs=origin.macs, stored=origin.precision)
@@ -163,6 +169,7 @@ def built_from(manifest: Manifest) -> list[Product]:
 
 def _origin(name: str, by_name: Mapping[str, Product]) -> Product | None:
     """The product with the longest alias that `name` begins with as a whole word."""
+    name = name.removeprefix(_RETYPED)
     aliases = [alias for alias in by_name if re.match(rf"{re.escape(alias)}(?![a-zA-Z0-9])", name)]
     return by_name[max(aliases, key=len)] if aliases else None
 

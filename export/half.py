@@ -34,10 +34,7 @@ _IN_FP32: Final = frozenset(
 (docs.pytorch.org/docs/stable/amp.html). Softmax and the normalisations are not here: vendors accumulate them in FP32
 themselves, and fuse them with their neighbours only if no Cast stands between."""
 
-_WITHOUT_KERNELS: Final[dict[HalfPrecision, frozenset[str]]] = {
-    "fp16": frozenset(),
-    "bf16": frozenset({"ConvTranspose"}),
-}
+_NOT_IN_BF16: Final = frozenset({"ConvTranspose"})
 """TensorRT-RTX 1.7.1 fails to build a transposed convolution in BF16 ("could not infer output types")."""
 
 _MOST_ERROR: Final = 0.01
@@ -206,7 +203,8 @@ def _choose(
         index: _half_slots(node, opset, precision)
         for index in sorted(after & before)
         if (node := graph.node[index]).name not in kept
-        and node.op_type not in _IN_FP32 | _WITHOUT_KERNELS[precision]
+        and node.op_type not in _IN_FP32
+        and not (precision == "bf16" and node.op_type in _NOT_IN_BF16)
         and _permits(node, opset, precision, floats, constants)
         and all(_fits(constants[name], precision) for name in node.input if name in constants)
     }

@@ -66,7 +66,7 @@ class Predictor:
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise UserError(f"threads must be a whole number from 1, not {threads!r}")
         self.engine = Path(engine)
-        self.scale = find_scale(self.engine) if scale is None else scale
+        self.scale = scale
         self._color = color
         self._threads = threads
         self._pool = Pool(self._open, threads, "predictor")
@@ -154,6 +154,8 @@ class Predictor:
     def _open(self) -> AnySize:
         session = open_target(self.engine)
         try:
+            if self.scale is None and not session.spec.is_metric:
+                self.scale = find_scale(self.engine)
             if self.scale is not None:
                 session = ScaledSession(session, self.scale)
             return AnySize(session, flip=self._color == "bgr")

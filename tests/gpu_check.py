@@ -230,13 +230,13 @@ def _onnx(run: Path, options: ExportOptions) -> Path:
     path = onnx_path(run, read_document(run), options)
     if not path.is_file():
         try:
+            from depthkit.export.onnx_file import export_onnx
+
             source = open_source(run)
-        except UserError as error:
+        except (ImportError, UserError) as error:
             raise UserError(
                 f"there is no {path}, and it cannot be exported here ({error}); copy it there with its reference"
             ) from error
-        from depthkit.export.onnx_file import export_onnx
-
         export_onnx(source, options)
     return path
 
