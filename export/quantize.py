@@ -61,8 +61,8 @@ class Trial:
 
     Attributes:
         parity: on the calibration frames of the reference.
-        change: mean of |depth - PyTorch's depth| / PyTorch's depth on these frames. SSIM is insensitive to a small
-            common shift, and AbsRel and δ1 of few frames are noisy; this is neither.
+        change: mean of |depth - reference| / reference on these frames; without metres, / the reference's span. SSIM is
+            insensitive to a small common shift, and AbsRel and δ1 of few frames are noisy; this is neither.
         shift: see `place`.
         shift_m: change of depth by the shift, in metres.
     """
@@ -233,10 +233,11 @@ def plan(
 
 def _try(model: onnx.ModelProto, ranges: Ranges, reference: Reference) -> Trial:
     """Judge the graph with and without correction of the depth offset, and return the better trial."""
+    low, high = reference.scale
+    base = np.maximum(reference.depths, np.float32(1e-3)) if reference.is_metric else np.float32(high - low)
 
     def judged(answers: np.ndarray) -> Trial:
-        change = np.abs(answers - reference.depths) / np.maximum(reference.depths, np.float32(1e-3))
-        return Trial(compare(answers, reference), float(change.mean()))
+        return Trial(compare(answers, reference), float((np.abs(answers - reference.depths) / base).mean()))
 
     placed = _answers(place(model, ranges, ()), reference.images)
     shift, metres = find_shift(model, ranges, reference, placed)
