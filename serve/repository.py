@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.exceptions import HTTPException
 
 from ..engines.manifest import manifest_path
-from ..errors import DepthkitError, UserError
+from ..errors import UserError
 from .model import Model
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Repository:
         key = (entry.name, entry.version)
         try:
             new = await asyncio.to_thread(self._opened, entry)
-        except (DepthkitError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the old one goes on
             self._tell("FAIL", f"{entry.name} {entry.version} was not replaced: {error}")
             self._count(key, replaced=False)
             return

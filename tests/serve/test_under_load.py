@@ -269,7 +269,9 @@ def test_with_a_token_only_health_and_the_page_are_public() -> None:
 def test_foreign_pages_and_names_are_refused() -> None:
     with serving({"a": fake()}, name="127.0.0.1") as served:
         client = served.client()
-        assert client.get("/v2", Host="evil.example").status == 403
+        refused = client.get("/v2", Host="evil.example")
+        assert refused.status == 403
+        assert refused.error == "open this page as localhost or by an IP address, not as evil.example"
         assert client.get("/v2", Origin="http://evil.example").status == 403
         assert client.post("/v1/depth", b"", Origin="http://evil.example").status == 403
         assert client.get("/v2", Host="localhost").status == 200
