@@ -153,20 +153,22 @@ def _shots(source: Source, predictor: Predictor, plan: Plan, written: Written) -
     with closing(_results(source, predictor, plan)) as results:
         first: list[Result] = []
         error: BaseException | None = None
+        ends: tuple[float, float] | None = None
         written.span = plan.span
         if plan.span is None and plan.one_span:
             first, error = _first_look(results, source, min(_LOOK, plan.seconds or _LOOK))
             if first:
                 low, high = percentiles([result.small for result in first], first[0].small.shape)
-                more = (_WIDER - 1) * (high - low)  # answers without metres may begin anywhere
+                reach = high - low  # answers without metres may begin anywhere
+                more = (_WIDER - 1) * reach
                 wide = (low / _WIDER, high * _WIDER) if spec.is_metric else (low - more, high + more)
-                written.span = oriented(wide, spec.answers)
+                written.span, ends = oriented(wide, spec.answers), (low - reach, high + reach)
         begin: float | None = None  # of a live source, the first frame that is taken is not its first
         for result in chain(_emptied(first), results):
             frame = result.frame
             begin = frame.time if begin is None else begin
             time, camera = frame.time - begin, plan.camera(frame)
-            yield Shot(plan.name(frame), result, time, written.span, camera, spec.answers)
+            yield Shot(plan.name(frame), result, time, written.span, camera, spec.answers, ends)
         if error is not None:
             raise error
 

@@ -30,9 +30,10 @@ _AGAIN: Final = "fit it again with `depthkit predict --calibrate-scale`, or remo
 
 def scale_path(target: Path) -> Path:
     """Where the scale of a run, ONNX file or engine is kept: in the run's folder, else beside the file."""
-    path = locate(target).absolute()
+    path = locate(target)
     folder = path if path.is_dir() else path.parent
-    return (folder.parent if not is_run(folder) and is_run(folder.parent) else folder) / SCALE
+    above = folder.absolute().parent
+    return (above if not is_run(folder) and is_run(above) else folder) / SCALE
 
 
 def find_scale(target: Path) -> MetricScale | None:

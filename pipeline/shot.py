@@ -84,9 +84,10 @@ class Shot:
         span: Span | None = None,
         intrinsics: Intrinsics | None = None,
         answers: Answers = "metres",
+        ends: tuple[float, float] | None = None,
     ) -> None:
         self.name, self.result, self.time, self.intrinsics, self._span = name, result, time, intrinsics, span
-        self.answers = answers
+        self.answers, self._ends = answers, ends
 
     @property
     def depth(self) -> np.ndarray:
@@ -103,10 +104,14 @@ class Shot:
         """The depth from which to which colours reach: the clip's, or of this frame the 2nd and 98th percentile."""
         return self._span or oriented(percentiles([self.depth], self.result.small.shape), self.answers)
 
-    @cached_property
+    @property
     def ends(self) -> tuple[float, float]:
-        """The smallest and largest value of 16-bit files without metres: those of `span`, or of this frame all."""
-        low, high = self._span or (float(self.depth.min()), float(self.depth.max()))
+        """From which to which value 16-bit files without metres reach.
+
+        Of a clip beyond its colours, because nothing may be cut off when more comes into view; of a picture, to its own
+        smallest and largest value; if the user chose the span, as far as that.
+        """
+        low, high = self._ends or self._span or (float(self.depth.min()), float(self.depth.max()))
         return min(low, high), max(low, high)
 
 

@@ -14,10 +14,12 @@ from depthkit.bench.accuracy import measure_accuracy
 from depthkit.bench.contender import Contender, SampleSet
 from depthkit.bench.suite import SuiteOptions, run_suite
 from depthkit.bench.timing import Steady
+from depthkit.data.images import resize_depth
 from depthkit.errors import UserError
 from depthkit.precisions import Precision
 from depthkit.reference import Reference
 from depthkit.session import Session
+from depthkit.spec import Answers
 
 QUICK = SuiteOptions(steady=Steady(0.0, 0.0, 2, rest_s=0.0), phases=False, memory=False, roofline=False)
 Sample = tuple[np.ndarray, np.ndarray]
@@ -51,6 +53,26 @@ def test_each_answer_is_held_to_its_own_picture(recorded: type) -> None:
     rooms = [(np.full((20, 30, 3), 10 * n, np.uint8), np.full((20, 30), n, np.float32)) for n in range(1, 8)]
     session = recorded([], batch=3, answer=lambda frame: frame[..., 0].astype(np.float32) / 10)
     assert measure_accuracy(session, rooms, None).pooled.rmse == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("answers", "how"), [("inverse", "affine"), ("relative", "median")])
+def test_what_has_no_metres_is_aligned_and_never_scored_without(recorded: type, answers: Answers, how: str) -> None:
+    """Scale and shift of each picture differ, as those of such networks do."""
+    truth = np.linspace(1, 8, 20 * 30, dtype=np.float32).reshape(20, 30)
+    rooms = [(np.full((20, 30, 3), 10 * n, np.uint8), truth) for n in range(1, 6)]
+    small = resize_depth(truth, (16, 32), smooth=True)
+
+    def answer(frame: np.ndarray) -> np.ndarray:
+        own = np.float32(frame[0, 0, 0])
+        return own / small + own if answers == "inverse" else own * small
+
+    session = recorded([], answer=answer)
+    session.spec = replace(session.spec, answers=answers)
+    scores = measure_accuracy(session, rooms, None)
+    assert scores.pooled.abs_rel < 0.01
+    assert measure_accuracy(session, rooms, None, how) == scores  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"{answers} depth has no metres"):
+        measure_accuracy(session, rooms, None, "none")
 
 
 def test_pixels_that_were_not_measured_and_outside_the_crop_do_not_count(recorded: type) -> None:

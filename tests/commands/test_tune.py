@@ -11,16 +11,20 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from depthkit.bench.timing import Steady
+from depthkit.commands.tune import _require_alike
 from depthkit.documents import from_json
 from depthkit.engines.build import backend
 from depthkit.engines.fingerprint import Fingerprint
 from depthkit.engines.store import Store
+from depthkit.errors import UserError
 from depthkit.metrics import EIGEN_CROP
 from depthkit.pipeline import search as search_module
 from depthkit.pipeline.budget import Candidate, Tuning
@@ -221,3 +225,13 @@ def test_killed_search_is_resumed(run: Path, store: Store, cli: Cli) -> None:
     assert (run / ".tune").is_dir()
     assert f"candidates, {known} of them known" in cli(*command).out
     assert not (run / ".tune").exists()
+
+
+def test_runs_that_are_aligned_differently_do_not_compete() -> None:
+    def source(answers: str) -> Any:
+        return SimpleNamespace(document=SimpleNamespace(model=SimpleNamespace(answers=answers)))
+
+    _require_alike({"a": source("metres"), "b": source("share")})
+    _require_alike({"a": source("inverse"), "b": source("inverse")})
+    with pytest.raises(UserError, match=r"a answers share, b answers inverse\); tune each by itself"):
+        _require_alike({"a": source("share"), "b": source("inverse")})

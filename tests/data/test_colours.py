@@ -21,6 +21,13 @@ def test_colours_run_from_blue_to_red_and_clip_at_both_ends() -> None:
     assert red[0] > red[2]
 
 
+@given(near=st.floats(-9, 9), reach=st.floats(0.1, 9))
+def test_near_may_be_larger_than_far(near: float, reach: float) -> None:
+    """As of inverse depth: the colours are those of the same scene the other way round."""
+    answers = np.linspace(-12, 12, 60, dtype=np.float32).reshape(6, 10)
+    np.testing.assert_array_equal(colour(answers, (near, near - reach)), colour(-answers, (-near, reach - near)))
+
+
 def test_colours_of_one_depth_need_no_span() -> None:
     flat = colour(np.full((2, 3), 2.0, np.float32), (2.0, 2.0))
     assert flat.shape == (2, 3, 3)

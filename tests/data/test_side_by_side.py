@@ -33,3 +33,19 @@ def test_the_bar_goes_from_near_below_to_far_above_and_has_numbers(height: int) 
     assert (np.diff(levels) <= 0).all()
     numbers = bar[:, -height // 8 :] if height > 400 else bar[:, 24:]
     assert (numbers.max(axis=(1, 2)) > 150).sum() >= 2 * 5  # rows with ink
+
+
+def test_without_metres_the_bar_says_near_below_and_far_above() -> None:
+    image, depth = np.zeros((240, 40, 3), np.uint8), np.full((240, 40), 2, np.float32)
+    bars = [
+        side_by_side(image, depth, span, "gray", is_metric=False)[:, 80:]
+        for span in ((9.0, 1.0), (-10.0, 300.0), (1e-3, 1e-4))
+    ]
+    for bar in bars[1:]:
+        np.testing.assert_array_equal(bar, bars[0], err_msg="no number of the span is in it")
+    metric = side_by_side(image, depth, (1.0, 9.0), "gray")[:, 80:]
+    assert (bars[0][:, :16] == metric[:, :16]).mean() > 0.95, "near is below, although it is larger"
+    inked = np.flatnonzero((bars[0][:, 30:] > 150).any(axis=(1, 2)))
+    assert inked.max() > 200
+    assert inked.min() < 40
+    assert not ((inked > 40) & (inked < 200)).any(), "nothing between the ends"

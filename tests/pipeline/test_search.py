@@ -21,8 +21,10 @@ from depthkit.errors import BackendError
 from depthkit.pipeline import search as search_module
 from depthkit.pipeline.budget import Budget, Candidate, Quality, Trial, Tuning
 from depthkit.pipeline.search import Make, Panel, Search
+from depthkit.runtime.null import NullSession
+from depthkit.spec import Answers
 
-from ..support import Recorded
+from ..support import Recorded, model_spec
 
 Makes = dict[Candidate, Make]
 Start = Callable[..., Search]
@@ -198,3 +200,35 @@ def test_what_an_earlier_search_tried_beside_these_is_not_chosen(makes: Makes, s
 def test_a_damaged_record_starts_a_new_search(makes: Makes, start: Start, tmp_path: Path) -> None:
     (tmp_path / "tune.json").write_text('{"key": ')
     assert start(makes).left([FP32]) == [FP32]
+
+
+@pytest.mark.parametrize(("answers", "how"), [("inverse", "affine"), ("relative", "median"), ("metres", "none")])
+def test_depth_without_metres_is_judged_on_its_own_span_and_aligned(
+    tmp_path: Path, contenders: list[Contender], answers: Answers, how: str
+) -> None:
+    reference = contenders[0].reference
+    depths = {"inverse": 900 / reference.depths - 40, "relative": 30 * reference.depths, "metres": reference.depths}
+    own = depths[answers]
+    truths = reference.depths * np.float32(1.1)
+    np.savez(tmp_path / "panel.npz", images=reference.images, runs=[""], depths=[own], truths=truths)
+    panel = Panel(tmp_path / "panel.npz", None)
+
+    class Engine(NullSession):
+        def __init__(self, error: float) -> None:
+            super().__init__(replace(model_spec(32, 48), answers=answers), 0.0)
+            self.error, self.frame = error, 0
+
+        def run(self) -> None:
+            _, depth = self._buffers()
+            y = np.linspace(0, 1, 32, dtype=np.float32)[:, None] * self.error * np.ptp(own)
+            depth[0] = own[self.frame % len(own)] + y
+            self.frame += 1
+
+    exact, tilted = (panel.judge(Engine(error), "") for error in (0.0, 0.2))
+    assert exact.alignment == how
+    assert exact.ssim == pytest.approx(1)
+    assert tilted.ssim < 0.99
+    assert exact.abs_rel == pytest.approx(0.1 / 1.1 if how == "none" else 0, abs=1e-3)
+    assert exact.abs_rel_loss == pytest.approx(0, abs=1e-6)
+    assert tilted.abs_rel_loss is not None
+    assert tilted.abs_rel_loss > 0.001

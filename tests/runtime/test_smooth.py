@@ -105,3 +105,20 @@ def test_depth_stays_between_what_was_seen(frames: list[tuple[np.ndarray, np.nda
 def test_settings_without_meaning_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="keep"):
         Smoothing(**wrong)
+
+
+def test_answers_without_metres_are_smoothed_as_they_are() -> None:
+    """Also where they are zero or negative, which have no logarithm."""
+    answers = 40 * RANDOM.normal(0, 0.02, (40, *SIZE)).astype(np.float32) + np.linspace(-20, 20, 64, dtype=np.float32)
+    smoother = Smoother(span=40.0)
+    smoothed = np.stack([smoother(answer, ROOM) for answer in answers])
+    assert np.isfinite(smoothed).all()
+    assert np.abs(np.diff(smoothed[1:], axis=0)).mean() < 0.4 * np.abs(np.diff(answers[1:], axis=0)).mean()
+    np.testing.assert_allclose(np.median(smoothed[-10:], axis=(0, 1)), np.linspace(-20, 20, 64), atol=1)
+
+
+def test_a_metre_of_zero_is_smoothed_to_no_nonsense() -> None:
+    smoother = Smoother()
+    for _ in range(3):
+        found = smoother(np.zeros(SIZE, np.float32), ROOM)
+    assert (found <= 0.001).all()
