@@ -50,7 +50,9 @@ _MOST_OF_A_SHAPE: Final = 1024
 _CAMERA: Final = ("camera.", "shrink.")
 """Begin the names of constants that resize frames: of `export.camera_ends`, and of `train.camera_ready`."""
 
-_FUSED: Final = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "QuantizeLinear", "DequantizeLinear"})
+_FUSED: Final = frozenset(
+    {"Cast", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "QuantizeLinear", "DequantizeLinear"}
+)
 """Operators that a backend may fuse with the convolution before them; the fused layer may carry their name."""
 
 
