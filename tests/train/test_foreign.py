@@ -10,7 +10,6 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -282,8 +281,9 @@ def test_page_about_networks_works_as_written(tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(source)
     scripts = {"depthkit": [str(Path(sysconfig.get_path("scripts")) / "depthkit")], "python": [sys.executable]}
-    make = "import torch, mypackage.module as m; torch.save(m.MyNet().state_dict(), 'checkpoint.pt')"
-    run_python("-c", make, cwd=tmp_path)
+    seeded = "import torch, mypackage.module, mypackage.glpn; torch.manual_seed(0); "
+    run_python("-c", seeded + "torch.save(mypackage.module.MyNet().state_dict(), 'checkpoint.pt')", cwd=tmp_path)
+    run_python("-c", seeded + "mypackage.glpn.small().save_pretrained('glpn')", cwd=tmp_path)
     for typed in "".join(_blocks("console")).splitlines():
         command, *arguments = shlex.split(typed.removeprefix("$ "))
         line = [*scripts[command], *arguments]
@@ -292,4 +292,7 @@ def test_page_about_networks_works_as_written(tmp_path: Path) -> None:
         assert "FAIL" not in done.stdout
     assert (tmp_path / "runs" / "MyNet" / "MyNet-52x72.fp16.onnx").is_file()
     metric = read_reference(tmp_path / "runs" / "MetricNet" / "MetricNet-52x72.reference.npz")
-    assert np.isfinite(metric.depths).all()
+    assert 1 <= metric.depths.min() < metric.depths.max() <= 80
+    disparity = describe_onnx(tmp_path / "runs" / "DisparityNet" / "DisparityNet-56x72-from-112x144.fp32.onnx").model
+    assert (disparity.answers, disparity.network_output, disparity.size) == ("inverse", "disparity", (112, 144))
+    assert read_document(tmp_path / "runs" / "small").model.network_output == "predicted_depth"
