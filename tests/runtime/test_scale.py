@@ -40,7 +40,8 @@ def test_exact_points_give_back_scale_and_shift(scale: float, shift: float, metr
     found, offset = fit_scale((1 / measured - shift) / scale, measured, "inverse")
     np.testing.assert_allclose(1 / (found * (1 / measured - shift) / scale + offset), measured, rtol=1e-4)
     factor, nothing = fit_scale(measured / scale, measured, "relative")
-    assert (factor, nothing) == (pytest.approx(scale), 0)
+    assert factor == pytest.approx(scale)
+    assert nothing == 0
 
 
 @pytest.mark.parametrize("answers", ["inverse", "relative"])
@@ -110,7 +111,7 @@ def test_a_session_answers_metres_on_bound_memory_in_calls_and_in_streams() -> N
 def test_a_scale_of_other_answers_is_refused() -> None:
     for answers in ("relative", "metres", "share"):
         with pytest.raises(EngineError, match=f"for inverse depth, and the engine answers {answers}"):
-            ScaledSession(NullSession(replace(model_spec(16, 32), answers=answers), 1.0), _scale())  # type: ignore[arg-type]
+            ScaledSession(NullSession(replace(model_spec(16, 32), answers=answers), 1.0), _scale())
 
 
 def test_the_document_is_read_back_and_strict() -> None:
