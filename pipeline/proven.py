@@ -16,6 +16,7 @@ from ..onnx_graph import describe_onnx
 from ..parity import describe_gate, gate_faults
 from ..runtime.load import is_onnx_file
 from .contenders import contenders
+from .scaling import find_scale
 from .targets import build_fp32, locate
 from .tell import silent
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from ..parity import Parity
     from ..precisions import Precision
     from ..reference import Reference
+    from ..runtime.scale import MetricScale
     from ..session import Session
+    from ..spec import ModelSpec
 
 __all__ = ["Proven", "prove"]
 
@@ -40,6 +43,7 @@ class Proven:
         reference: what it was compared with.
         parity: of the first session, on the frames of the reference.
         hashes: SHA-256 of "engine", "onnx" and "weights", as far as there are such files.
+        scale: that makes metres of what the sessions answer, see `scaling.find_scale`; the sessions do not apply it.
     """
 
     sessions: tuple[Session, ...]
@@ -48,6 +52,13 @@ class Proven:
     reference: Reference
     parity: Parity
     hashes: dict[str, str]
+    scale: MetricScale | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's, as it is with `scale`."""
+        spec = self.sessions[0].spec
+        return spec if self.scale is None else self.scale.spec_of(spec)
 
     def close(self) -> None:
         """Close the sessions."""
@@ -64,11 +75,11 @@ def prove(target: Path, sessions: int) -> Proven:
         sessions: how many.
 
     Raises:
-        GateError: an answer differs from PyTorch's by more than the gate of the engine's precision allows, or files
-            that belong together do not.
+        GateError: an answer differs from the reference's by more than the gate of the engine's precision allows, or
+            files that belong together do not.
         UserError: there is no such target, or it cannot be opened here; also EngineError, BackendError, SpecError.
     """
-    path = locate(target)
+    path, scale = locate(target), find_scale(target)
     with tempfile.TemporaryDirectory(prefix="depthkit-") as scratch, ExitStack() as stack:
         if path.is_dir():
             path = build_fp32(path, Path(scratch))
@@ -81,7 +92,8 @@ def prove(target: Path, sessions: int) -> Proven:
             opened.append(session)
             found.append(_checked(session, contender, target))
         stack.pop_all()  # the sessions are the caller's from here on
-        return Proven(tuple(opened), contender.backend, contender.precision, contender.reference, found[0], hashes)
+        asked, reference = contender.precision, contender.reference
+        return Proven(tuple(opened), contender.backend, asked, reference, found[0], hashes, scale)
 
 
 def _checked(session: Session, contender: Contender, target: Path) -> Parity:
@@ -89,7 +101,7 @@ def _checked(session: Session, contender: Contender, target: Path) -> Parity:
     parity, _ = measure_parity(session, contender.reference)
     faults = [*contender.faults, *gate_faults(parity, contender.precision)]
     if faults:
-        allowed = describe_gate(contender.precision)
+        allowed = describe_gate(contender.precision, is_metric=parity.is_metric)
         raise GateError(f"{target}: {', '.join(faults)} on {parity.frames} frames ({allowed} allowed)")
     return parity
 

@@ -126,13 +126,15 @@ class DepthApi:
         self, model: Model, body: bytes, wish: Wish, deadline: float | None, spent: dict[str, float]
     ) -> Response:
         loop = asyncio.get_running_loop()
-        spec = model.proven.sessions[0].spec
+        spec, scale = model.proven.spec, model.proven.scale
         start = perf_counter()
         picture = await loop.run_in_executor(self._threads, _decoded, body, spec, wish)
         spent["decode"] = perf_counter() - start
         with self._memory.hold(0 if picture.image is None else picture.image.nbytes):
             small = (await model.run(picture.frames, deadline, spent))[0]
             start = perf_counter()
+            if scale is not None:
+                small = scale.apply(small)
             if picture.camera is not None:
                 small = corrected(small, picture.camera, spec.focal)
             made = Made(small, picture, wish.at_engine, spec, model.name, model.version, wish.colormap, wish.span)
@@ -149,7 +151,7 @@ class DepthApi:
 
 def _require_metres(model: Model, wish: Wish) -> None:
     """Raise HTTPException, 400, if a wish is for metres that the model does not answer."""
-    spec = model.proven.sessions[0].spec
+    spec = model.proven.spec
     if spec.is_metric or not (wish.format.needs_metres or wish.intrinsics):
         return
     raise HTTPException(

@@ -98,7 +98,7 @@ def _png16(made: Made) -> memoryview:
 
 
 def _colours(made: Made) -> memoryview:
-    span = made.span or oriented(percentiles([made.depth], made.small.shape), made.spec.answers)
+    span = oriented(made.span or percentiles([made.depth], made.small.shape), made.spec.answers)
     return _png(colour(made.depth, span, made.colormap))
 
 

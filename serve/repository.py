@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from ..engines.manifest import manifest_path
 from ..errors import UserError
+from ..pipeline.scaling import scale_path
 from .model import Model
 
 if TYPE_CHECKING:
@@ -180,10 +181,11 @@ class Repository:
 
 
 def signature(target: Path) -> Signature:
-    """Of an engine and its manifest, or of all files of a folder; empty if they are not there."""
+    """Of an engine, its manifest and its metric scale, or of all files of a folder; empty if they are not there."""
     found = []
-    with suppress(OSError):
-        for path in sorted(target.iterdir()) if target.is_dir() else (target, manifest_path(target)):
+    with suppress(OSError, UserError):
+        files = sorted(target.iterdir()) if target.is_dir() else [target, manifest_path(target), scale_path(target)]
+        for path in files:
             status = path.stat()
             found.append((path.name, status.st_mtime_ns, status.st_size, status.st_ino))
     return tuple(found)

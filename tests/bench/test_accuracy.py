@@ -69,7 +69,7 @@ def test_what_has_no_metres_is_aligned_and_never_scored_without(recorded: type, 
     session = recorded([], answer=answer)
     session.spec = replace(session.spec, answers=answers)
     scores = measure_accuracy(session, rooms, None)
-    assert scores.pooled.abs_rel < 0.01
+    assert scores.pooled.abs_rel < 0.03, "what resizing costs"
     assert measure_accuracy(session, rooms, None, how) == scores  # type: ignore[arg-type]
     with pytest.raises(UserError, match=f"{answers} depth has no metres"):
         measure_accuracy(session, rooms, None, "none")

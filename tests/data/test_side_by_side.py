@@ -45,7 +45,7 @@ def test_without_metres_the_bar_says_near_below_and_far_above() -> None:
         np.testing.assert_array_equal(bar, bars[0], err_msg="no number of the span is in it")
     metric = side_by_side(image, depth, (1.0, 9.0), "gray")[:, 80:]
     assert (bars[0][:, :16] == metric[:, :16]).mean() > 0.95, "near is below, although it is larger"
-    inked = np.flatnonzero((bars[0][:, 30:] > 150).any(axis=(1, 2)))
+    inked = np.flatnonzero((bars[0][:, 14:] > 150).any(axis=(1, 2)))
     assert inked.max() > 200
     assert inked.min() < 40
     assert not ((inked > 40) & (inked < 200)).any(), "nothing between the ends"

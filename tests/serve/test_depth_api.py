@@ -12,13 +12,17 @@ import pytest
 from PIL import Image
 
 from depthkit.cli import run
+from depthkit.data.colours import colour
 from depthkit.data.images import read_image
 from depthkit.pipeline.predictor import Predictor
 from depthkit.pipeline.proven import prove
 
 from ..data.test_upload import png_that_declares
-from ..support import STEM
+from ..support import STEM, save_array
 from .services import Served, fake, serving
+
+# After `services`, which skips where Starlette is missing.
+from depthkit.serve.repository import signature  # isort: skip
 
 SHAPE = (97, 141)
 
@@ -176,3 +180,40 @@ def test_depth_without_a_number_is_null_in_json() -> None:
         found = served.client().post("/v1/depth", PIXEL.getvalue(), Accept="application/json").json
     assert found["depth"][0][:4] == [None, None, None, 1.0]
     assert (found["min"], found["max"]) == (1.0, 1.0)
+
+
+def test_a_model_without_metres_has_them_by_the_scale_of_its_run(
+    inverse: Path, pristine_exports: Path, photo: Path, tmp_path: Path
+) -> None:
+    sent = photo.read_bytes()
+    with serving({"a": partial(prove, inverse, 1)}) as server:
+        client = server.client()
+        plain = client.post("/v1/depth", sent, Accept="application/x-npy")
+        assert plain.headers["Depth-Unit"] == "inverse depth without unit"
+        assert client.post("/v1/depth", sent).status == 400
+        near, far = (float(np.percentile(np.load(io.BytesIO(plain.body)), share)) for share in (98, 2))
+        by_range = client.post(f"/v1/depth?range={far},{near}", sent, Accept="image/png;colormap=turbo")
+        np.testing.assert_array_equal(
+            picture_in(by_range.body), colour(np.load(io.BytesIO(plain.body)), (near, far)), "near is blue"
+        )
+    answer = np.load(io.BytesIO(plain.body))
+    metres = np.rint(2000 / (answer - 1)).astype(np.uint16)
+    Image.fromarray(read_image(photo)).save(tmp_path / "upright.png")
+    points = save_array(tmp_path / "points.png", metres)
+    command = ["predict", str(inverse), str(tmp_path / "upright.png"), "--calibrate-scale", str(points)]
+    assert run([*command, "--out", str(tmp_path / "out")]) == 0
+    with serving({"a": partial(prove, inverse, 1)}) as server:
+        client = server.client()
+        scaled = client.post("/v1/depth", sent, Accept="application/x-npy")
+        assert scaled.headers["Depth-Unit"] == "metres"
+        written = np.load(tmp_path / "out" / "upright_depth.npy")
+        np.testing.assert_allclose(np.load(io.BytesIO(scaled.body)), written, rtol=1e-3)
+        assert client.post("/v1/depth", sent).headers["Depth-Unit"] == "millimetres"
+        described = client.get("/v2/models/a").json
+        assert described["parameters"]["unit"] == "inverse depth without unit", "tensors are what the engine answers"
+
+
+def test_a_signature_changes_with_the_scale(inverse: Path) -> None:
+    before = signature(inverse)
+    inverse.with_name("scale.json").write_text("{}")
+    assert signature(inverse) != before
