@@ -300,7 +300,7 @@ def test_a_gate_without_metres_is_in_percent(inverse: Path) -> None:
         with pytest.raises(AssertionError) as caught:
             assert_parity(session, moved, precision="fp32")
     table = str(caught.value)
-    assert re.search(r"max \|Δ\| 1 % > 0\.1 %", table), table
+    assert re.search(r"max \|Δ\| 1 % > 0\.01 %", table), table
     assert "  max |Δ| %" in table
     assert "mm" not in table
     assert "AbsRel" not in table
