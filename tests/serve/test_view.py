@@ -10,19 +10,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from depthkit.errors import DataError, EngineError
-from depthkit.pipeline.stream import Result
 from depthkit.runtime.source import Frame, Slot, Source, Tally
 
 from ..support import run_code
-from .pages import FRAME, SIZE, Client, Closed, Look, Serve, Shown, a_file, connect, decode, grey_frames, metres
-
-# After `pages`, which skips where Starlette is missing.
-from depthkit.serve.wire import pack  # isort: skip
+from .pages import FRAME, SIZE, Client, Closed, Look, Serve, Shown, a_file, connect, grey_frames, metres
 
 
 def test_a_page_is_greeted_and_gets_frames(serve: Serve) -> None:
@@ -62,17 +56,6 @@ def test_far_depth_has_a_coarser_unit(serve: Serve) -> None:
     client = serve(a_file(), engine=lambda image: metres(image) * 0 + 120, unit=0.002).open()
     shown = client.frame()
     assert (shown.header["unit"], shown.header["offset"], shown.depth[0, 0]) == (0.002, 0, 60000)
-
-
-@given(low=st.floats(-1e3, 1e3), span=st.floats(0, 1e3))
-def test_depth_without_metres_keeps_every_answer(low: float, span: float) -> None:
-    answers = np.linspace(low, low + span, 12, dtype=np.float32).reshape(3, 4)
-    frame = next(grey_frames(1, (3, 4)))
-    result = Result(frame, frame.image((3, 4)), answers, {"engine": 0.0})
-    shown = decode(pack(result, None, dropped=0, shown=1).message())
-    assert shown.depth.min() >= 1, "0 is for no depth"
-    found = shown.header["offset"] + shown.header["unit"] * shown.depth
-    assert np.abs(found - answers).max() <= shown.header["unit"] * 0.51 + 1e-6 * abs(low)
 
 
 def test_a_large_picture_is_sent_smaller(serve: Serve) -> None:
