@@ -65,8 +65,8 @@ def calibrate(model: onnx.ModelProto, images: Sequence[np.ndarray], method: Meth
     """
     if len(images) < LEAST_FRAMES:
         raise DataError(f"INT8 calibration needs at least {LEAST_FRAMES} frames, but there are {len(images)}")
-    wanted = list(dict.fromkeys(_calibrated(model)))
-    groups = [wanted] if method == "minmax" else list(_grouped(model, wanted))  # min-max keeps two numbers per tensor
+    sizes = _sizes(model)
+    groups = [list(sizes)] if method == "minmax" else list(_grouped(sizes))  # min-max keeps two numbers per tensor
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="depthkit-") as scratch:
         path = Path(scratch) / "model.onnx"
@@ -117,23 +117,25 @@ def _calibrate(
     return {tensor: float(np.abs(data.range_value).max()) for tensor, data in found.items()}
 
 
-def _calibrated(model: onnx.ModelProto) -> Iterator[str]:
-    """Tensors whose ranges are needed, and constants among them."""
+def _sizes(model: onnx.ModelProto) -> dict[str, int]:
+    """The activations whose ranges are needed, each with its bytes for one frame; 0: unknown."""
     weighted = {each.name for each in products(model) if each.precision}
+    wanted: list[str] = []
     for node in model.graph.node:
         if node.op_type in CONVOLUTIONS or node.op_type == "Relu":
-            yield from (*node.input, *node.output)
+            wanted += (*node.input, *node.output)
         elif node.name in weighted:
-            yield node.input[0]
-
-
-def _grouped(model: onnx.ModelProto, tensors: Sequence[str]) -> Iterator[list[str]]:
-    """Tensors in groups of at most `HELD` bytes, as far as single ones allow."""
+            wanted.append(node.input[0])
+    constants = {tensor.name for tensor in model.graph.initializer}
     types = tensor_types(model, batch=1)
+    return {name: 4 * prod(types[name][1] or ()) for name in wanted if name in types and name not in constants}
+
+
+def _grouped(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Tensors in groups of at most `HELD` bytes; a larger one is alone."""
     group: list[str] = []
     held = 0
-    for tensor in tensors:
-        size = 4 * prod(types.get(tensor, (0, None))[1] or ())
+    for tensor, size in sizes.items():
         if group and held + size > HELD:
             yield group
             group, held = [], 0

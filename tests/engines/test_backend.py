@@ -9,12 +9,13 @@ from importlib import import_module
 import pytest
 
 from depthkit.engines import ort
-from depthkit.engines.backend import Availability, Backend, found_precision
+from depthkit.engines.backend import Availability, Backend, find_origins, found_precision
 from depthkit.engines.build import backend, fastest, require, runnable
 from depthkit.engines.fingerprint import Fingerprint
 from depthkit.engines.manifest import Layer
 from depthkit.errors import BackendError
 from depthkit.names import BACKENDS
+from depthkit.onnx_graph import Product
 from depthkit.precisions import Precision
 from depthkit.session import SessionBase
 
@@ -118,6 +119,40 @@ def test_precision_is_that_of_the_convolutions(types: list[str], asked: Precisio
             ort.CPU.found_precision(layers, asked)
     else:
         assert ort.CPU.found_precision(layers, asked) == found
+
+
+QUERY, SCORES, MIXED, OUT = (
+    Product(name, (name, f"{name}_output_0"), precision, 1)
+    for name, precision in (
+        ("attn/q/MatMul", "int8"),
+        ("attn/MatMul", ""),
+        ("attn/MatMul_1", ""),
+        ("attn/o/MatMul", "int8"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "origins"),
+    [
+        (["attn/q/MatMul/Gemm", "attn/MatMul_1", "attn/MatMul", "attn/o/MatMul"], [QUERY, MIXED, SCORES, OUT]),
+        (["attn/q/MatMul", "attn/o/MatMul"], [QUERY, OUT]),  # attention is fused
+        (["attn/q/MatMul", "fused attention", "attn/o/MatMul"], [QUERY, None, OUT]),
+        (["a", "b", "c", "d"], [QUERY, SCORES, MIXED, OUT]),
+        (["a", "b"], [QUERY, OUT]),
+        (["a", "b", "c"], [None, None, None]),
+        (["attn/q/MatMul", "attn/q/MatMul_output_0"], [QUERY, OUT]),
+    ],
+)
+def test_layers_of_a_transformer_are_found(names: list[str], origins: list[Product | None]) -> None:
+    layers = [Layer(name, "MatMul", "int8") for name in names]
+    assert find_origins(layers, [QUERY, SCORES, MIXED, OUT]) == origins
+
+
+def test_products_of_activations_do_not_count() -> None:
+    """In INT8 files they stay in FP32."""
+    weighted = Layer("q", "MatMulIntegerToFloat", "int8", macs=1, stored="int8")
+    assert found_precision((weighted, Layer("scores", "MatMul", "fp32", macs=10**9)), "int8") == "int8"
 
 
 def test_only_some_backends_may_compute_fp16_in_fp32() -> None:

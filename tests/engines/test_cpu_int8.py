@@ -64,15 +64,18 @@ def test_input_model_is_not_changed() -> None:
 
 
 def _weighted(weights: np.ndarray) -> onnx.ModelProto:
-    """x (1 x I x 8 x 8, uint8 steps) convolved with INT8 weights, one scale for each output channel."""
-    scales = np.linspace(0.01, 0.02, len(weights), dtype=np.float32)
-    constants = {"q": weights, "scales": scales, "zeros": np.zeros(len(weights), np.int8)}
+    """x multiplied by INT8 weights with a scale for each output channel: a convolution, or a product if they are I x O."""
+    axis = 1 if weights.ndim == 2 else 0
+    channels = weights.shape[axis]
+    scales = np.linspace(0.01, 0.02, channels, dtype=np.float32)
+    constants = {"q": weights, "scales": scales, "zeros": np.zeros(channels, np.int8)}
     nodes = [
-        helper.make_node("DequantizeLinear", ["q", "scales", "zeros"], ["w"], axis=0),
-        helper.make_node("Conv", ["x", "w"], ["y"]),
+        helper.make_node("DequantizeLinear", ["q", "scales", "zeros"], ["w"], axis=axis),
+        helper.make_node("MatMul" if weights.ndim == 2 else "Conv", ["x", "w"], ["y"]),
     ]
+    shape = [1, 8, weights.shape[0]] if weights.ndim == 2 else [1, weights.shape[1], 8, 8]
     ends = [
-        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, weights.shape[1], 8, 8]),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, shape),
         helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
     ]
     tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
@@ -93,6 +96,15 @@ def test_narrow_weights_cannot_saturate_and_keep_the_sums(weights: np.ndarray) -
     assert np.abs(2 * narrow - weights).max() <= 1
     sums = 2 * narrow.reshape(len(narrow), -1).sum(1) - weights.reshape(len(weights), -1).sum(1, dtype=int)
     assert np.abs(sums).max() <= 1
+
+
+@given(weights=hnp.arrays(np.int8, st.tuples(*[st.integers(1, 6)] * 2), elements=st.integers(-127, 127)))
+def test_narrow_weights_of_a_matrix_product_keep_the_sums_of_its_columns(weights: np.ndarray) -> None:
+    model = narrow_weights(_weighted(weights))
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    change = 2 * values["q"].astype(int) - weights
+    assert np.abs(change).max() <= 1
+    assert np.abs(change.sum(axis=0)).max() <= 1
 
 
 def test_narrow_weights_give_almost_the_same_result() -> None:

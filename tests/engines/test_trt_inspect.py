@@ -114,6 +114,21 @@ def test_convolution_in_a_layer_of_another_type() -> None:
     assert _convolutions(built)[1] == ("node_conv2d_1_myl0_4", "gemm (conv)", "fp16")
 
 
+def test_matrix_products_in_layers_of_several_types() -> None:
+    network = (Layer("q/MatMul", "MATRIX_MULTIPLY", "int8"), Layer("attn/MatMul", "MATRIX_MULTIPLY", "fp16"))
+    rows = (
+        _row11("__myl_MoveQuant_myl0_1", "kgen", "Half", "Int8", "q/MatMul"),
+        _row11("q/MatMul_myl0_2", "gemm", "Int8", "Half", "q/MatMul q/Add"),
+        _row11("_gemm_mha_v2_myl0_3", "mha", "Half", "Half", "attn/MatMul attn/Softmax"),
+    )
+    built = read_layers(json.dumps({"Layers": rows}), network)
+    assert built.layers_from == "engine"
+    assert [(layer.operator, layer.precision) for layer in built.layers if layer.multiplies] == [
+        ("gemm", "int8"),
+        ("mha (matmul)", "fp16"),
+    ]
+
+
 def test_type_of_scalars_is_ignored() -> None:
     scaled = _row11("scaled", "correlation", "Half", "Half", "node_conv2d_1 val_8")
     scaled["Inputs"] = [_tensor("Float", [1], key="Datatype"), _tensor("Float", [], key="Datatype"), *scaled["Inputs"]]
