@@ -73,13 +73,9 @@ def test_a_product_of_activations_has_work_and_no_weights() -> None:
 
 
 def test_weights_behind_dequantisation_have_the_type_that_is_stored() -> None:
-    stored: dict[str, Any] = {
-        "network.fc.weight": np.zeros((4, 5), np.int8),
-        "s": np.ones(5, np.float32),
-        "z": np.zeros(5, np.int8),
-    }
+    stored: dict[str, np.ndarray] = {"network.fc.weight": np.zeros((4, 5), np.int8), "z": np.zeros(5, np.int8)}
     weight = node("DequantizeLinear", "network.fc.weight s z", "w", axis=1)
-    model = graph([1, 7, 4], weight, node("MatMul", "x w", "y"), **stored)
+    model = graph([1, 7, 4], weight, node("MatMul", "x w", "y"), s=floats(5), **stored)
     assert list(products(model)) == [Product("y", ("y", "y"), "int8", 7 * 4 * 5, "fc")]
 
 

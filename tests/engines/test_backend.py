@@ -141,7 +141,6 @@ QUERY, SCORES, MIXED, OUT = (
         (["a", "b", "c", "d"], [QUERY, SCORES, MIXED, OUT]),
         (["a", "b"], [QUERY, OUT]),
         (["a", "b", "c"], [None, None, None]),
-        (["attn/q/MatMul", "attn/q/MatMul_output_0"], [QUERY, OUT]),
     ],
 )
 def test_layers_of_a_transformer_are_found(names: list[str], origins: list[Product | None]) -> None:

@@ -64,7 +64,7 @@ def test_input_model_is_not_changed() -> None:
 
 
 def _weighted(weights: np.ndarray) -> onnx.ModelProto:
-    """x multiplied by INT8 weights with a scale for each output channel: a convolution, or a product if they are I x O."""
+    """x and INT8 weights with a scale for each output channel: a convolution, or a matrix product if they are I x O."""
     axis = 1 if weights.ndim == 2 else 0
     channels = weights.shape[axis]
     scales = np.linspace(0.01, 0.02, channels, dtype=np.float32)
