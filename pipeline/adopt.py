@@ -16,7 +16,7 @@ from ..documents import to_json
 from ..errors import BundleError, GateError, UserError
 from ..export.foreign import Foreign, choose_input, choose_output, read_foreign
 from ..export.original import Original
-from ..files import atomic_write, sha256, write_text
+from ..files import atomic_write, remove, sha256, write_text
 from ..spec import Answers, ModelSpec, Preprocessing, camera_ready, check_adopted
 from ..train.document import (
     CHECKPOINT,
@@ -33,6 +33,7 @@ from ..train.origin import place_of
 from .calibration import HELD_OUT
 from .contact_sheet import write_sheet
 from .pictures import Pictures, read_held_out
+from .scaling import SCALE
 
 if TYPE_CHECKING:
     from .tell import Tell
@@ -276,4 +277,7 @@ def _write(folder: Path, foreign: Foreign, spec: ModelSpec, adoption: Adoption, 
             onnx.save(onnx.load(foreign.path), temporary)
         else:
             shutil.copyfile(foreign.path, temporary)
-    write_text(folder / MODEL, to_json(BundleDocument(spec, None, sha256(goal), adoption)))
+    document = to_json(BundleDocument(spec, None, sha256(goal), adoption))
+    if not (folder / MODEL).is_file() or (folder / MODEL).read_text(encoding="utf-8") != document:
+        remove(folder / SCALE)  # it was fitted to what the run answered before
+    write_text(folder / MODEL, document)

@@ -21,7 +21,7 @@ from ..runtime.scale import BEYOND, MetricScale, fit_scale
 from .targets import describe_target, is_run, locate, open_target
 from .tell import Tell, silent
 
-__all__ = ["find_scale", "fit_to_points", "scale_path", "write_scale"]
+__all__ = ["SCALE", "find_scale", "fit_to_points", "scale_path", "write_scale"]
 
 SCALE: Final = "scale.json"
 _COLUMNS: Final = ("x", "y", "depth")

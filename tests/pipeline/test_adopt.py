@@ -294,6 +294,15 @@ def test_document_says_how_it_was_adopted(adopt: Adopt, photos: Path) -> None:
     }
 
 
+def test_a_scale_is_forgotten_when_the_run_answers_something_else(adopt: Adopt, photos: Path) -> None:
+    scale = adopt(AdoptOptions(str(photos), "relative", Preprocessing())) / "scale.json"
+    scale.write_text("{}")
+    adopt(AdoptOptions(str(photos), "relative", Preprocessing()))
+    assert scale.is_file(), "nothing has changed"
+    adopt(AdoptOptions(str(photos), "relative", Preprocessing("BGR")))
+    assert not scale.exists()
+
+
 @given(
     height=st.integers(1, 20),
     width=st.integers(1, 20),
