@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 pytest.importorskip("uvicorn", reason="pip install 'depthkit[serve]'")
@@ -25,6 +27,14 @@ def test_the_next_free_port_is_taken_only_by_default() -> None:
 def test_a_host_that_is_not_here_is_refused(host: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         listen(host, 0, 0)
+
+
+def test_connections_send_at_once() -> None:
+    """Without TCP_NODELAY the second part of an answer waits for the acknowledgement of its first, up to 40 ms."""
+    with listen("127.0.0.1", 0, 0) as sock, socket.create_connection(sock.getsockname()):
+        connection, _ = sock.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_loopback_is_told_from_the_world() -> None:
