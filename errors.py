@@ -34,7 +34,13 @@ __all__ = [
     "SpecError",
     "TrainingError",
     "UserError",
+    "first_line",
 ]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error's message, whose others explain its source; its type if it has none."""
+    return str(error).strip().partition("\n")[0].rstrip() or type(error).__name__
 
 
 class DepthkitError(Exception):

@@ -6,7 +6,7 @@ from typing import Final
 
 from .errors import SpecError
 
-__all__ = ["SIZE_MULTIPLE", "check_camera", "check_size", "describe_sizes", "smaller_size"]
+__all__ = ["SIZE_MULTIPLE", "by", "check_camera", "check_size", "describe_sizes", "smaller_size"]
 
 SIZE_MULTIPLE: Final = 16
 """Height and width must be divisible by this: the built-in networks halve them four times."""
@@ -40,7 +40,7 @@ def check_camera(camera: tuple[int, int], network: tuple[int, int]) -> None:
     """
     if any(given < needed for given, needed in zip(camera, network, strict=True)):
         raise SpecError(
-            f"camera {_by(camera)} (HxW) is smaller than the network's {_by(network)}; choose a smaller --size"
+            f"camera {by(camera)} (HxW) is smaller than the network's {by(network)}; choose a smaller --size"
         )
 
 
@@ -50,11 +50,16 @@ def describe_sizes(frames: tuple[int, int], network: tuple[int, int]) -> str:
     >>> describe_sizes((96, 128), (96, 128)), describe_sizes((480, 640), (96, 128))
     ('96x128', '96x128 from 480x640')
     """
-    return _by(network) + ("" if frames == network else f" from {_by(frames)}")
+    return by(network) + ("" if frames == network else f" from {by(frames)}")
 
 
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+def by(size: tuple[int, ...]) -> str:
+    """A height and width as the command line writes them.
+
+    >>> by((96, 128))
+    '96x128'
+    """
+    return "x".join(map(str, size))
 
 
 def _neighbours(length: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import atan, degrees
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,7 +18,7 @@ from .documents import STRICT, is_version
 from .errors import FrameError, SpecError
 from .sizes import check_camera, describe_sizes
 
-__all__ = ["Answers", "Dim", "Focal", "ModelSpec", "Preprocessing", "TensorSpec", "camera_ready", "check_adopted"]
+__all__ = ["Answers", "Dim", "Focal", "ModelSpec", "Preprocessing", "TensorSpec", "camera_ready"]
 
 _Positive = Annotated[int, Field(gt=0)]
 
@@ -221,22 +221,6 @@ class ModelSpec:
         return (
             f"Its training camera had a focal length of {focal} pixels per pixel of width ({field:.0f}° wide). "
             f"A picture of another camera: multiply depth by its focal length / {focal}."
-        )
-
-
-_LONGEST_FOCAL: Final = 20.0  # a field of view of 3 degrees
-
-
-def check_adopted(preprocessing: Preprocessing, depth_range: tuple[float, float] | None, focal: float | None) -> None:
-    """Raise SpecError for values that no model from elsewhere can have; see `ModelSpec`."""
-    if depth_range is not None and not 0 <= depth_range[0] < depth_range[1]:
-        raise SpecError(f"invalid depth range {depth_range[0]:g},{depth_range[1]:g}; needs 0 <= LOW < HIGH, in metres")
-    if min(preprocessing.std) <= 0:
-        raise SpecError(f"std {preprocessing.std} must be above 0, because pixels are divided by it")
-    if focal is not None and not 0 < focal <= _LONGEST_FOCAL:
-        raise SpecError(
-            f"focal length {focal:g} is not above 0 and up to {_LONGEST_FOCAL:g}; if it is in pixels, divide it by the "
-            "width of the picture, for instance 518.9 / 640 = 0.811"
         )
 
 

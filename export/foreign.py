@@ -9,8 +9,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import onnx
 
-from ..errors import EngineError, UserError
+from ..errors import EngineError, UserError, first_line
 from ..onnx_graph import METADATA, opset_of, read_onnx
+from ..sizes import by
 from .original import as_depth, open_session
 
 __all__ = ["Foreign", "Tensor", "choose_input", "choose_output", "read_foreign"]
@@ -151,9 +152,8 @@ def choose_output(foreign: Foreign, given: Tensor, layout: str, name: str | None
     try:
         answers = dict(zip(names, session.run(names, {given.name: pixels}), strict=True))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
         raise EngineError(
-            f"{foreign.path} does not compute a picture of {size[0]}x{size[1]} (HxW): {reason}; choose another --size"
+            f"{foreign.path} does not compute a picture of {by(size)} (HxW): {first_line(error)}; choose another --size"
         ) from error
     maps = [each for each in names if name in {None, each} and _is_map(answers[each], size)]
     if len(maps) == 1:

@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 
 from ..data.resample import neighbours, weights
-from ..errors import EngineError, SpecError
+from ..errors import EngineError, SpecError, first_line
+from ..sizes import by
 from ..spec import ModelSpec, Preprocessing
 from ..train.document import Adoption
 from ..vendors import import_onnxruntime
@@ -33,7 +34,7 @@ def open_session(path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise EngineError(f"ONNX Runtime does not load {path.name}: {_first_line(error)}") from error
+        raise EngineError(f"ONNX Runtime does not load {path.name}: {first_line(error)}") from error
 
 
 def prepare(images: np.ndarray, preprocessing: Preprocessing, layout: str) -> np.ndarray:
@@ -88,9 +89,7 @@ class Original:
         try:
             (answer,) = self._session.run([adopted.output], {adopted.input: pixels})
         except Exception as error:
-            raise SpecError(
-                f"the network does not compute {_by(image.shape[:2])} (HxW): {_first_line(error)}"
-            ) from error
+            raise SpecError(f"the network does not compute {by(image.shape[:2])} (HxW): {first_line(error)}") from error
         depth = as_depth(answer, 1)
         if depth is None:
             raise SpecError(f"output {adopted.output} is {answer.dtype} {answer.shape}, which is no depth map")
@@ -105,7 +104,7 @@ class Original:
         """
         if not self._adopted.dynamic_size and size != self._own_size:
             raise SpecError(
-                f"the ONNX file has a fixed size of {_by(self._own_size)} (HxW), not {_by(size)}; for larger frames "
+                f"the ONNX file has a fixed size of {by(self._own_size)} (HxW), not {by(size)}; for larger frames "
                 "use --camera, or export the file with a dynamic height and width"
             )
         found, reason = self._try(size)
@@ -113,7 +112,7 @@ class Original:
             return found
         for step, near in _nearest(size):
             if self._try(near)[0] is not None:
-                raise SpecError(f"{reason}; the nearest size that it takes is {_by(near)} (multiples of {step})")
+                raise SpecError(f"{reason}; the nearest size that it takes is {by(near)} (multiples of {step})")
         raise SpecError(f"{reason}; choose another --size")
 
     def _try(self, size: tuple[int, int]) -> tuple[tuple[int, int] | None, str]:
@@ -123,7 +122,7 @@ class Original:
         except SpecError as error:
             return None, str(error)
         if self._adopted.dynamic_size and not _keeps_shape(size, (height, width)):
-            return None, f"the network answers {_by(size)} (HxW) with {_by((height, width))}, so it drops pixels"
+            return None, f"the network answers {by(size)} (HxW) with {by((height, width))}, so it drops pixels"
         return (height, width), ""
 
     def _answer(self, image: np.ndarray, spec: ModelSpec) -> np.ndarray:
@@ -175,11 +174,3 @@ def _nearest(size: tuple[int, int]) -> Iterator[tuple[int, tuple[int, int]]]:
         if (height, width) not in tried:
             tried.add((height, width))
             yield step, (height, width)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return f"{size[0]}x{size[1]}"

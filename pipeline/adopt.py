@@ -13,11 +13,13 @@ import onnx
 
 from ..data.images import resize_image
 from ..documents import to_json
-from ..errors import BundleError, GateError, UserError
+from ..errors import BundleError, UserError
 from ..export.foreign import Foreign, choose_input, choose_output, read_foreign
 from ..export.original import Original
+from ..export.ranges import LEAST_FRAMES
 from ..files import atomic_write, remove, sha256, write_text
-from ..spec import Answers, ModelSpec, Preprocessing, camera_ready, check_adopted
+from ..spec import Answers, ModelSpec, Preprocessing, camera_ready
+from ..train.adoption import check_properties, require_answers
 from ..train.document import (
     CHECKPOINT,
     MODEL,
@@ -53,10 +55,6 @@ MEANINGS: Final[dict[Answers, str]] = {
     "relative": "depth up to scale (red: far)",
 }
 """What the colours of the contact sheet mean."""
-
-LEAST_CALIBRATION: Final = 8
-CONSTANT: Final = 1e-4
-"""An answer whose span is a smaller share of its largest magnitude is constant."""
 
 MUCH_SMOOTHER: Final = 0.5
 FLAT: Final = 0.05
@@ -105,7 +103,7 @@ def adopt_file(path: Path, folder: Path, options: AdoptOptions, tell: Tell) -> N
         BundleError: the folder has another run.
         DataError: the frames cannot be read.
     """
-    check_adopted(options.preprocessing, options.depth_range, options.focal)
+    check_properties(options.preprocessing, options.depth_range, options.focal)
     name = folder.name
     _require_place(folder, name)
     if options.depth_range is None and options.answers == "share":
@@ -118,7 +116,7 @@ def adopt_file(path: Path, folder: Path, options: AdoptOptions, tell: Tell) -> N
     batch, *sides = tensor.shape
     height, width = sides[1:] if layout == "NCHW" else sides[:2]
     size = _size(path, (height, width), options.size)
-    pictures = read_held_out(options.frames, KEPT, LEAST_CALIBRATION, HELD_OUT, size)
+    pictures = read_held_out(options.frames, KEPT, LEAST_FRAMES, HELD_OUT, size)
     output = choose_output(foreign, tensor, layout, options.output, size)
     adoption = Adoption(
         input=tensor.name,
@@ -135,7 +133,7 @@ def adopt_file(path: Path, folder: Path, options: AdoptOptions, tell: Tell) -> N
     _tell_graph(foreign, adoption, size, answered, tell)
     frames = [resize_image(image, size) for image in pictures.images]
     answers = [original.run(frame, options.preprocessing) for frame in frames]
-    _require_answers(answers, len(frames))
+    require_answers(answers)
     shown = frames[:SHOWN]
     readings = {"as given": answers[:SHOWN]}
     for reading, other in _other_readings(options.preprocessing).items():
@@ -186,19 +184,6 @@ def _tell_graph(
 
 def _dynamic(what: Sequence[str]) -> str:
     return f", dynamic {' and '.join(what)}" if what else ", all dimensions fixed"
-
-
-def _require_answers(answers: Sequence[np.ndarray], frames: int) -> None:
-    """Raise GateError for answers that no trained network gives to real frames."""
-    broken = sum(not np.isfinite(answer).all() for answer in answers)
-    if broken:
-        raise GateError(f"the network answers NaN or Inf to {broken} of {frames} frames; is it normalised otherwise?")
-    constant = sum(float(np.ptp(answer)) <= CONSTANT * float(np.abs(answer).max()) for answer in answers)
-    if constant:
-        raise GateError(
-            f"the network answers one constant to {constant} of {frames} frames; is it normalised otherwise? "
-            "See --color, --scale, --mean and --std"
-        )
 
 
 def _other_readings(given: Preprocessing) -> dict[str, Preprocessing]:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from ..cores import usable_cores
 from ..engines.manifest import manifest_path, read_manifest
-from ..errors import BackendError, UserError
+from ..errors import BackendError, UserError, first_line
 from ..files import remove, sha256, sha256_text, write_text
 from ..onnx_graph import describe_onnx
 from ..runtime.load import is_onnx_file
@@ -232,7 +232,7 @@ def connected(address: str | None, timeout: float) -> Iterator[Cluster]:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **alone)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise BackendError(
-            f"no Ray cluster takes us at {address} ({_first_line(error)}); start one with `ray start --head`, set "
+            f"no Ray cluster takes us at {address} ({first_line(error)}); start one with `ray start --head`, set "
             "RAY_AUTH_MODE=token if it has a token, or leave the address out for this machine alone"
         ) from error
     try:
@@ -279,7 +279,3 @@ def _quiet() -> Iterator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(nowhere)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -18,6 +18,7 @@ from ..errors import DataError, EngineError, UserError
 from ..files import write_text
 from ..frames import predict_frames
 from ..runtime.scale import BEYOND, MetricScale, fit_scale
+from ..sizes import by
 from .targets import describe_target, is_run, locate, open_target
 from .tell import Tell, silent
 
@@ -58,7 +59,7 @@ def find_scale(target: Path) -> MetricScale | None:
         raise EngineError(f"{path} was fitted to other weights than those of {target}; {_AGAIN}")
     if scale.network_size != model.network_size:
         raise EngineError(
-            f"{path} was fitted at {_by(scale.network_size)}, and {target} computes at {_by(model.network_size)}; "
+            f"{path} was fitted at {by(scale.network_size)}, and {target} computes at {by(model.network_size)}; "
             f"{_AGAIN}"
         )
     return scale
@@ -138,7 +139,7 @@ def _read(picture: Path, points: Path, depth_units: float) -> tuple[np.ndarray, 
     image, stored = read_pair(picture, points)
     if stored.shape != image.shape[:2]:
         raise DataError(
-            f"{points} is {_by(stored.shape)} (HxW), but {picture} is {_by(image.shape[:2])}; measured depth must have "
+            f"{points} is {by(stored.shape)} (HxW), but {picture} is {by(image.shape[:2])}; measured depth must have "
             "the picture's size"
         )
     rows, columns = np.nonzero(stored)
@@ -176,7 +177,3 @@ def _number(text: str | None, path: Path, line: int) -> float:
     if not isfinite(found):
         raise DataError(f"{path}, line {line}: {text!r} is not a number; every line has x, y and depth")
     return found
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return "x".join(map(str, size))

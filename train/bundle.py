@@ -28,7 +28,8 @@ from ..documents import to_json
 from ..errors import BundleError, DataError, GateError, SpecError
 from ..files import atomic_write, sha256, write_text
 from ..names import DEPTH_RANGE
-from ..spec import Answers, ModelSpec, Preprocessing, camera_ready, check_adopted
+from ..spec import Answers, ModelSpec, Preprocessing, camera_ready
+from .adoption import check_properties, require_answers
 from .answer import as_depth
 from .camera_ready import CameraReady
 from .document import (
@@ -48,9 +49,6 @@ __all__ = ["Bundle", "frames_of", "import_weights", "load_weights", "read_bundle
 
 _KEPT: Final = 8  # frames in a bundle
 _SHOWN: Final = 10  # names that an error lists; it only counts the rest
-_CONSTANT: Final = 1e-4
-"""An answer whose span is a smaller share of its largest magnitude is constant."""
-
 _LEAST_WITHIN: Final = 0.01
 """Smallest share of the pixels of an adopted network whose depth is within its range."""
 
@@ -156,7 +154,7 @@ def import_weights(
         GateError: its answers for the frames are not finite, constant, or out of the depth range.
         UserError, DataError, OutputError: see `build_network`, `frames_of`, `write_bundle`.
     """
-    check_adopted(preprocessing, depth_range, focal)
+    check_properties(preprocessing, depth_range, focal)
     if depth_range is not None and answers not in _RANGES:
         raise SpecError(f"a depth range has no effect on a network that answers {answers} depth, without metres")
     if any((folder / file).is_file() for file in (MODEL, CHECKPOINT)):
@@ -199,26 +197,14 @@ def _answers(network: nn.Module, spec: ModelSpec, frames: Frames) -> np.ndarray:
 
 def _require_depth(answers: np.ndarray, spec: ModelSpec) -> None:
     """Raise GateError for answers that no trained network gives to real frames, or that are out of range."""
-    frames = len(answers)
-    broken = sum(not np.isfinite(answer).all() for answer in answers)
-    if broken:
-        raise GateError(
-            f"the network answers NaN or Inf to {broken} of {frames} frames; is it normalised otherwise? See --color, "
-            "--scale, --mean and --std"
-        )
-    low, high = np.percentile(answers.reshape(frames, -1), (2, 98), axis=1)
-    constant = int((high - low <= _CONSTANT * np.abs(answers).max((1, 2))).sum())
-    if constant:
-        raise GateError(
-            f"the network answers one constant to {constant} of {frames} frames; is it normalised otherwise? See "
-            "--color, --scale, --mean and --std"
-        )
+    require_answers(answers)
     if spec.is_metric:
         depth, (nearest, farthest) = as_depth(torch.from_numpy(answers), spec).numpy(), spec.depth_range
         within = ((nearest < depth) & (depth < farthest)).mean()
         if within < _LEAST_WITHIN:
+            ends = np.percentile(answers.reshape(len(answers), -1), (2, 98), axis=1)
             raise GateError(
-                f"the network answers {low.min():.3g} to {high.max():.3g}; read as {spec.answers}, only {within:.1%} "
+                f"the network answers {ends.min():.3g} to {ends.max():.3g}; read as {spec.answers}, only {within:.1%} "
                 f"is within {nearest:g} to {farthest:g} m; is it something else? See --answers and --depth-range"
             )
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from textwrap import dedent
 
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import save_file
-from torch import nn
 
 from depthkit.cli import run as depthkit
+from depthkit.train.document import read_frames
+from depthkit.train.shipped import shipped_run
 
+from ..foreign import depth_file, write_photos
 from ..runtime.clips import numbered, write_clip
 from ..support import save_noise
 
 README = Path(__file__).parents[2] / "README.md"
 SMALLER = {
-    "--weights w.safetensors": "--weights w.safetensors --size 32x48",
     "96x128": "32x48",
     "--epochs 3": "--epochs 1 --steps 2 --batch 2",
     "depthkit bench --data": "depthkit bench --seconds 0.02 --no-memory --no-roofline --data",
@@ -52,29 +51,16 @@ def make_nyu(root: Path) -> None:
         (root / "data" / f"nyu2_{split}.csv").write_text("\n".join(rows) + "\n")
 
 
-def make_network(root: Path) -> None:
-    """`mypackage.module:MyNet`, and its weights."""
-    source = """
-        from torch import nn
-
-        class MyNet(nn.Sequential):
-            def __init__(self):
-                super().__init__(nn.Conv2d(3, 1, 3, padding=1), nn.Sigmoid())
-    """
-    (root / "mypackage").mkdir()
-    (root / "mypackage" / "module.py").write_text(dedent(source))
-    save_file(nn.Sequential(nn.Conv2d(3, 1, 3, padding=1)).state_dict(), root / "w.safetensors")
-
-
 @pytest.mark.slow
 def test_main_line_of_the_readme_works(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_nyu(here / "path" / "to" / "nyu")
-    make_network(here)
+    depth_file(here / "midas.onnx")
+    write_photos(here / "photos", read_frames(shipped_run("compact")).images)
     Image.new("RGB", (64, 48)).save(here / "photo.jpg")
     write_clip(here / "clip.mp4", numbered(5))
     # The first two serve until they are interrupted, and Ray starts processes: test_view.py, test_serve.py and
-    # test_predict_ray.py run them. The adopted file does not exist: test_adopt.py adopts others.
-    lines = [line for line in main_line() if not re.search(r"depthkit (view|serve|adopt)|--ray|--triton", line)]
+    # test_predict_ray.py run them.
+    lines = [line for line in main_line() if not re.search(r"depthkit (view|serve)|--ray", line)]
     assert len(lines) >= 12
     for line in lines:
         typed = line

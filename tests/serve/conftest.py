@@ -16,3 +16,13 @@ def serve() -> Iterator[Callable[..., Any]]:
 
     with ExitStack() as pages:
         yield lambda source, **options: pages.enter_context(served(source, **options))
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Any]:
+    """The tab of the module's `browser`. Nothing may be complained of; the tests that provoke it empty `errors`."""
+    browser.errors.clear()
+    yield browser
+    browser.value("1")  # what came since the last call is noted
+    assert browser.errors == []
+    browser.call("Page.navigate", url="about:blank")

@@ -38,16 +38,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield tab
 
 
-@pytest.fixture
-def tab(browser: Any) -> Iterator[Any]:
-    """The tab. Nothing may be complained of; the tests that provoke it empty `errors`."""
-    browser.errors.clear()
-    yield browser
-    browser.value("1")  # what came since the last call is noted
-    assert browser.errors == []
-    browser.call("Page.navigate", url="about:blank")
-
-
 def text(tab: Any, name: str) -> str:
     return str(tab.value(f"document.getElementById('{name}').textContent"))
 

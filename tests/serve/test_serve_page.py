@@ -41,16 +41,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def tab(browser: Any) -> Iterator[Any]:
-    """The tab. Nothing may be complained of; the tests that provoke it empty `errors`."""
-    browser.errors.clear()
-    yield browser
-    browser.value("1")  # what came since the last call is noted
-    assert browser.errors == []
-    browser.call("Page.navigate", url="about:blank")
-
-
-@pytest.fixture
 def photo(tmp_path: Path) -> Path:
     """A picture of smooth colours."""
     coarse = np.random.default_rng(1).uniform(0, 255, (6, 9)).astype(np.float32)

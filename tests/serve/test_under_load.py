@@ -160,12 +160,7 @@ def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Connection, "reading_s", 0.2)
     picture = png_of(2000, 3000)
     with serving({"a": fake()}) as served, served.raw() as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        head = (
-            f"POST /v1/depth HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-npy\r\nContent-Length: {len(picture)}"
-        )
-        deaf.sendall(f"{head}\r\n\r\n".encode() + picture)
-        until(lambda: served.service.memory.held > 20_000_000)
+        ask_and_read_nothing(served, deaf, picture)
         depth_of(served.client().infer(images()))
         until(lambda: served.service.memory.held == 0)
 
@@ -174,16 +169,19 @@ def test_answers_that_are_not_read_take_bounded_memory(monkeypatch: pytest.Monke
     monkeypatch.setattr(Limits, "memory", 30_000_000)
     picture = png_of(2000, 3000)
     with serving({"a": fake()}) as served, served.raw() as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        head = (
-            f"POST /v1/depth HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-npy\r\nContent-Length: {len(picture)}"
-        )
-        deaf.sendall(f"{head}\r\n\r\n".encode() + picture)
-        until(lambda: served.service.memory.held > 20_000_000)
+        ask_and_read_nothing(served, deaf, picture)
         refused = served.client().post("/v1/depth", picture, Accept="application/x-npy")
         assert refused.status == 503
         assert "the server holds as many bytes as it may" in refused.error
         assert served.client().post("/v1/depth?size=engine", picture).status == 200
+
+
+def ask_and_read_nothing(served: Served, deaf: socket.socket, picture: bytes) -> None:
+    """Ask for the depth of a picture, and wait until the server holds the answer that is not read."""
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    head = f"POST /v1/depth HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-npy\r\nContent-Length: {len(picture)}"
+    deaf.sendall(f"{head}\r\n\r\n".encode() + picture)
+    until(lambda: served.service.memory.held > 20_000_000)
 
 
 def png_of(height: int, width: int) -> bytes:
