@@ -47,8 +47,8 @@ def graph_sha256(model: Any) -> str:
 _MOST_OF_A_SHAPE: Final = 1024
 """Larger constants are no shapes, whose values shape inference would need."""
 
-_CAMERA: Final = ("camera.", "shrink.")
-"""Begin the names of constants that resize frames: of `export.camera_ends`, and of `train.camera_ready`."""
+_CAMERA: Final = ("camera.", "shrink.", "enlarge.")
+"""Begin the names of constants that resize frames and depth: of `export.camera_ends`, and of `train.camera_ready`."""
 
 _FUSED: Final = frozenset(
     {"Cast", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "QuantizeLinear", "DequantizeLinear"}
@@ -223,7 +223,7 @@ def tensor_types(model: Any, batch: int = 0) -> TensorTypes:
 def products(model: Any) -> Iterator[Product]:
     """The convolutions and matrix products of an `onnx.ModelProto`, in order.
 
-    Resizing of the camera's frames is left out, although a matrix product may do it: it is no layer of the network.
+    Resizing of frames and depth is left out, although a matrix product may do it: it is no layer of the network.
     """
     graph = model.graph
     types = tensor_types(model, batch=1)

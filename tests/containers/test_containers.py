@@ -15,7 +15,6 @@ from typing import Any, Final
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from depthkit.cli import COMMANDS
 from depthkit.engines.store import VARIABLE
 
 from .dockerfile import Stage, read_stages
@@ -184,7 +183,6 @@ def container(built: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("serve" not in COMMANDS, reason="there is no `depthkit serve` yet")
 def test_image_for_a_cpu_becomes_healthy(container: subprocess.Popen[bytes], built: Path) -> None:
     """By its own HEALTHCHECK. Only the file system is not read-only here."""
     _, stages = read_stages(ROOT / "containers" / "Dockerfile.cpu")

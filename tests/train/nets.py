@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, relu
+from torch.nn.functional import avg_pool2d, interpolate, relu
 
 from ..zoo import ZOO
 
@@ -67,6 +67,14 @@ class Disparity(Share):
         large = 5 * self.head(features) + 3
         maps = [each.permute(0, 2, 3, 1) for each in (avg_pool2d(large, 2), large)]
         return Answer(maps, self.other(features))
+
+
+class Fine(Share):
+    """A share of a range at twice the resolution."""
+
+    def forward(self, image: Tensor) -> object:
+        """See `Share`."""
+        return interpolate(self.head(self.features(image)) + 0.3, scale_factor=2.0)
 
 
 class Auxiliary(Share):

@@ -127,6 +127,14 @@ def test_a_half_graph_of_any_batch_resizes_both_ways(disparity: Path) -> None:
         np.testing.assert_array_equal(session(reference.images), reference.depths)
 
 
+def test_shrinking_a_larger_answer_is_no_layer(tmp_path: Path) -> None:
+    spec = _adopt(tmp_path, "Fine", depth_range=(0.0, 10.0))
+    path, _ = _exported(tmp_path / "Fine")
+    layers = describe_onnx(path).products
+    assert [layer.module for layer in layers] == ["first", "second", "head"]
+    assert sum(layer.macs for layer in layers) == spec.macs
+
+
 @pytest.mark.slow
 def test_an_int8_graph_passes_its_gate(disparity: Path) -> None:
     _exported(disparity, "--int8", "--calibrate", "scenes")
