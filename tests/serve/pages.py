@@ -97,7 +97,9 @@ class Client:
         return False
 
     def ask(self, do: str, **more: Any) -> None:
-        self.connection.send(json.dumps({"do": do, **more}))
+        """Send a wish; as in a browser, nothing happens if the connection is closed. Its messages can still be read."""
+        with suppress(Closed):
+            self.connection.send(json.dumps({"do": do, **more}))
 
 
 class Page:
