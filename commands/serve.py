@@ -102,7 +102,7 @@ def serve(
         name = host if is_loopback(sock) and not token else None
         service = Service(repository, sock, _log, limits=Limits(body=max_body), name=name, token=token)
         _say_where(service.address, sock, token=bool(token))
-        signal.signal(signal.SIGTERM, lambda *_: None)  # the server handles it, and the exit code is 0
+        signal.signal(signal.SIGTERM, lambda *_: service.stop())  # until the server handles it; the exit code is 0
         service.run()
 
 

@@ -83,7 +83,7 @@ def view(
     from ..serve.player import Playlist
     from ..serve.server import listen
     from ..serve.view import Look, View
-    from ..serve.wire import unit_of
+    from ..serve.wire import metres_per_level
     from .console import out as console
 
     engine, place = _split(arguments)
@@ -93,7 +93,7 @@ def view(
     with listen(host, port, PORT) as sock, opening() as source, Predictor(target) as predictor:
         spec, reopen = predictor.spec, None if place == "-" else opening
         look = Look(near_first(span, spec), colormap, _describe(predictor), spec.answers)
-        playlist = Playlist(source, reopen, predictor.stream, unit_of(spec), fps, loop, predictor.smoother())
+        playlist = Playlist(source, reopen, predictor.stream, metres_per_level(spec), fps, loop, predictor.smoother())
         page = View(playlist, sock, look, smooth=smooth, name=host)
         if predictor.scale is not None:
             console.print(predictor.scale.describe(), markup=False)

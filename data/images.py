@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = [
     "RESULTS",
     "DataWarning",
     "Picture",
+    "count_pixels",
     "fill_image",
     "find_images",
     "is_result",
@@ -170,6 +172,12 @@ def picture_size(path: Path) -> tuple[int, int]:
     """Height and width of a picture when upright; nothing is decoded. Raises DataError."""
     tags, (height, width) = read_exif(path)
     return (width, height) if tags.get(_ORIENTATION, 1) in _SIDEWAYS else (height, width)
+
+
+def count_pixels(path: Picture) -> int:
+    """How many pixels a picture declares; nothing is decoded. Raises DataError."""
+    with _opened(path) as picture:
+        return picture.width * picture.height
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -329,14 +337,40 @@ def _list(paths: Sequence[Path], before: str) -> str:
     return f"{before}{', '.join(path.name for path in paths[:_NAMED])}{rest}{remedy}"
 
 
+class _Quiet:
+    """Without warnings, in any number of threads at a time; the last one that leaves has the filters as they were.
+
+    `warnings.catch_warnings` alone is not made for threads: one of them would restore what another one had set.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = Lock(), 0
+        self._before = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__(None, None, None)
+
+
+_quiet: Final = _Quiet()
+
+
 @contextmanager
 def _opened(path: Picture) -> Iterator[Image.Image]:
     """Open a picture; every error of Pillow, here or in the block, becomes a DataError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns before it raises, and of very large pictures
-            with _open(path) as picture:
-                yield picture
+        with _quiet, _open(path) as picture:  # Pillow warns before it raises, and of very large pictures
+            yield picture
     except UserError:
         raise
     except FileNotFoundError as error:

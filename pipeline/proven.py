@@ -61,9 +61,10 @@ class Proven:
         return spec if self.scale is None else self.scale.spec_of(spec)
 
     def close(self) -> None:
-        """Close the sessions."""
-        for session in self.sessions:
-            session.close()
+        """Close the sessions, all of them even if one raises."""
+        with ExitStack() as stack:
+            for session in self.sessions:
+                stack.callback(session.close)
 
 
 def prove(target: Path, sessions: int) -> Proven:

@@ -112,14 +112,14 @@ def cloud(
     if engine_size is not None:
         scale = max(size / small for size, small in zip(depth.shape, engine_size, strict=True))
         _grow(flying, math.ceil(scale / 2) if scale > 1 else 0)
-    kept = np.flatnonzero(valid & ~flying)
-    rows, columns = np.divmod(kept, depth.shape[1])
+    kept = valid & ~flying
     across, down = _rays(intrinsics)
-    points = np.empty((len(kept), 3), np.float32)
-    points[:, 2] = metres.ravel()[kept]
-    np.multiply(points[:, 2], across[columns], out=points[:, 0])
-    np.multiply(points[:, 2], down[rows, 0], out=points[:, 1])
-    return Cloud(points, np.take(image.reshape(-1, 3), kept, axis=0))
+    points = np.empty((np.count_nonzero(kept), 3), np.float32)
+    points[:, 2] = metres[kept]
+    for axis, rays in enumerate((across[None], down)):
+        points[:, axis] = np.broadcast_to(rays, depth.shape)[kept]
+        points[:, axis] *= points[:, 2]
+    return Cloud(points, image[kept])
 
 
 def write_ply(path: Path | BinaryIO, cloud: Cloud, *, axes: Axes = "opencv") -> None:

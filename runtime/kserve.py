@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from typing import Any, Final, NoReturn
 
@@ -26,6 +27,8 @@ __all__ = [
     "InferRequest",
     "Part",
     "most_json",
+    "most_response",
+    "read_index_request",
     "read_request",
     "read_response",
     "tensor_metadata",
@@ -43,7 +46,9 @@ Part = bytes | memoryview
 _DATATYPES: Final = {"uint8": "UINT8", "float32": "FP32"}
 _REFUSED: Final = ("shared_memory_region", "classification")  # extensions that would change what is answered
 _BYTES_A_NUMBER: Final = 16  # of JSON: "255," has 4, and some people indent
+_BYTES_A_DEPTH: Final = 24  # of JSON: "-1.2345678806304932e-05,"
 _BYTES_BESIDE: Final = 1 << 16  # of JSON: names, parameters
+_LONGEST_TIMEOUT_US: Final = (1 << 64) - 1  # Triton's
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +97,8 @@ def read_request(body: bytes, header_length: int | None, image: TensorSpec, dept
         _refuse_extensions(parameters)
         binary = _flag(parameters, "binary_data", default=binary)
     timeout = asked.get("timeout")
-    if timeout is not None and not (_is_whole(timeout) and timeout >= 0):
-        raise ProtocolError(f"parameter timeout is {_shown(timeout)}; give whole microseconds from 0")
+    if timeout is not None and not (_is_whole(timeout) and 0 <= timeout <= _LONGEST_TIMEOUT_US):
+        raise ProtocolError(f"parameter timeout is {_shown(timeout)}; give whole microseconds from 0 to 2^64 - 1")
     identity = document.get("id", "")
     if not isinstance(identity, str):
         raise ProtocolError(f"id is {_shown(identity)}; it must be a string")
@@ -164,11 +169,24 @@ def most_json(spec: TensorSpec) -> int:
     return _BYTES_A_NUMBER * numbers + _BYTES_BESIDE
 
 
+def most_response(request: InferRequest) -> int:
+    """Bytes that the answer to a request has at most."""
+    pixels = request.image.size // 3
+    return pixels * (4 if request.binary else _BYTES_A_DEPTH) + _BYTES_BESIDE
+
+
+def read_index_request(body: bytes) -> bool:
+    """Whether a request for the repository's index is for models that are ready only. Raises ProtocolError."""
+    return _flag(_split(body, None)[0], "ready") if body else False
+
+
 def _split(body: bytes, header_length: int | None) -> tuple[dict[str, Any], memoryview]:
     """The JSON object, and the bytes after it."""
     length = len(body) if header_length is None else header_length
     if not 0 <= length <= len(body):
         raise ProtocolError(f"{HEADER_LENGTH} is {length}, but the body has {len(body)} bytes")
+    if not length:
+        raise ProtocolError("the request has no JSON; a body of raw bytes alone is not supported")
     view = memoryview(body)
     try:
         document = json.loads(bytes(view[:length]), parse_constant=_refuse_constant)
@@ -226,18 +244,25 @@ def _from_json(data: Any, spec: TensorSpec, shape: Sequence[int]) -> np.ndarray:
     """Numbers in one list, or in lists nested as the shape."""
     if not isinstance(data, list):
         raise ProtocolError(f"{spec.name} has neither data nor binary_data_size")
-    try:
-        found = np.asarray(data)
-    except ValueError as error:  # nested unevenly, or too deep
-        raise ProtocolError(f"data of {spec.name} is nested unevenly; send one flat list") from error
-    whole = spec.dtype == "uint8"
-    if found.dtype.kind not in ("iu" if whole else "iuf"):
+    is_nested = any(isinstance(each, list) for each in data[:1])
+    numbers: list[Any] = [data]
+    for length in shape if is_nested else (prod(shape),):
+        if not all(isinstance(row, list) and len(row) == length for row in numbers):
+            raise ProtocolError(
+                f"data of {spec.name} does not fit its shape {list(shape)}; send {prod(shape)} numbers in one list"
+            )
+        numbers = list(chain.from_iterable(numbers))
+    # Before there is an array: of a string and numbers, NumPy would make as many strings of its length.
+    kinds, whole = set(map(type, numbers)), spec.dtype == "uint8"
+    if not kinds <= ({int} if whole else {int, float}):
         raise ProtocolError(f"data of {spec.name} must be {'whole numbers' if whole else 'numbers'}")
-    if found.size != prod(shape) or (found.ndim != 1 and list(found.shape) != list(shape)):
-        raise ProtocolError(f"data of {spec.name} has shape {list(found.shape)}, which does not fit {list(shape)}")
-    if whole and found.size and not (found.min() >= 0 and found.max() <= 255):
+    if whole and not (min(numbers, default=0) >= 0 and max(numbers, default=0) <= 255):
         raise ProtocolError(f"data of {spec.name} has numbers outside 0 to 255")
-    return found.astype(spec.dtype).reshape(shape)
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(numbers, spec.dtype).reshape(shape)
+    except OverflowError as error:
+        raise ProtocolError(f"data of {spec.name} has numbers beyond the range of float64") from error
 
 
 def _written(spec: TensorSpec, array: np.ndarray, *, binary: bool) -> tuple[list[dict[str, Any]], list[Part]]:

@@ -29,16 +29,17 @@ class Memory:
         most: bytes that may be held at a time.
 
     Attributes:
+        most: these.
         held: bytes that are held.
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self.held = 0
 
     def take(self, size: int) -> None:
         """Count `size` bytes, which have to be given back. Raises HTTPException: 503, there are too many."""
-        if self.held + size > self._most:
+        if self.held + size > self.most:
             why = "the server holds as many bytes as it may at this moment; send a smaller picture, or try again"
             raise HTTPException(503, why, RETRY)
         self.held += size
@@ -75,32 +76,24 @@ class Bodies:
 
         Raises:
             HTTPException: 413 too large, 408 too slow, 415 compressed, 503 no memory for it now. What is declared too
-                large is not read.
+                large is not read; what is only declared takes no memory.
             ClientDisconnect: the client has gone.
         """
         if request.headers.get("content-encoding", "identity") != "identity":
             raise HTTPException(415, "the body is compressed (Content-Encoding); send it as it is")
-        held = 0
-
-        def hold(size: int) -> None:
-            nonlocal held
-            if size > self._most:
-                raise HTTPException(413, f"the body has more than {self._most} bytes, the limit of this server")
-            if size > held:
-                self._memory.take(size - held)
-                held = size
-
+        self._require_fit(int(request.headers.get("content-length", 0)))  # h11 has checked that it is a number
+        received = 0
         try:
-            hold(int(request.headers.get("content-length", 0)))  # h11 has checked that it is a number
-            chunks, received, more = [], 0, True
+            chunks, more = [], True
             with anyio.move_on_after(self._seconds) as limit:
                 while more:
                     message = await request.receive()
                     if message["type"] == "http.disconnect":
                         raise ClientDisconnect
                     chunk = message.get("body", b"")
+                    self._require_fit(received + len(chunk))
+                    self._memory.take(len(chunk))
                     received += len(chunk)
-                    hold(received)
                     chunks.append(chunk)
                     more = message.get("more_body", False)
             if limit.cancelled_caught:
@@ -108,13 +101,17 @@ class Bodies:
                 raise HTTPException(408, why, {"Connection": "close"})
             yield chunks[0] if len(chunks) == 1 else b"".join(chunks)
         finally:
-            self._memory.give_back(held)
+            self._memory.give_back(received)
+
+    def _require_fit(self, size: int) -> None:
+        if size > self._most:
+            raise HTTPException(413, f"the body has more than {self._most} bytes, the limit of this server")
 
 
 class Answer(Response):
     """An answer that is sent as the client reads it, and whose memory is counted until then.
 
-    Raises HTTPException when it is sent: 503, there is no memory for it now; the client gets that instead.
+    Its maker has held as much memory until now, so there is enough of it.
     """
 
     def __init__(self, content: bytes | memoryview, media_type: str, headers: dict[str, str], memory: Memory) -> None:

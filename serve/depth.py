@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import isfinite, nan, prod
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -15,14 +15,14 @@ from starlette.exceptions import HTTPException
 
 from ..cores import usable_cores
 from ..data.colours import Span, palette
-from ..data.images import fill_image, read_image
+from ..data.images import count_pixels, fill_image, read_image
 from ..data.upload import Upload
 from ..runtime.cameras import corrected, read_intrinsics
 from ..spec import Dim
 from .bodies import Answer
 from .formats import Decoded, Format, Made, choose
 from .model import unit_of
-from .telemetry import record_of
+from .telemetry import Record, record_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -68,7 +68,7 @@ class Wish:
         if unknown := sorted(query.keys() - known):
             raise HTTPException(400, f"no parameter {unknown[0][:80]!r}; choose from {', '.join(sorted(known))}")
         wanted, colormap = choose(accept)
-        if wanted.needs_camera and "intrinsics" not in query:
+        if wanted.needs_camera and not query.get("intrinsics"):
             raise HTTPException(400, f"{wanted.media_type} needs the camera: add intrinsics=fx,fy,cx,cy or fov=DEGREES")
         size = query.get("size", "picture")
         if size not in _SIZES:
@@ -115,23 +115,25 @@ class DepthApi:
             model = self._repository.find(name, wish.version)
             record.model, record.version = model.name, model.version
             deadline = None if wish.timeout_s is None else begin + wish.timeout_s
+            _require_metres(model, wish)
             with model.place():
-                return await self._answer(model, body, wish, deadline, record.spent)
+                return await self._answer(model, Upload(body), wish, deadline, record)
 
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown()
 
     async def _answer(
-        self, model: Model, body: bytes, wish: Wish, deadline: float | None, spent: dict[str, float]
+        self, model: Model, upload: Upload, wish: Wish, deadline: float | None, record: Record
     ) -> Response:
         loop = asyncio.get_running_loop()
-        spec, scale = model.proven.spec, model.proven.scale
+        spec, scale, spent = model.proven.spec, model.proven.scale, record.spent
         start = perf_counter()
-        picture = await loop.run_in_executor(self._threads, _decoded, body, spec, wish)
-        spent["decode"] = perf_counter() - start
-        with self._memory.hold(0 if picture.image is None else picture.image.nbytes):
-            small = (await model.run(picture.frames, deadline, spent))[0]
+        pixels = await loop.run_in_executor(self._threads, count_pixels, upload)
+        with self._memory.hold(self._needed(pixels, prod(spec.size), wish.format)):
+            picture = await loop.run_in_executor(self._threads, _decoded, upload, spec, wish)
+            spent["decode"] = perf_counter() - start
+            small = (await model.run(picture.frames, deadline, record))[0]
             start = perf_counter()
             if scale is not None:
                 small = scale.apply(small)
@@ -148,6 +150,18 @@ class DepthApi:
         }
         return Answer(content, wish.format.media_type, headers, self._memory)
 
+    def _needed(self, pixels: int, engine_pixels: int, wanted: Format) -> int:
+        """Bytes that a picture takes until it is answered. Raises HTTPException: 413, the server never has them."""
+        needed = wanted.memory(pixels, engine_pixels)
+        if needed > self._memory.most:
+            most = self._memory.most / wanted.bytes_a_pixel
+            raise HTTPException(
+                413,
+                f"the picture has {pixels / 1e6:.1f} million pixels, and {wanted.media_type} of this server may have "
+                f"{most / 1e6:.1f}; send a smaller one, or accept another format",
+            )
+        return needed
+
 
 def _require_metres(model: Model, wish: Wish) -> None:
     """Raise HTTPException, 400, if a wish is for metres that the model does not answer."""
@@ -161,16 +175,15 @@ def _require_metres(model: Model, wish: Wish) -> None:
     )
 
 
-def _decoded(body: bytes, spec: ModelSpec, wish: Wish) -> Decoded:
+def _decoded(upload: Upload, spec: ModelSpec, wish: Wish) -> Decoded:
     """In a thread. Raises DataError, UserError."""
     if wish.colormap:
         palette(wish.colormap)  # raises UserError for an unknown one, before anything is computed
-    picture = Upload(body)
-    image = read_image(picture)
+    image = read_image(upload)
     height, width = image.shape[:2]
     camera = None
     if wish.intrinsics:
-        camera = read_intrinsics(wish.intrinsics, (height, width), picture=picture, files=False)
+        camera = read_intrinsics(wish.intrinsics, (height, width), picture=upload, files=False)
     least = spec.batch.min if isinstance(spec.batch, Dim) else spec.batch
     frames = np.empty((least, *spec.size, 3), np.uint8)
     fill_image(frames[0], image)
@@ -185,9 +198,9 @@ def _timeout(text: str | None) -> float | None:
     try:
         milliseconds = float(text)
     except ValueError:
-        milliseconds = math.nan
-    if not (math.isfinite(milliseconds) and milliseconds >= 0):
-        raise HTTPException(400, f"timeout_ms is {text[:80]!r}; give milliseconds above 0")
+        milliseconds = nan
+    if not (isfinite(milliseconds) and milliseconds >= 0):
+        raise HTTPException(400, f"timeout_ms is {text[:80]!r}; give milliseconds, or 0 for any time")
     return milliseconds / 1000 or None
 
 
@@ -197,7 +210,7 @@ def _span(text: str) -> Span | None:
     try:
         near, far = (float(word) for word in text.split(","))
     except ValueError:
-        near, far = math.nan, math.nan
-    if not (math.isfinite(near) and math.isfinite(far) and 0 <= near < far):
+        near, far = nan, nan
+    if not (isfinite(near) and isfinite(far) and 0 <= near < far):
         raise HTTPException(400, f"range is {text[:80]!r}; give the nearest and the farthest depth, as 0.5,5, or auto")
     return near, far

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from math import isfinite
 from typing import Any, Final
@@ -26,6 +27,7 @@ from .model import unit_of
 __all__ = ["FORMATS", "Decoded", "Format", "Made", "choose"]
 
 _FAST: Final = 1  # zlib's level: a quarter of the time of the usual 6, for files a third larger
+_BYTES_AN_ENGINE_PIXEL: Final = 64  # of depth, and of JSON's numbers as Python has them and as text
 _DIGITS: Final = 4  # of JSON's numbers: a tenth of a millimetre
 
 
@@ -81,6 +83,7 @@ class Format:
     Attributes:
         media_type: of the answer.
         encode: makes its body.
+        bytes_a_pixel: see `memory`.
         unit: of the numbers in it, if not the model's own.
         needs_camera: whether it needs intrinsics.
         needs_metres: whether it holds metres only.
@@ -88,9 +91,14 @@ class Format:
 
     media_type: str
     encode: Callable[[Made], bytes | memoryview]
+    bytes_a_pixel: int
     unit: str = ""
     needs_camera: bool = False
     needs_metres: bool = False
+
+    def memory(self, pixels: int, engine_pixels: int) -> int:
+        """Bytes that a picture takes at most, from decoding it to its answer, by its pixels and the engine's."""
+        return pixels * self.bytes_a_pixel + engine_pixels * _BYTES_AN_ENGINE_PIXEL
 
 
 def _png16(made: Made) -> memoryview:
@@ -143,13 +151,13 @@ def _ply(made: Made) -> memoryview:
 
 
 FORMATS: Final[dict[str, Format]] = {
-    "image/png": Format("image/png", _png16, "millimetres", needs_metres=True),
-    "image/png;colormap": Format("image/png", _colours, "colours"),
-    "application/x-npy": Format("application/x-npy", _npy),
-    "application/json": Format("application/json", _json),
-    "application/x-ply": Format("application/x-ply", _ply, needs_camera=True, needs_metres=True),
+    "image/png": Format("image/png", _png16, 12, "millimetres", needs_metres=True),
+    "image/png;colormap": Format("image/png", _colours, 16, "colours"),
+    "application/x-npy": Format("application/x-npy", _npy, 16),
+    "application/json": Format("application/json", _json, 12),
+    "application/x-ply": Format("application/x-ply", _ply, 48, needs_camera=True, needs_metres=True),
 }
-"""By media type; with the parameter `colormap`, a PNG has colours."""
+"""By media type; with the parameter `colormap`, a PNG has colours. tests/serve/test_memory.py measures the memory."""
 
 _DEFAULT: Final = "image/png"
 
@@ -165,14 +173,15 @@ def choose(accept: str) -> tuple[Format, str]:
     'application/json'
     """
     wishes = sorted((_parsed(wish) for wish in accept.split(",") if wish.strip()), key=lambda wish: -wish[2])
+    refused = {kind for kind, _, quality in wishes if quality <= 0}
     for kind, colormap, quality in wishes or [("*/*", "", 1.0)]:
-        known = _DEFAULT if kind in {"*/*", "image/*"} else kind
-        if quality <= 0 or known not in FORMATS:
-            continue
-        if not colormap:
-            return FORMATS[known], ""
-        if known == _DEFAULT:
-            return FORMATS[f"{known};colormap"], colormap
+        if quality <= 0:
+            break
+        fitting = [known for known in FORMATS if fnmatchcase(known, kind) and known not in refused and ";" not in known]
+        if colormap and _DEFAULT in fitting:
+            return FORMATS[f"{_DEFAULT};colormap"], colormap
+        if fitting and not colormap:
+            return FORMATS[fitting[0]], ""
     names = ", ".join(FORMATS).replace("colormap", "colormap=NAME")
     raise HTTPException(406, f"there is no format for Accept: {accept[:80]}; choose {names} or */*")
 
@@ -180,7 +189,8 @@ def choose(accept: str) -> tuple[Format, str]:
 def _parsed(wish: str) -> tuple[str, str, float]:
     """Media type, colormap and quality of one entry of `Accept`."""
     kind, *rest = (part.strip() for part in wish.split(";"))
-    parameters = dict(part.split("=", 1) for part in rest if "=" in part)
+    pairs = (part.partition("=") for part in rest)
+    parameters = {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
     try:
         quality = float(parameters.get("q", 1))
     except ValueError:

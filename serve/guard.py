@@ -74,14 +74,14 @@ class Token:
     """
 
     def __init__(self, app: ASGIApp, token: str, public: Collection[str]) -> None:
-        self._app, self._digest, self._public = app, _digest(f"Bearer {token}"), public
+        self._app, self._digest, self._public = app, _digest(token), public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""
         if scope["type"] == "http" and scope["path"] not in self._public:
-            given = Headers(scope=scope).get("authorization", "")
+            scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
             # Of digests, so that the time tells neither how much of the secret is right nor its length.
-            if not hmac.compare_digest(_digest(given), self._digest):
+            if not (hmac.compare_digest(_digest(given.strip()), self._digest) and scheme.lower() == "bearer"):
                 why = "this server wants its token: send the header Authorization: Bearer TOKEN"
                 refused = JSONResponse({"error": why}, 401, {"WWW-Authenticate": "Bearer"})
                 await refused(scope, receive, send)
@@ -112,8 +112,8 @@ def refusal(host: str, origin: str | None, name: str | None) -> str | None:
     'only its own page may ask this server, not http://evil.example'
     """
     asked = _hostname(host)
-    known = name is None or asked in {"localhost", name.lower()} or _is_address(asked)
-    if not (known and asked):
+    # Without any host, it is no browser that asks, but an old program, for instance a health check of HTTP/1.0.
+    if host and not (name is None or asked in {"localhost", name.lower()} or _is_address(asked)):
         return f"open this page as localhost or by an IP address, not as {asked or 'a host without a name'}"
     if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
         return f"only its own page may ask this server, not {origin}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 if TYPE_CHECKING:
     from ..pipeline.proven import Proven
+    from ..pipeline.tell import Tell
     from ..session import Session
     from ..spec import ModelSpec
+    from .telemetry import Record
 
 __all__ = ["RETRY", "Model", "unit_of"]
 
@@ -29,28 +33,42 @@ _POLL_S: Final = 0.02  # while the last answers of a replaced version are waited
 class Model:
     """Computes depth. Its methods belong to the event loop.
 
-    Attributes:
+    Args:
         name, version: by which clients ask for it.
         proven: its sessions, and what is known about them.
+        queue: how many requests may wait for a session.
+        tell: is told if the engine fails.
+        drops: goes on counting what another model of this name has refused.
+
+    Attributes:
         most: how many requests it accepts at a time.
         accepted: how many it has accepted and not answered yet.
         fault: why it computes no more; empty if it does.
-        drops: how many requests it has refused, by reason: "queue", "timeout" or "engine".
+        drops: how many requests were refused, by reason: "queue", "timeout" or "engine".
     """
 
-    def __init__(self, name: str, version: str, proven: Proven, queue: int) -> None:
+    def __init__(
+        self, name: str, version: str, proven: Proven, queue: int, tell: Tell, drops: Counter[str] | None = None
+    ) -> None:
         self.name, self.version, self.proven = name, version, proven
         self.most = queue + len(proven.sessions)
         self.accepted = 0
         self.fault = ""
-        self.drops = {"queue": 0, "timeout": 0, "engine": 0}
-        self._free = deque(_Bound(session) for session in proven.sessions)
-        self._threads = ThreadPoolExecutor(len(proven.sessions), f"depthkit {name} {version}")
+        self.drops: Counter[str] = Counter() if drops is None else drops
+        self._tell = tell
+        self._sessions = [_Bound(session) for session in proven.sessions]
+        # Each thread keeps its session: memory that one thread has bound is not what another one computes with.
+        self._own, free = threading.local(), iter(self._sessions)
+
+        def take_session() -> None:
+            self._own.session = next(free)
+
+        self._threads = ThreadPoolExecutor(len(self._sessions), f"depthkit {name} {version}", take_session)
 
     @property
     def running(self) -> int:
         """How many sessions compute now."""
-        return len(self.proven.sessions) - len(self._free)
+        return sum(session.busy for session in self._sessions)
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -68,46 +86,65 @@ class Model:
         finally:
             self.accepted -= 1
 
-    async def run(self, images: np.ndarray, deadline: float | None, spent: dict[str, float]) -> np.ndarray:
+    async def run(self, images: np.ndarray, deadline: float | None, record: Record) -> np.ndarray:
         """Depth of N x H x W x 3 uint8 images, as the session gives it: N x H x W float32, a new array.
 
         Args:
             images: of a shape that the engine takes; only read.
             deadline: the value of `perf_counter` until which computing has to begin; None: any time.
-            spent: gets the seconds of "queue" and "run".
+            record: gets the seconds of "queue" and "run". If its client leaves before computing begins, nothing is
+                computed.
 
         Raises:
-            HTTPException: 503, if the deadline has passed or the engine fails.
+            HTTPException: 503, if the deadline passes or the engine fails.
+            ClientDisconnect: the client has gone.
         """
-        begin = perf_counter()
-        loop = asyncio.get_running_loop()
+        if record.left:
+            raise ClientDisconnect
+        begin, waiting = perf_counter(), [images]
+        job = self._threads.submit(self._compute, waiting, begin, record.spent)
+        record.on_leave = job.cancel
+        late = False
+
+        def give_up() -> None:
+            nonlocal late
+            late = job.cancel()  # False: it computes already, and the answer is as good as any
+
+        timer = None
+        if deadline is not None:
+            timer = asyncio.get_running_loop().call_later(max(0.0, deadline - begin), give_up)
         try:
-            depth = await loop.run_in_executor(self._threads, self._compute, images, deadline, begin, spent)
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            if late:
+                raise self._refusal("timeout", "the request's timeout passed before a session was free") from None
+            if record.left:
+                raise ClientDisconnect from None
+            raise
         except Exception as error:
-            self.fault = str(error) or type(error).__name__
+            if not self.fault:
+                self.fault = str(error) or type(error).__name__
+                self._tell("FAIL", f"{self.name} {self.version}: the engine failed while it computed: {self.fault}")
             raise self._refusal("engine", f"the engine of model {self.name} has failed") from error
-        if depth is None:
-            raise self._refusal("timeout", "the request's timeout passed before a session was free")
-        return depth
+        finally:
+            waiting.clear()  # a job that was cancelled stays in the threads' queue until one of them passes it
+            record.on_leave = None
+            if timer is not None:
+                timer.cancel()
 
     def _refusal(self, reason: str, sentence: str) -> HTTPException:
         self.drops[reason] += 1
         return HTTPException(503, f"{sentence}; try again", RETRY)
 
-    def _compute(
-        self, images: np.ndarray, deadline: float | None, begin: float, spent: dict[str, float]
-    ) -> np.ndarray | None:
-        """In a thread: run a free session; None after the deadline."""
-        now = perf_counter()
-        spent["queue"] = now - begin
-        if deadline is not None and now > deadline:
-            return None
-        session = self._free.pop()  # there are as many as threads
+    def _compute(self, waiting: list[np.ndarray], begin: float, spent: dict[str, float]) -> np.ndarray:
+        """In a thread: run its session."""
+        session: _Bound = self._own.session
+        start = perf_counter()
+        spent["queue"] = start - begin
         try:
-            return session(images)
+            return session(*waiting)
         finally:
-            self._free.append(session)
-            spent["run"] = perf_counter() - now
+            spent["run"] = perf_counter() - start
 
     async def close(self) -> None:
         """Answer what was accepted, then free the sessions."""
@@ -124,17 +161,22 @@ class _Bound:
     """
 
     def __init__(self, session: Session) -> None:
+        self.busy = False
         self._session = session
         self._image = np.empty((0, *session.spec.size, 3), np.uint8)
         self._depth = np.empty((0, *session.spec.size), np.float32)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        if images.shape != self._image.shape:
-            self._image, self._depth = np.empty_like(images), np.empty(images.shape[:3], np.float32)
-            self._session.bind(image=self._image, depth=self._depth)
-        np.copyto(self._image, images)
-        self._session.run()
-        return self._depth.copy()
+        self.busy = True
+        try:
+            if images.shape != self._image.shape:
+                self._image, self._depth = np.empty_like(images), np.empty(images.shape[:3], np.float32)
+                self._session.bind(image=self._image, depth=self._depth)
+            np.copyto(self._image, images)
+            self._session.run()
+            return self._depth.copy()
+        finally:
+            self.busy = False
 
 
 def unit_of(spec: ModelSpec) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -95,7 +96,9 @@ class Repository:
         self._models: dict[tuple[str, str], Model] = {}
         self._signatures: dict[Entry, Signature] = {}
         self._reloading = asyncio.Lock()
-        self.reloads: dict[tuple[str, str, bool], int] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._drops: dict[tuple[str, str], Counter[str]] = {}
+        self.reloads: Counter[tuple[str, str, bool]] = Counter()
 
     def load(self) -> None:
         """Open all engines, before anything is served. Raises GateError, UserError; then none is left open."""
@@ -155,27 +158,30 @@ class Repository:
     async def close(self) -> None:
         """Answer what was accepted, then free all sessions."""
         async with self._reloading:
-            await asyncio.gather(*(model.close() for model in self._models.values()))
+            await asyncio.gather(*self._closing, *map(self._close, self._models.values()))
 
     async def _replace(self, entry: Entry, old: Model) -> None:
-        key = (entry.name, entry.version)
         try:
             new = await asyncio.to_thread(self._opened, entry)
         except Exception as error:  # noqa: BLE001 - whatever it is, the old one goes on
             self._tell("FAIL", f"{entry.name} {entry.version} was not replaced: {error}")
-            self._count(key, replaced=False)
+            self.reloads[entry.name, entry.version, False] += 1
             return
-        self._models[key] = new
-        self._count(key, replaced=True)
-        await old.close()
+        self._models[entry.name, entry.version] = new
+        self.reloads[entry.name, entry.version, True] += 1
+        closing = asyncio.create_task(self._close(old))  # its last run may take long, and other engines may change
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
-    def _count(self, key: tuple[str, str], *, replaced: bool) -> None:
-        name = (*key, replaced)
-        self.reloads[name] = self.reloads.get(name, 0) + 1
+    async def _close(self, model: Model) -> None:
+        try:
+            await model.close()
+        except Exception as error:  # noqa: BLE001 - nothing is asked of it any more
+            self._tell("FAIL", f"{model.name} {model.version} was not closed: {error}")
 
     def _opened(self, entry: Entry) -> Model:
-        proven = self._open_engine(entry.target)
-        model = Model(entry.name, entry.version, proven, self._queue)
+        proven, key = self._open_engine(entry.target), (entry.name, entry.version)
+        model = Model(*key, proven, self._queue, self._tell, self._drops.setdefault(key, Counter()))
         self._tell("pass", f"{entry.name} {entry.version}: {describe(proven)}")
         return model
 
@@ -184,7 +190,10 @@ def signature(target: Path) -> Signature:
     """Of an engine, its manifest and its metric scale, or of all files of a folder; empty if they are not there."""
     found = []
     with suppress(OSError, UserError):
-        files = sorted(target.iterdir()) if target.is_dir() else [target, manifest_path(target), scale_path(target)]
+        if target.is_dir():
+            files = sorted(target.iterdir())
+        else:  # an ONNX file has no manifest, and few engines have a scale
+            files = [target, *filter(Path.exists, (manifest_path(target), scale_path(target)))]
         for path in files:
             status = path.stat()
             found.append((path.name, status.st_mtime_ns, status.st_size, status.st_ino))

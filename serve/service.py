@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     import socket
 
     from starlette.requests import Request
+    from starlette.types import ASGIApp
 
     from .repository import Repository
     from .telemetry import Log
@@ -49,7 +49,7 @@ _FILES: Final = {
 }
 _HEALTH: Final = ("/v2/health/live", "/v2/health/ready")
 _GRACE_S: Final = 30  # that accepted requests have when the server is stopped
-_LEAST_MEMORY: Final = 512 << 20
+_LEAST_MEMORY: Final = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,12 @@ class Service:
         self._v2 = V2(repository, bodies, self.memory)
         self._depth = DepthApi(repository, bodies, self.memory)
         self._metrics = Metrics(repository, self.memory)
-        guards = [Middleware(Access, metrics=self._metrics, log=log), Middleware(Guard, name=name)]
+        # Around Starlette, so that they see the answer to a fault as well.
+        app: ASGIApp = self._app()
         if token:
-            guards.append(Middleware(Token, token=token, public={*_FILES, *_HEALTH}))
-        self._server = Server(self._app(guards), sock, http=Connection, grace_s=_GRACE_S)
+            app = Token(app, token, {*_FILES, *_HEALTH})
+        app = Access(Guard(app, name), self._metrics, log)
+        self._server = Server(app, sock, http=Connection, grace_s=_GRACE_S)
         self.address = self._server.address
 
     def run(self) -> None:
@@ -122,7 +124,7 @@ class Service:
         """End `run`. Any thread may call it."""
         self._server.stop()
 
-    def _app(self, guards: list[Middleware]) -> Starlette:
+    def _app(self) -> Starlette:
         routes = [
             *self._v2.routes(),
             Route("/v1/depth", self._depth.answer, methods=["POST"]),
@@ -135,7 +137,7 @@ class Service:
             UserError: _refuse_request,
             Exception: _admit_fault,
         }
-        return Starlette(routes=routes, middleware=guards, exception_handlers=handlers, lifespan=self._lifespan)
+        return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:

@@ -43,6 +43,8 @@ class Record:
         model, version: who computes.
         spent: seconds of the phases "queue", "decode", "run" and "encode", as far as there were any.
         received: bytes of the body.
+        left: whether the client has gone before its answer was sent.
+        on_leave: called when it goes; None: nothing needs to be stopped.
     """
 
     api: str = "other"
@@ -50,11 +52,19 @@ class Record:
     version: str = ""
     spent: dict[str, float] = field(default_factory=dict)
     received: int = 0
+    left: bool = False
+    on_leave: Callable[[], object] | None = None
+
+    def leave(self) -> None:
+        """The client has gone."""
+        self.left = True
+        if self.on_leave is not None:
+            self.on_leave()
 
 
 def record_of(scope: Scope) -> Record:
-    """The record of a request."""
-    found: Record = scope[_RECORD]
+    """The record of a request; a new one that nobody reads, if it has not come to `Access` yet."""
+    found: Record = scope.get(_RECORD) or Record()
     return found
 
 
@@ -175,6 +185,7 @@ class Access:
             raise
         finally:
             seconds = perf_counter() - begin
+            code = _GONE if record.left else code
             self._metrics.count(record, code, seconds)
             self._log(_line(scope, record, code, sent, seconds))
 

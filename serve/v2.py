@@ -17,7 +17,7 @@ from .. import __version__
 from ..runtime import kserve
 from .bodies import Answer
 from .model import unit_of
-from .telemetry import record_of
+from .telemetry import Record, record_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -68,25 +68,26 @@ class V2:
             model = self._find(request)
             record.model, record.version = model.name, model.version
             with model.place():
-                return await self._answer(model, body, _header_length(request), begin, record.spent)
+                return await self._answer(model, body, _header_length(request), begin, record)
 
     async def _answer(
-        self, model: Model, body: bytes, header_length: int | None, begin: float, spent: dict[str, float]
+        self, model: Model, body: bytes, header_length: int | None, begin: float, record: Record
     ) -> Response:
-        spec = model.proven.sessions[0].spec
+        spec, spent = model.proven.sessions[0].spec, record.spent
         if (header_length or len(body)) > kserve.most_json(spec.input):
             raise HTTPException(413, f"the JSON has more bytes than any request of {spec.input.describe()} needs")
         start = perf_counter()
-        large = header_length is None and len(body) > _LARGE
+        large = (len(body) if header_length is None else header_length) > _LARGE
         asked = await _called(kserve.read_request, body, header_length, spec.input, spec.output, in_thread=large)
         spent["decode"] = perf_counter() - start
         deadline = None if asked.timeout_us is None else begin + asked.timeout_us / 1e6
-        depth = await model.run(asked.image, deadline, spent)
-        start = perf_counter()
-        large = not asked.binary and depth.nbytes > _LARGE // 4
-        named = (model.name, model.version, asked, spec.output, depth)
-        length, parts = await _called(kserve.write_response, *named, in_thread=large)
-        spent["encode"] = perf_counter() - start
+        with self._memory.hold(kserve.most_response(asked)):
+            depth = await model.run(asked.image, deadline, record)
+            start = perf_counter()
+            large = not asked.binary and depth.nbytes > _LARGE // 4
+            named = (model.name, model.version, asked, spec.output, depth)
+            length, parts = await _called(kserve.write_response, *named, in_thread=large)
+            spent["encode"] = perf_counter() - start
         kind = "application/json" if length is None else "application/octet-stream"
         headers = {} if length is None else {kserve.HEADER_LENGTH: str(length)}
         return Answer(b"".join(parts), kind, headers, self._memory)
@@ -110,7 +111,9 @@ class V2:
         model = self._find(request)
         return JSONResponse(describe(model, self._repository.versions(model.name)))
 
-    async def _index(self, _: Request) -> Response:
+    async def _index(self, request: Request) -> Response:
+        async with self._bodies.read(request) as body:
+            only_ready = kserve.read_index_request(body)
         found = [
             {
                 "name": model.name,
@@ -119,6 +122,7 @@ class V2:
                 "reason": "the engine has failed" if model.fault else "",
             }
             for model in self._repository.models()
+            if not (only_ready and model.fault)
         ]
         return JSONResponse(found)
 

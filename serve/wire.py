@@ -30,7 +30,7 @@ from ..runtime.source import Frame
 if TYPE_CHECKING:
     from ..spec import ModelSpec
 
-__all__ = ["COLORMAPS", "Shot", "pack", "palettes", "title", "unit_of", "without_folders", "without_paths"]
+__all__ = ["COLORMAPS", "Shot", "metres_per_level", "pack", "palettes", "title", "without_folders", "without_paths"]
 
 COLORMAPS: Final = ("turbo", "viridis", "magma", "inferno", "gray", "Spectral_r")
 """What the page offers to choose from."""
@@ -124,8 +124,8 @@ def _whole_scale(depth: np.ndarray) -> tuple[float, float]:
     return unit, low - unit
 
 
-def unit_of(spec: ModelSpec) -> float | None:
-    """Metres per level: a millimetre, or more for a range that goes beyond 65 m; None: the model answers no metres."""
+def metres_per_level(spec: ModelSpec) -> float | None:
+    """Of depth that is sent: 0.001, or more for a range that goes beyond 65 m; None: the model answers no metres."""
     return max(_MILLIMETRE, spec.depth_range[1] / _LEVELS) if spec.is_metric else None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image
 
+from depthkit.data import images
 from depthkit.data.grey16 import write_depth_png
 from depthkit.data.images import read_depth, read_image, resize_depth, resize_image, write_image
 from depthkit.errors import DataError, OutputError
@@ -164,3 +167,13 @@ def test_writing_where_nothing_can_be_written_leaves_nothing(tmp_path: Path) -> 
     with pytest.raises(OutputError, match="file"):
         write_depth_png(tmp_path / "file" / "a.png", np.ones((2, 2), np.float32))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_threads_that_read_pictures_leave_the_filters_of_warnings_as_they_were() -> None:
+    before = warnings.filters[:]
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(images._quiet)
+        second.enter_context(images._quiet)
+        first.close()
+        warnings.warn("unheard", stacklevel=1)  # an error in tests, if it were heard
+    assert warnings.filters == before

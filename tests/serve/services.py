@@ -22,6 +22,7 @@ pytest.importorskip("prometheus_client", reason="pip install 'depthkit[serve]'")
 
 from depthkit.parity import Parity
 from depthkit.pipeline.proven import Proven
+from depthkit.pipeline.tell import Tell, silent
 from depthkit.reference import Reference
 from depthkit.runtime import kserve
 from depthkit.serve.repository import Repository, entries_of
@@ -165,7 +166,12 @@ class Served:
 
 @contextmanager
 def serving(
-    engines: Mapping[str, Proven | Callable[[], Proven]], *, queue: int = 16, limits: Limits | None = None, **more: Any
+    engines: Mapping[str, Proven | Callable[[], Proven]],
+    *,
+    queue: int = 16,
+    limits: Limits | None = None,
+    tell: Tell = silent,
+    **more: Any,
 ) -> Iterator[Served]:
     """Serve engines by their names until the block ends."""
 
@@ -176,7 +182,7 @@ def serving(
         found = by_target[target]
         return found() if callable(found) else found
 
-    repository = Repository(entries, open_engine, queue, lambda *_: None)
+    repository = Repository(entries, open_engine, queue, tell)
     repository.load()
     lines: list[dict[str, Any]] = []
     service = Service(repository, listen("127.0.0.1", 0, 0), lines.append, limits=limits, **more)

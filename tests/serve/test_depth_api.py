@@ -22,6 +22,7 @@ from ..support import STEM, save_array
 from .services import Served, fake, serving
 
 # After `services`, which skips where Starlette is missing.
+from depthkit.serve.formats import choose  # isort: skip
 from depthkit.serve.repository import signature  # isort: skip
 
 SHAPE = (97, 141)
@@ -144,6 +145,8 @@ Image.new("RGB", (4, 4)).save(PIXEL, "PNG")
         ("range=nan,1", "*/*", None, 400, "range is 'nan,1'"),
         ("", "text/html", None, 406, "no format for Accept: text/html; choose image/png, image/png;colormap=NAME"),
         ("", "image/png;q=0", None, 406, "no format for Accept"),
+        ("", "image/png;Q=0", None, 406, "no format for Accept"),
+        ("intrinsics=", "application/x-ply", None, 400, "needs the camera: add intrinsics="),
         ("", "image/png;colormap=rainbows", None, 400, "no colormap 'rainbows'"),
         ("", "application/x-ply", None, 400, "needs the camera: add intrinsics="),
         ("intrinsics=fov=200", "*/*", None, 400, "the horizontal field of view is 200"),
@@ -217,3 +220,28 @@ def test_a_signature_changes_with_the_scale(inverse: Path) -> None:
     before = signature(inverse)
     inverse.with_name("scale.json").write_text("{}")
     assert signature(inverse) != before
+
+
+def test_a_signature_changes_with_the_scale_of_an_onnx_file(inverse: Path) -> None:
+    target = inverse.with_name(f"{STEM}.fp32.onnx")
+    before = signature(target)
+    target.with_name("scale.json").write_text("{}")
+    assert len(before) == 1
+    assert signature(target) != before
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind", "colormap"),
+    [
+        ("application/*", "application/x-npy", ""),
+        ("image/*", "image/png", ""),
+        ("image/png;q=0, */*", "application/x-npy", ""),
+        ("image/png;q=0.5, application/json;q=0.9", "application/json", ""),
+        ('image/png;colormap="magma"', "image/png", "magma"),
+        ("image/*; ColorMap=magma", "image/png", "magma"),
+        ("", "image/png", ""),
+    ],
+)
+def test_what_a_client_accepts(accept: str, kind: str, colormap: str) -> None:
+    found, colours = choose(accept)
+    assert (found.media_type, colours) == (kind, colormap)

@@ -16,14 +16,14 @@ import pytest
 
 from depthkit.engines.build import BuildOptions, build
 from depthkit.engines.manifest import manifest_path
-from depthkit.errors import GateError, UserError
+from depthkit.errors import BackendError, GateError, UserError
 from depthkit.pipeline.proven import prove
 from depthkit.runtime.load import load
 from depthkit.serve.repository import Entry, Repository, entries_of, signature
 
 from ..pipeline.test_proven import change_one_weight
-from ..support import STEM
-from .services import Answered, Served, fake, serving
+from ..support import STEM, Recorded
+from .services import Answered, Served, fake, proven, serving
 
 FRAME = np.random.default_rng(4).integers(0, 256, (1, 32, 48, 3), np.uint8)
 
@@ -143,6 +143,19 @@ def test_requests_in_flight_are_answered_by_the_engine_that_accepted_them() -> N
         for each in asked:
             each.result()
     assert len(opened) > 2
+
+
+def test_an_engine_that_cannot_be_closed_is_told_and_reloading_goes_on() -> None:
+    class Stuck(Recorded):
+        def close(self) -> None:
+            raise BackendError("the device was lost")
+
+    told: list[str] = []
+    with serving({"a": lambda: proven(Stuck([]))}, tell=lambda _, text: told.append(text)) as served:
+        for _ in range(2):
+            asyncio.run_coroutine_threadsafe(served.repository.reload(changed=False), served.loop).result(20)
+        assert served.metric("depthkit_reloads_total", result="replaced") == 2
+    assert told.count("a 1 was not closed: the device was lost") == 3
 
 
 def test_loading_fails_whole() -> None:

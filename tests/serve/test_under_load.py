@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from depthkit.errors import BackendError
 from depthkit.runtime import kserve
 from depthkit.serve.connection import Connection
 from depthkit.serve.service import Limits
+from depthkit.spec import Dim
 
 from ..support import Recorded
 from .services import Answered, Served, depth_of, fake, first_channel, images, proven, serving
@@ -88,16 +89,28 @@ def test_a_full_model_delays_no_other() -> None:
         depth_of(served.client().infer(images(), "/v2/models/b/infer"))
 
 
-def test_a_request_whose_time_has_passed_is_not_computed() -> None:
+def test_sessions_take_batches_of_any_size_in_turn() -> None:
+    """Sessions belong to the threads that bound them: a batch of another size in another thread was a fault."""
+    with serving({"a": fake(2, batch=Dim("batch", 1, 1, 4))}) as served, ThreadPoolExecutor(4) as pool:
+
+        def ask(seed: int) -> None:
+            client, sizes = served.client(), np.random.default_rng(seed).integers(1, 5, 50)
+            for size in map(int, sizes):
+                many = images(size, seed)
+                np.testing.assert_array_equal(depth_of(client.infer(many)), many[..., 0].astype(np.float32) / 10)
+
+        list(pool.map(ask, range(4)))
+        assert served.metric("depthkit_ready") == 1
+
+
+def test_a_request_is_refused_when_its_time_has_passed() -> None:
     gate = Gate()
     recorded = Recorded([], answer=gate)
     with serving({"a": proven(recorded)}) as served:
-        with crowded(served, gate, 1), ThreadPoolExecutor(1) as pool:
-            late = pool.submit(served.client().infer, images(), timeout_us=20_000)
-            until(lambda: next(iter(served.repository.models())).accepted == 2)
-            time.sleep(0.05)
-            gate.open.set()
-            answer = late.result()
+        model = next(iter(served.repository.models()))
+        with crowded(served, gate, 1):
+            answer = served.client().infer(images(), timeout_us=20_000)
+            assert model.accepted == 1, "its place is free again, although the session still computes"
         assert answer.status == 503
         assert answer.error == "the request's timeout passed before a session was free; try again"
         assert answer.headers["retry-after"] == "1"
@@ -109,7 +122,7 @@ def test_a_request_whose_time_has_passed_is_not_computed() -> None:
 def test_a_body_that_comes_slowly_holds_no_session_and_ends() -> None:
     with serving({"a": fake()}, queue=0, limits=Limits(body_s=0.3)) as served, served.raw() as slow:
         slow.sendall(f"POST {POST} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n{{".encode())
-        until(lambda: served.service.memory.held == 5000)
+        until(lambda: served.service.memory.held == 1)
         for _ in range(3):
             depth_of(served.client().infer(images()))
         answer = b"".join(iter(lambda: slow.recv(4096), b""))  # it is closed
@@ -122,7 +135,7 @@ def test_a_client_that_leaves_within_its_body_frees_its_memory() -> None:
     with serving({"a": fake()}) as served:
         with served.raw() as gone:
             gone.sendall(f"POST {POST} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n{{".encode())
-            until(lambda: served.service.memory.held == 5000)
+            until(lambda: served.service.memory.held == 1)
         until(lambda: served.service.memory.held == 0)
         until(lambda: bool(served.lines))
         assert served.lines[-1]["status"] == 499
@@ -131,16 +144,26 @@ def test_a_client_that_leaves_within_its_body_frees_its_memory() -> None:
 
 def test_a_client_that_leaves_before_its_answer_frees_its_place() -> None:
     gate = Gate()
-    with serving({"a": fake(1, gate)}) as served:
+    recorded = Recorded([], answer=gate)
+    with serving({"a": proven(recorded)}) as served:
         spec = Recorded([]).spec
         length, parts = kserve.write_request(images(), spec.input, spec.output)
         body = b"".join(parts)
         head = f"POST {POST} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n{kserve.HEADER_LENGTH}: "
+        model = next(iter(served.repository.models()))
         with served.raw() as gone:
             gone.sendall(f"{head}{length}\r\n\r\n".encode() + body)
             assert gate.entered.acquire(timeout=20)
+            with served.raw() as waiting:
+                waiting.sendall(f"{head}{length}\r\n\r\n".encode() + body)
+                until(lambda: model.accepted == 2)
+            until(lambda: model.accepted == 1)  # at once, and nothing is computed for it
+        for _ in range(2):
+            served.client().get("/v2/health/live")  # meanwhile, the server sees that the other one has gone, too
         gate.open.set()
-        until(lambda: next(iter(served.repository.models())).accepted == 0)
+        until(lambda: model.accepted == 0)
+        assert len(recorded.log) == 1
+        assert [line["status"] for line in served.lines if line["method"] == "POST"] == [499, 499]
         depth_of(served.client().infer(images()))
 
 
@@ -165,15 +188,37 @@ def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch
         until(lambda: served.service.memory.held == 0)
 
 
+def test_an_answer_that_is_read_too_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "reading_s", 0.4)
+    with serving({"a": fake()}) as served, served.raw() as slow:
+        ask_and_read_nothing(served, slow, png_of(2000, 3000))
+        end = time.monotonic() + 10
+        while served.service.memory.held and time.monotonic() < end:
+            slow.recv(10_000)  # there is always progress, but a chunk takes longer than 0.4 s
+            time.sleep(0.05)
+        assert time.monotonic() < end
+
+
+def test_bodies_that_are_only_announced_take_no_memory() -> None:
+    with serving({"a": fake()}, limits=Limits(1 << 24)) as served, ExitStack() as stack:
+        for _ in range(80):  # of 1 GiB for all
+            announced = stack.enter_context(served.raw())
+            announced.sendall(f"POST {POST} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16777216\r\n\r\n".encode())
+        depth_of(served.client().infer(images()))
+
+
 def test_answers_that_are_not_read_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Limits, "memory", 30_000_000)
+    monkeypatch.setattr(Limits, "memory", 110_000_000)
     picture = png_of(2000, 3000)
     with serving({"a": fake()}) as served, served.raw() as deaf:
         ask_and_read_nothing(served, deaf, picture)
         refused = served.client().post("/v1/depth", picture, Accept="application/x-npy")
         assert refused.status == 503
         assert "the server holds as many bytes as it may" in refused.error
-        assert served.client().post("/v1/depth?size=engine", picture).status == 200
+        too_large = served.client().post("/v1/depth", png_of(2000, 4000), Accept="application/x-npy")
+        assert too_large.status == 413
+        assert "has 8.0 million pixels, and application/x-npy of this server may have 6.9" in too_large.error
+        assert served.client().post("/v1/depth", png_of(200, 300)).status == 200
 
 
 def ask_and_read_nothing(served: Served, deaf: socket.socket, picture: bytes) -> None:
@@ -196,6 +241,7 @@ def png_of(height: int, width: int) -> bytes:
 
 def test_an_engine_that_fails_is_opened_again() -> None:
     broken, opened = threading.Event(), []
+    told: list[str] = []
 
     def lost(frame: np.ndarray) -> np.ndarray:
         if broken.is_set():
@@ -209,7 +255,7 @@ def test_an_engine_that_fails_is_opened_again() -> None:
         broken.clear()
         return fake(1, lost)
 
-    with serving({"a": open_engine}) as served:  # type: ignore[dict-item]
+    with serving({"a": open_engine}, tell=lambda _, text: told.append(text)) as served:  # type: ignore[dict-item]
         client = served.client()
         depth_of(client.infer(images()))
         broken.set()
@@ -223,7 +269,8 @@ def test_an_engine_that_fails_is_opened_again() -> None:
         until(lambda: client.get("/v2/health/ready").status == 200)
         depth_of(client.infer(images()))
         assert len(opened) == 3
-        assert served.metric("depthkit_dropped_total") == 0  # of the new engine
+        assert told.count("a 1: the engine failed while it computed: the device was lost; see /dev/nvidia0") == 1
+        assert served.metric("depthkit_dropped_total", reason="engine") == 2  # also if another engine is there now
 
 
 def test_what_was_accepted_is_answered_when_the_server_stops() -> None:
@@ -240,6 +287,12 @@ def test_what_was_accepted_is_answered_when_the_server_stops() -> None:
         np.testing.assert_array_equal(depth_of(answer)[0], first_channel(images(seed=seed)[0]))
 
 
+def test_an_old_program_names_no_host() -> None:
+    with serving({"a": fake()}, name="127.0.0.1") as served, served.raw() as probe:
+        probe.sendall(b"GET /v2/health/ready HTTP/1.0\r\n\r\n")
+        assert probe.recv(100).startswith(b"HTTP/1.1 200")
+
+
 def refuses(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -254,13 +307,15 @@ def test_with_a_token_only_health_and_the_page_are_public() -> None:
         for path in ("/", "/serve.js", "/v2/health/live", "/v2/health/ready"):
             assert client.get(path).status == 200
         for path in ("/v2", "/v2/models/a", "/metrics", "/palettes", "/nowhere"):
-            for given in ({}, {"Authorization": "s3cret"}, {"Authorization": "Bearer s3cre"}, {"Authorization": "ü"}):
+            wrong = ("s3cret", "Bearer s3cre", "Basic s3cret", "Bearer", "ü")
+            for given in ({}, *({"Authorization": text} for text in wrong)):
                 answer = client.get(path, **given)
                 assert answer.status == 401
                 assert answer.headers["www-authenticate"] == "Bearer"
                 assert "token" in answer.error
         assert client.post(POST, b"{}").status == 401
         assert client.get("/v2", Authorization="Bearer s3cret").status == 200
+        assert client.get("/v2", Authorization="bearer  s3cret").status == 200
         assert client.get("/v2", Authorization="Bearer s3cret", Host="depth.example.com").status == 200
 
 

@@ -145,7 +145,7 @@ def test_an_answer_says_what_it_is(served: Served) -> None:
         (lambda c: c.get("/v2/models/%2e%2e%2f%2e%2e%2fetc"), 404, ""),
         (lambda c: c.get(POST), 405, "Method Not Allowed"),
         (lambda c: c.get("/nowhere"), 404, "Not Found"),
-        (lambda c: c.post(POST, b""), 400, "the first 0 bytes of the body are not JSON"),
+        (lambda c: c.post(POST, b""), 400, "the request has no JSON"),
         (lambda c: c.post(POST, b"{}", Inference_Header_Content_Length="-1"), 400, "must be a number of bytes"),
         (lambda c: c.post(POST, b"{}", Inference_Header_Content_Length="9" * 30), 400, "must be a number of bytes"),
         (lambda c: c.post(POST, b"{}", Inference_Header_Content_Length="3"), 400, "but the body has 2 bytes"),
@@ -213,6 +213,7 @@ def test_a_fault_of_ours_shows_no_traceback_and_is_logged(
     answer = served.client().infer(images())
     assert answer.status == 500
     assert answer.error == "this request met a fault of the server, which is in its log"
+    assert answer.headers["x-content-type-options"] == "nosniff"
     end = time.monotonic() + 5  # the answer is sent before the log is written
     while "ZeroDivisionError" not in caplog.text and time.monotonic() < end:
         time.sleep(0.01)

@@ -14,7 +14,7 @@ from ..support import model_spec
 from .pages import decode, grey_frames
 
 # After `pages`, which skips where Starlette is missing.
-from depthkit.serve.wire import pack, unit_of  # isort: skip
+from depthkit.serve.wire import metres_per_level, pack  # isort: skip
 
 
 @given(low=st.floats(-1e3, 1e3), span=st.floats(0, 1e3))
@@ -30,6 +30,6 @@ def test_depth_without_metres_keeps_every_answer(low: float, span: float) -> Non
 
 def test_the_unit_is_a_millimetre_or_what_the_range_needs() -> None:
     spec = model_spec(16, 32)
-    assert unit_of(spec) == 0.001
-    assert unit_of(replace(spec, depth_range=(1, 131.07))) == 0.002
-    assert unit_of(replace(spec, answers="relative")) is None
+    assert metres_per_level(spec) == 0.001
+    assert metres_per_level(replace(spec, depth_range=(1, 131.07))) == 0.002
+    assert metres_per_level(replace(spec, answers="relative")) is None
