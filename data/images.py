@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from threading import Lock
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError, FrameError, UserError
 from ..files import atomic_write
+from .quiet import quiet
 from .resample import can_shrink, enlarge, shrink
 from .upload import UPLOAD_FORMATS, Upload
 
@@ -337,39 +337,11 @@ def _list(paths: Sequence[Path], before: str) -> str:
     return f"{before}{', '.join(path.name for path in paths[:_NAMED])}{rest}{remedy}"
 
 
-class _Quiet:
-    """Without warnings, in any number of threads at a time; the last one that leaves has the filters as they were.
-
-    `warnings.catch_warnings` alone is not made for threads: one of them would restore what another one had set.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._inside = Lock(), 0
-        self._before = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._before = warnings.catch_warnings()
-                self._before.__enter__()
-                warnings.simplefilter("ignore")
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._before.__exit__(None, None, None)
-
-
-_quiet: Final = _Quiet()
-
-
 @contextmanager
 def _opened(path: Picture) -> Iterator[Image.Image]:
     """Open a picture; every error of Pillow, here or in the block, becomes a DataError."""
     try:
-        with _quiet, _open(path) as picture:  # Pillow warns before it raises, and of very large pictures
+        with quiet, _open(path) as picture:  # Pillow warns before it raises, and of very large pictures
             yield picture
     except UserError:
         raise

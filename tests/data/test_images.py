@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image
 
-from depthkit.data import images
 from depthkit.data.grey16 import write_depth_png
 from depthkit.data.images import read_depth, read_image, resize_depth, resize_image, write_image
+from depthkit.data.quiet import quiet
 from depthkit.errors import DataError, OutputError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
@@ -172,8 +172,8 @@ def test_writing_where_nothing_can_be_written_leaves_nothing(tmp_path: Path) -> 
 def test_threads_that_read_pictures_leave_the_filters_of_warnings_as_they_were() -> None:
     before = warnings.filters[:]
     with ExitStack() as first, ExitStack() as second:
-        first.enter_context(images._quiet)
-        second.enter_context(images._quiet)
+        first.enter_context(quiet)
+        second.enter_context(quiet)
         first.close()
         warnings.warn("unheard", stacklevel=1)  # an error in tests, if it were heard
     assert warnings.filters == before
