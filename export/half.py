@@ -99,6 +99,8 @@ def find_large(model: onnx.ModelProto, images: Sequence[np.ndarray] | np.ndarray
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Each extreme is then computed as soon as its tensor is; in the other order at the end, with all tensors in memory.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     session = onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (image_input,) = model.graph.input
     found = np.abs([session.run(None, {image_input.name: image[None]}) for image in images]).max(axis=0)

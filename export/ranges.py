@@ -87,7 +87,7 @@ def _calibrate(
     path: Path, feeds: Sequence[dict[str, np.ndarray]], method: Method, tensors: Collection[str]
 ) -> dict[str, float]:
     """The ranges of some of a file's tensors."""
-    import_onnxruntime()
+    onnxruntime = import_onnxruntime()
     from onnxruntime.quantization import calibrate as vendor
 
     class One(vendor.CalibrationDataReader):  # type: ignore[misc]
@@ -109,7 +109,11 @@ def _calibrate(
 
     calibrator.select_tensors_to_calibrate = select_some  # ONNX Runtime selects by operators alone
     calibrator.augment_graph()
-    calibrator.create_inference_session()
+    options = onnxruntime.SessionOptions()  # of `create_inference_session`, but for the order: see `half.find_large`
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    augmented, providers = calibrator.augmented_model_path, calibrator.execution_providers
+    calibrator.infer_session = onnxruntime.InferenceSession(augmented, options, providers)
     with redirect_stdout(StringIO()):  # the calibrator prints progress
         for inputs in feeds:
             calibrator.collect_data(One(inputs))
