@@ -7,17 +7,20 @@ export function decode(buffer) {
   const [height, width] = header.depth;
   const levels = new Uint16Array(buffer, 4 + length, height * width);
   const picture = new Blob([new Uint8Array(buffer, 4 + length + levels.byteLength)], { type: "image/jpeg" });
-  return { header, depth: { levels, height, width, unit: header.unit, offset: header.offset }, picture };
+  return { header, depth: { levels, height, width, unit: header.unit, offset: header.offset, none: 0 }, picture };
 }
 
-/* A float32 array of two dimensions in NumPy's format, as depth whose levels are its numbers. */
-export function decodeNpy(buffer) {
+/* A float32 array of two dimensions in NumPy's format, as depth whose levels are its numbers. Of metres, 0 is no depth. */
+export function decodeNpy(buffer, metric) {
   const view = new DataView(buffer), long = view.getUint8(6) > 1;
   const start = long ? 12 : 10, length = long ? view.getUint32(8, true) : view.getUint16(8, true);
   const header = new TextDecoder("latin1").decode(new Uint8Array(buffer, start, length));
   const [, height, width] = header.match(/'<f4'.*'shape': \((\d+), (\d+)\)/).map(Number);
-  return { levels: new Float32Array(buffer, start + length, height * width), height, width, unit: 1, offset: 0 };
+  const levels = new Float32Array(buffer, start + length, height * width);
+  return { levels, height, width, unit: 1, offset: 0, none: metric ? 0 : NaN };
 }
+
+const isDepth = (level, none) => Number.isFinite(level) && level !== none;
 
 /* For each of `goal` pixels: the two of `length` around it, and the second one's share; as depthkit's resize_depth. */
 function neighbours(length, goal) {
@@ -32,10 +35,13 @@ function neighbours(length, goal) {
 }
 
 /* The depth at pixel (row, column) of a frame of height x width; not a number where there is none. */
-export function depthAt({ levels, height: h, width: w, unit, offset }, row, column, height, width) {
+export function depthAt({ levels, height: h, width: w, unit, offset, none }, row, column, height, width) {
   const y = ((row + 0.5) * h) / height - 0.5, x = ((column + 0.5) * w) / width - 0.5;
   const top = Math.floor(y), left = Math.floor(x);
-  const level = (r, c) => levels[Math.min(Math.max(r, 0), h - 1) * w + Math.min(Math.max(c, 0), w - 1)] || NaN;
+  const level = (r, c) => {
+    const found = levels[Math.min(Math.max(r, 0), h - 1) * w + Math.min(Math.max(c, 0), w - 1)];
+    return isDepth(found, none) ? found : NaN;
+  };
   const between = (a, b, share) => (share ? a + share * (b - a) : a);
   const upper = between(level(top, left), level(top, left + 1), x - left);
   const lower = between(level(top + 1, left), level(top + 1, left + 1), x - left);
@@ -119,9 +125,14 @@ export class AutoRange {
   range = null;
   at = -Infinity;
 
+  /* `least` is the reach below which differences are noise. */
+  constructor(least = 0) {
+    this.least = least;
+  }
+
   /* Look at the next frame's depth. */
-  follow({ levels, unit, offset }) {
-    const sampled = levels.filter((level, i) => i % 7 === 0 && level).sort();
+  follow({ levels, unit, offset, none }) {
+    const sampled = levels.filter((level, i) => i % 7 === 0 && isDepth(level, none)).sort();
     if (!sampled.length) return this.range ?? [0, 1];
     const at = (share) => offset + unit * sampled[Math.round(share * (sampled.length - 1))];
     const low = at(0.02), high = at(0.98);
@@ -130,13 +141,14 @@ export class AutoRange {
     this.at = now;
     this.low = low - (1 - fresh) * (low - (this.low ?? low));
     this.high = high - (1 - fresh) * (high - (this.high ?? high));
-    const span = Math.max(this.high - this.low, 50 * unit);
+    const finest = 1e-4 * Math.max(Math.abs(this.low), Math.abs(this.high)); // of which float32 tells steps apart
+    const span = Math.max(this.high - this.low, this.least, finest) || 1;
     const [least, most] = this.range ?? [Infinity, -Infinity];
     const left = least - this.low > 0.05 * span || this.high - most > 0.05 * span;
     if (left || most - least > 1.8 * span) {
       const step = round(span / 8);
-      const bound = (value, how) => Number((how(value / step) * step).toPrecision(6));
-      this.range = [bound(this.low, Math.floor), bound(this.high, Math.ceil)];
+      const from = Math.floor(this.low / step), to = Math.max(Math.ceil(this.high / step), from + 1);
+      this.range = [from, to].map((steps) => Number((steps * step).toPrecision(6)));
     }
     return this.range;
   }

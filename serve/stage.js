@@ -4,6 +4,8 @@ import { AutoRange, Painter, depthAt, pixelsOf, ticksOf } from "./depth.js";
 
 const MOST_PIXELS = 640 * 480 * 1.1; // that depth is drawn at; numbers are read from the depth itself
 const SPOKEN_MS = 500; // that the point rests before a screen reader says it
+const FARTHEST = 1000; // metres that a range may reach to
+const LEAST_REACH = 0.05; // metres of the range that follows the scene
 
 const $ = (id) => document.getElementById(id);
 
@@ -15,7 +17,7 @@ export class Stage {
   #bar = $("bar").getContext("2d", { alpha: false });
   #pictures = document.querySelector(".pictures");
   #marks = [...document.querySelectorAll(".stage")].map((stage) => this.#markOn(stage));
-  #auto = new AutoRange();
+  #auto = new AutoRange(LEAST_REACH);
   #metric = true;
   #inverse = false;
   #range = [0, 1]; // near and far; of inverse depth, near is the larger
@@ -26,7 +28,7 @@ export class Stage {
 
   constructor() {
     $("colormap").addEventListener("change", () => this.#setColours());
-    $("auto").addEventListener("change", () => this.restartRange());
+    $("auto").addEventListener("change", () => this.#restartRange());
     for (const id of ["low", "high"]) $(id).addEventListener("input", () => this.#typedRange());
     $("measured").addEventListener("keydown", (event) => this.#moveByKey(event));
     $("measured").addEventListener("focus", () => this.#point ?? this.#movePoint(0.5, 0.5));
@@ -35,11 +37,14 @@ export class Stage {
 
   /* What depth's numbers are: metres, or without a unit; inverse depth, or depth. */
   describe(metric, inverse) {
-    Object.assign(this, { depth: null });
+    if (metric === this.#metric && inverse === this.#inverse) return;
+    $("auto").checked = true; // a range that was typed is in other numbers
+    this.#refuseRange("");
     [this.#metric, this.#inverse] = [metric, inverse];
+    this.clear();
     $("unit").hidden = !metric;
     for (const [id, text] of [["nearest", "Nearest"], ["farthest", "Farthest"]]) $(id).textContent = metric ? `${text}, in metres` : text;
-    const limits = metric ? { min: 0, max: 1000 } : { min: "", max: "" };
+    const limits = metric ? { min: 0, max: FARTHEST } : { min: "", max: "" };
     for (const input of [$("low"), $("high")]) Object.assign(input, limits);
   }
 
@@ -58,16 +63,24 @@ export class Stage {
   /* Draw the depth of a picture of this size. */
   show(depth, size) {
     Object.assign(this, { depth, size });
+    this.#pictures.dataset.depth = "";
     if ($("auto").checked) this.#follow();
     this.#draw();
   }
 
-  /* Forget the scenes so far, and follow the next. */
-  restartRange() {
-    $("high").setCustomValidity("");
-    this.#auto = new AutoRange();
-    if (!this.depth) return;
-    if ($("auto").checked) this.#follow();
+  /* Show no depth until the next `show`. The range will follow that, and not the scenes so far. */
+  clear() {
+    this.depth = null;
+    this.#auto = new AutoRange(this.#metric ? LEAST_REACH : 0);
+    delete this.#pictures.dataset.depth;
+    $("metres").textContent = "–";
+    $("where").textContent = "";
+  }
+
+  #restartRange() {
+    this.#refuseRange("");
+    this.#auto = new AutoRange(this.#metric ? LEAST_REACH : 0);
+    if (this.depth && $("auto").checked) this.#follow();
     this.#draw();
   }
 
@@ -111,12 +124,24 @@ export class Stage {
   #typedRange() {
     $("auto").checked = false;
     const [low, high] = [$("low"), $("high")].map((input) => (input.value === "" ? NaN : Number(input.value)));
-    const right = this.#inverse ? low > high : low < high;
-    const wrong = right ? "" : `The nearest depth must be ${this.#inverse ? "above" : "below"} the farthest.`;
-    $("high").setCustomValidity(wrong);
-    if (wrong || !$("low").checkValidity() || !$("high").checkValidity()) return;
+    const wrong = this.#faultOf(low, high);
+    this.#refuseRange(wrong);
+    if (wrong) return;
     this.#setRange([low, high]);
     this.#draw();
+  }
+
+  #faultOf(low, high) {
+    if (Number.isNaN(low) || Number.isNaN(high)) return "The range needs two numbers.";
+    if (this.#metric && [low, high].some((end) => end < 0 || end > FARTHEST)) return `Give depths from 0 to ${FARTHEST} m.`;
+    if (this.#inverse ? low > high : low < high) return "";
+    return `The nearest depth must be ${this.#inverse ? "above" : "below"} the farthest.`;
+  }
+
+  /* Say what is wrong with the range that was typed; empty: nothing. */
+  #refuseRange(wrong) {
+    for (const input of [$("low"), $("high")]) input.setCustomValidity(wrong);
+    if ($("wrong").textContent !== wrong) $("wrong").textContent = wrong; // which is spoken, once for all keys
   }
 
   #setColours() {
@@ -149,7 +174,9 @@ export class Stage {
     this.#point = [inside(x), inside(y)];
     this.#drawPoint();
     clearTimeout(this.#speaking);
-    const speak = () => ($("spoken").textContent = `${$("metres").textContent}, ${$("where").textContent}`);
+    const speak = () => {
+      $("spoken").textContent = this.depth ? `${$("metres").textContent}, ${$("where").textContent}` : "no depth yet";
+    };
     this.#speaking = setTimeout(speak, SPOKEN_MS);
   }
 

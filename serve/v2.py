@@ -131,7 +131,10 @@ class V2:
 
 
 def describe(model: Model, versions: list[str]) -> dict[str, Any]:
-    """A model's metadata. `parameters` says what computes, and by how much it differs from PyTorch."""
+    """A model's metadata. `parameters` says what computes, and by how much it differs from PyTorch.
+
+    Its `unit` and `answers` are the output tensor's; `v1_depth` has those of `/v1/depth`, which applies the scale.
+    """
     proven = model.proven
     session = proven.sessions[0]
     spec = session.spec
@@ -150,6 +153,7 @@ def describe(model: Model, versions: list[str]) -> dict[str, Any]:
             "network": spec.network,
             "unit": unit_of(spec),
             "answers": spec.answers,
+            "v1_depth": {"unit": unit_of(proven.spec), "answers": proven.spec.answers},
             "depth_range": spec.depth_range,
             "focal": spec.focal,
             "precision": session.precision,

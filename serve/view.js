@@ -113,7 +113,7 @@ $("pause").addEventListener("click", toggle);
 $("smooth").addEventListener("change", () => ask({ do: "smooth", on: $("smooth").checked }));
 $("controls").addEventListener("submit", (event) => event.preventDefault());
 addEventListener("keydown", (event) => {
-  if (event.key !== " " || event.target.closest("button, input, select") || $("pause").disabled) return;
+  if (event.key !== " " || event.target.closest("button, input, select, summary") || $("pause").disabled) return;
   event.preventDefault();
   toggle();
 });

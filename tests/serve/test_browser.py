@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +19,8 @@ from depthkit.spec import Answers
 from ..support import STEM, save_array
 from .pages import SIZE, Look, Serve, a_file, served
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; `apt-get install chromium`")
-
 PLACES = [(0.02, 0.03), (0.31, 0.72), (0.5, 0.5), (0.77, 0.12), (0.995, 0.99)]
 STILL = 'document.getElementById("status").dataset.now === "still" && document.getElementById("frame").textContent'
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One tab, for all tests; each opens its own page."""
-    from .browser import chromium
-
-    assert CHROMIUM is not None
-    with chromium(CHROMIUM, tmp_path_factory.mktemp("browser")) as tab:
-        yield tab
 
 
 def text(tab: Any, name: str) -> str:
@@ -150,13 +135,38 @@ def test_without_metres_there_is_no_unit(tab: Any, serve: Serve, answers: Answer
     assert tab.value("document.getElementById('high').matches(':invalid')") == (answers == "relative")
 
 
-def test_a_range_that_is_none_is_not_taken(tab: Any, serve: Serve) -> None:
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("7", "The nearest depth must be below the farthest."),
+        ("", "The range needs two numbers."),
+        ("-1", "Give depths from 0 to 1000 m."),
+    ],
+)
+def test_a_range_that_is_none_is_not_taken_and_why_is_said(tab: Any, serve: Serve, typed: str, said: str) -> None:
     tab.open(serve(a_file(1), look=Look((1.0, 5.0))).address)
     tab.wait(STILL)
     before = tab.value("document.getElementById('ticks').textContent")
-    tab.value("""low.value = "7"; low.dispatchEvent(new Event("input"))""")
+    tab.value(f"""low.focus(); low.value = "{typed}"; low.dispatchEvent(new Event("input"))""")
     assert tab.value("document.getElementById('high').matches(':invalid')")
     assert tab.value("document.getElementById('ticks').textContent") == before
+    assert tab.value("document.getElementById('wrong').innerText") == said
+    assert tab.value("document.activeElement.id") == "low"
+    tab.value("""low.value = "2"; low.dispatchEvent(new Event("input"))""")
+    assert text(tab, "wrong") == ""
+    assert not tab.value("document.getElementById('high').matches(':invalid')")
+    assert tab.value("document.getElementById('ticks').textContent") != before
+
+
+def test_what_the_figures_mean_is_reached_by_key(tab: Any, serve: Serve) -> None:
+    tab.open(serve(a_file(1000, fps=10)).address)
+    tab.wait("document.getElementById('status').dataset.now === 'playing'")
+    assert tab.value("document.querySelectorAll('[title]').length") == 0, "which only a mouse shows"
+    tab.value("document.querySelector('summary').focus()")
+    tab.press(" ")
+    tab.wait("document.querySelector('details').open")
+    assert "Frame age: from decoding" in tab.value("document.querySelector('details').innerText")
+    assert tab.value("document.getElementById('status').dataset.now") == "playing"
 
 
 def test_keys_move_the_point_and_a_screen_reader_hears_it(tab: Any, serve: Serve) -> None:
@@ -237,12 +247,16 @@ def test_the_automatic_range_is_calm(tab: Any, serve: Serve) -> None:
         clock += 33;
         return auto.follow({ levels: even(...ends), unit: 0.001, offset: 0 }).join();
       });
-      const auto = new AutoRange();
+      const auto = new AutoRange(0.05);
       const trembling = Array.from({ length: 60 }, (_, i) => [900 + 30 * (i % 2), 4100 - 50 * (i % 3)]);
       const calm = follow(auto, trembling);
       const jump = follow(auto, [[900, 9000], [900, 4100], [900, 4100]]);
       const away = follow(auto, Array.from({ length: 200 }, () => [3000, 9000]));
-      return { calm: [...new Set(calm)], jump: [...new Set(jump)], away: away.at(-1), changes: new Set(away).size,
+      const still = (values) => new AutoRange().follow({ levels: Float32Array.from(values), unit: 1, offset: 0 });
+      const tiny = still(Array.from({ length: 700 }, (_, i) => 0.001 * i / 700)), flat = still(Array(700).fill(0));
+      const holes = still(Array.from({ length: 700 }, (_, i) => [NaN, Infinity, -Infinity, 1 + i / 700][i % 4]));
+      return { tiny, flat, holes,
+        calm: [...new Set(calm)], jump: [...new Set(jump)], away: away.at(-1), changes: new Set(away).size,
         ticks: ticksOf(0.3, 2.05, 5).map(({ text }) => text), far: ticksOf(0, 120, 5).map(({ text }) => text) };
     })"""
     found = tab.value(script)
@@ -251,5 +265,8 @@ def test_the_automatic_range_is_calm(tab: Any, serve: Serve) -> None:
     assert 2 <= low <= 3.1
     assert 8.8 <= high <= 10
     assert found["changes"] <= 8
+    assert found["tiny"] == [0, 0.001]
+    assert found["flat"][0] <= 0 < found["flat"][1]
+    assert 0.9 <= found["holes"][0] < found["holes"][1] <= 2.1
     assert found["ticks"] == ["0.5", "1.0", "1.5", "2.0"]
     assert found["far"] == ["0", "50", "100"]

@@ -214,6 +214,7 @@ def test_a_model_without_metres_has_them_by_the_scale_of_its_run(
         assert client.post("/v1/depth", sent).headers["Depth-Unit"] == "millimetres"
         described = client.get("/v2/models/a").json
         assert described["parameters"]["unit"] == "inverse depth without unit", "tensors are what the engine answers"
+        assert described["parameters"]["v1_depth"] == {"unit": "metres", "answers": "metres"}
 
 
 def test_a_signature_changes_with_the_scale(inverse: Path) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,37 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from depthkit.data.images import read_image, resize_depth
+from depthkit.data.images import read_image
 from depthkit.pipeline.predictor import Predictor
 from depthkit.pipeline.proven import prove
 
 from ..support import STEM, save_array
 from .services import fake, serving
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; `apt-get install chromium`")
-
 PLACES = [(0.02, 0.03), (0.31, 0.72), (0.5, 0.5), (0.77, 0.12), (0.995, 0.99)]
 NOW = "document.getElementById('status').dataset.now"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One tab with a camera that shows a pattern, for all tests; each opens its own page."""
-    from .browser import chromium
-
-    flags = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-    assert CHROMIUM is not None
-    with chromium(CHROMIUM, tmp_path_factory.mktemp("browser"), *flags) as tab:
-        yield tab
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    """A picture of smooth colours."""
-    coarse = np.random.default_rng(1).uniform(0, 255, (6, 9)).astype(np.float32)
-    channels = [resize_depth(np.roll(coarse, shift), (97, 141), smooth=True) for shift in range(3)]
-    return save_array(tmp_path / "photo.png", np.stack(channels, axis=-1).astype(np.uint8))
 
 
 def text(tab: Any, name: str) -> str:
@@ -159,11 +135,15 @@ def test_a_refusal_is_said_in_the_servers_words(tab: Any, photo: Path) -> None:
 def test_a_server_with_a_token_asks_for_it(tab: Any, photo: Path) -> None:
     with serving({"a": fake()}, token="s3cret", name=None) as served:
         tab.open(served.address)
-        tab.wait("!document.getElementById('key').hidden")
+        for key, said in [("wrong", "this server wants its token"), ("s3cret", "this is not the token of this server")]:
+            tab.wait(f"document.getElementById('error').textContent === '{said}'")
+            assert not tab.value("document.getElementById('key').hidden")
+            tab.value(f"token.value = '{key}'; document.getElementById('key').requestSubmit()")
+        tab.value("1")
         tab.errors.clear()  # the browser notes every 401
-        tab.value("token.value = 's3cret'; document.getElementById('key').requestSubmit()")
         ready(tab)
         assert tab.value("document.getElementById('key').hidden")
+        assert tab.value("document.activeElement.id") == "file"
         drop(tab, photo)
         ready(tab, "photo.png")
         tab.open(served.address)  # it is remembered until the tab is closed
@@ -194,6 +174,7 @@ def test_everything_has_a_name_for_a_screen_reader(tab: Any, photo: Path) -> Non
         ready(tab)
         drop(tab, photo)
         ready(tab, "photo.png")
+        assert tab.value("document.querySelectorAll('[title]').length") == 0, "which only a mouse shows"
         nodes = tab.call("Accessibility.getFullAXTree")["nodes"]
     found = {
         (node["role"]["value"], node["name"]["value"])
