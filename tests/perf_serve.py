@@ -1,10 +1,9 @@
 """`make perf`: `depthkit serve` on this machine: what the wire adds, throughput, overload, damage, and restart.
 
-    python tests/perf_serve.py [PART]...      wire, overload, mixed, restart, mutated; without: all
+    python tests/perf_serve.py [PART]...      wire, saturated, overload, mixed, restart, mutated; without: all
 
-Server and clients share the cores, as they do nowhere else. `wire`, `overload` and `restart` serve built-in compact at
-96x128 by its FP32 engine; `mixed` and `mutated` serve it at 32x48, whose depth takes 1 to 2 ms, so that 100,000
-requests do not take an hour.
+Server and clients share the cores, as they do nowhere else. `mixed` and `mutated` serve compact at 32x48, whose
+depth takes 1 to 2 ms, so that 100,000 requests do not take an hour; the others serve it at 96x128, in FP32.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from statistics import median
 import numpy as np
 import psutil
 
-from depthkit.bench.load import BUSY, OK, Load, Outcome, closed_loop, in_turns, open_loop
+from depthkit.bench.load import BUSY, OK, Client, Outcome, closed_loop, in_turns, open_loop
 from depthkit.engines.build import BuildOptions, build
 from depthkit.export.onnx_file import export_onnx
 from depthkit.export.recipe import ExportOptions
@@ -36,9 +35,10 @@ from depthkit.pipeline.proven import Proven, prove
 from depthkit.pipeline.runs import open_source
 from depthkit.runtime import kserve
 from depthkit.runtime.remote import Remote, RemoteModel, RemoteSession
+from depthkit.session import Session
 from depthkit.tests.perf import FAILED, report
 from depthkit.tests.perf_sources import processor
-from depthkit.tests.serve.mutations import answer_to, mutated, valid_requests
+from depthkit.tests.serve.mutations import answer_to, http_post, mutated, valid_requests
 from depthkit.train.shipped import shipped_run
 
 QUEUE = 16
@@ -105,7 +105,7 @@ class Wire:
     """A client with one frame, and the depth that it has to get. `took` has the seconds of each request by status."""
 
     def __init__(self, address: str, proven: Proven, seed: int = 0) -> None:
-        (session,) = proven.sessions
+        session = proven.sessions[0]
         self.image = np.random.default_rng(seed).integers(0, 256, (1, *session.spec.size, 3), np.uint8)
         self.expected = session(self.image).tobytes()
         self.session = RemoteSession(RemoteModel.find(address, None), session.spec, "fp32")
@@ -123,13 +123,42 @@ class Wire:
         self.session.close()
 
 
-class Here:
-    """The engine in this process as a client."""
+class Lean:
+    """A client that costs little: its request is made once, and of an answer it compares the depth."""
 
-    def __init__(self, proven: Proven) -> None:
-        (self._session,) = proven.sessions
-        shape = (1, *self._session.spec.size)
-        self._session.bind(image=np.zeros((*shape, 3), np.uint8), depth=np.empty(shape, np.float32))
+    def __init__(self, port: int, proven: Proven, seed: int) -> None:
+        spec = proven.sessions[0].spec
+        image = np.random.default_rng(seed).integers(0, 256, (1, *spec.size, 3), np.uint8)
+        self._expected = proven.sessions[0](image).tobytes()
+        length, parts = kserve.write_request(image, spec.input, spec.output)
+        self._request = http_post("/v2/models/m/infer", b"".join(parts), f"{kserve.HEADER_LENGTH}: {length}\r\n")
+        self._connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = bytearray(1 << 20)
+
+    def ask(self) -> Outcome:
+        self._connection.sendall(self._request)
+        view, have, end = memoryview(self._buffer), 0, 0
+        while not end or have < end:
+            if not (count := self._connection.recv_into(view[have:])):
+                return Outcome(0)
+            have += count
+            if not end and (head := self._buffer.find(b"\r\n\r\n", 0, have)) >= 0:
+                fields = bytes(view[:head]).lower()
+                end = head + 4 + int(fields.split(b"\r\ncontent-length: ")[1].partition(b"\r")[0])
+        return Outcome(int(view[9:12]), right=view[end - len(self._expected) : end] == self._expected)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Here:
+    """A session in this process as a client."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        shape = (1, *session.spec.size)
+        session.bind(image=np.zeros((*shape, 3), np.uint8), depth=np.empty(shape, np.float32))
 
     def ask(self) -> Outcome:
         self._session.run()
@@ -140,38 +169,56 @@ class Here:
 
 
 def perf_wire() -> None:
-    """One client, and as many as saturate the server, each beside the session alone; turn by turn."""
+    """One client beside the session alone, turn by turn."""
     with serving("compact") as server, closing(prove(Path("compact"), 1)) as proven:
         with closing(Wire(server.address, proven)) as client:
-            here, wire = in_turns([Here(proven), client], window_s=0.5, most_windows=40)
+            here, wire = in_turns([Here(proven.sessions[0]), client], window_s=0.5, most_windows=40)
         added = wire.percentile(50) - here.percentile(50)
         print(f"      session.run {here.percentile(50):.2f} ms, over the wire {wire.percentile(50):.2f} ms at p50")
         report("wire over session.run, 96x128, 1 client", added, "ms", "<= 1.5", holds=added <= 1.5)
-        ratios = []
-        clients = [Wire(server.address, proven, seed) for seed in range(CLIENTS)]
-        alone = Here(proven)
-        for _ in range(10):
-            before = in_turns([alone], window_s=1, most_windows=1)[0]
-            ratios.append(_saturated(clients).rate / before.rate)
-        for each in clients:
-            each.close()
-        share = median(ratios)
-        report(f"throughput of {CLIENTS} clients over a session alone", share, "", ">= 0.9", holds=share >= 0.9)
 
 
-def _saturated(clients: list[Wire]) -> Load:
-    kept = iter(clients)
+def perf_saturated() -> None:
+    """As many clients as saturate the server, beside the same sessions alone, in turns of a second.
 
-    class Kept:
-        """A client that is not closed with its loop."""
+    Two cores make one session of two threads, which waits whenever something else takes a core; or two of one thread.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(shutil.copytree(shipped_run("compact"), Path(folder) / "compact"))
+        onnx = export_onnx(open_source(run), ExportOptions(size=(96, 128))).path
+        for sessions, threads in ((2, 1), (1, 2)):
+            engine = build(onnx, BuildOptions("openvino", {"threads": threads})).path
+            with serving(engine, "--sessions", str(sessions)) as server, closing(prove(engine, sessions)) as proven:
+                ratio, alone, served = _saturated(server, proven)
+            print(f"      {sessions} x {threads} thread(s): {alone:.0f} runs/s alone, {served:.0f} answers/s")
+            what = f"throughput of {CLIENTS} clients over the sessions alone, {sessions} x {threads} thread(s)"
+            report(what, ratio, "", ">= 0.9", holds=ratio >= 0.9)
 
-        def __init__(self) -> None:
-            self.ask = next(kept).ask
 
-        def close(self) -> None:
-            """Later."""
+def _saturated(server: Server, proven: Proven) -> tuple[float, float, float]:
+    """Medians over rounds: of the ratio, of runs a second, and of answers a second."""
+    clients = [Lean(server.port, proven, seed) for seed in range(CLIENTS)]
+    rounds = []
+    for _ in range(10):
+        bound = [Here(session) for session in proven.sessions]  # anew, since each round has threads of its own
+        alone = closed_loop(iter(map(Kept, bound)).__next__, len(bound), most_windows=1).rate
+        load = closed_loop(iter(map(Kept, clients)).__next__, CLIENTS, most_windows=1)
+        assert not (load.wrong or load.others or load.refusals), load
+        rounds.append((load.rate / alone, alone, load.rate))
+    for each in clients:
+        each.close()
+    ratio, alone, served = (median(column) for column in zip(*rounds, strict=True))
+    return ratio, alone, served
 
-    return closed_loop(Kept, len(clients), window_s=1, most_windows=1)
+
+class Kept:
+    """A client that is not closed with its loop."""
+
+    def __init__(self, client: Client) -> None:
+        self.ask = client.ask
+
+    def close(self) -> None:
+        """Later."""
 
 
 def perf_overload() -> None:
@@ -328,7 +375,7 @@ def main() -> int:
     """Run all parts, or those that are named."""
     print(f"CPU: {processor()}; load {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores")
     parts: dict[str, Callable[[], object]] = {
-        "wire": perf_wire, "overload": perf_overload, "restart": perf_restart,
+        "wire": perf_wire, "saturated": perf_saturated, "overload": perf_overload, "restart": perf_restart,
     }  # fmt: skip
     with small_engine() as engine:
         parts |= {"mixed": lambda: perf_mixed(engine), "mutated": lambda: perf_mutated(engine)}

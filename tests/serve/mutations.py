@@ -13,7 +13,7 @@ from PIL import Image
 from depthkit.runtime import kserve
 from depthkit.spec import camera_ready
 
-__all__ = ["answer_to", "mutated", "valid_requests"]
+__all__ = ["answer_to", "http_post", "mutated", "valid_requests"]
 
 _WORDS: Final = (
     b"\0", b"\r\n", b"\r\n\r\n", b"\xff" * 9, b"{", b"]" * 40, b"-1", b"1e999", b"NaN", b"9" * 30, b"chunked", b"%00",
@@ -29,16 +29,17 @@ def valid_requests(model: str, size: tuple[int, int]) -> list[bytes]:
     for binary in (True, False):
         length, parts = kserve.write_request(image, *camera_ready(*size), binary=binary, timeout_us=10_000_000)
         header = "" if length is None else f"{kserve.HEADER_LENGTH}: {length}\r\n"
-        requests.append(_http(f"/v2/models/{model}/infer", b"".join(parts), header))
+        requests.append(http_post(f"/v2/models/{model}/infer", b"".join(parts), header))
     for kind in ("JPEG", "PNG", "WEBP"):
         stream = io.BytesIO()
         Image.fromarray(image[0]).save(stream, kind)
         accept = "Accept: application/x-npy;q=0.9, image/png;colormap=magma\r\n"
-        requests.append(_http(f"/v1/depth?model={model}&intrinsics=fov=63&range=1,5", stream.getvalue(), accept))
+        requests.append(http_post(f"/v1/depth?model={model}&intrinsics=fov=63&range=1,5", stream.getvalue(), accept))
     return requests
 
 
-def _http(path: str, body: bytes, headers: str) -> bytes:
+def http_post(path: str, body: bytes, headers: str) -> bytes:
+    """A request as bytes of HTTP; each of the further headers ends with a line break."""
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     return head.encode() + body
 
