@@ -30,7 +30,7 @@ from depthkit.spec import Dim
 
 from ..serve.mutations import mutated
 from ..serve.services import fake, images, serving
-from ..support import STEM, Recorded, at, model_spec, places
+from ..support import STEM, Place, Recorded, at, model_spec, places
 
 
 @contextmanager
@@ -274,7 +274,7 @@ def use(url: str) -> None:
 
 
 @given(changed=st.sampled_from(PLACES), node=JSON, status=st.sampled_from([200, 200, 200, 404, 500, 0]))
-def test_no_document_of_a_server_is_a_traceback(changed: tuple[str, Any], node: Any, status: int) -> None:
+def test_no_document_of_a_server_is_a_traceback(changed: tuple[str, Place], node: Any, status: int) -> None:
     where, place = changed
     documents = {"": copy.deepcopy(ANSWERS)}
     *before, last = ("", where, *place)
