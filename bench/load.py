@@ -20,15 +20,20 @@ from typing import Final, Literal, Protocol
 import numpy as np
 from typing_extensions import Self
 
+from ..errors import BackendError
+
 __all__ = ["BUSY", "OK", "Client", "Load", "Outcome", "closed_loop", "in_turns", "open_loop"]
 
 OK: Final = 200
 BUSY: Final = 503
+_FAILED: Final = 0
 _STEADY: Final = (
     0.1  # throughput and median of each of the last windows are this near to their mean, as in perf_analyzer
 )
 _WINDOWS: Final = 3
 _REST_S: Final = 0.1
+_PATIENCE_S: Final = 10.0  # that a server may take to answer at all, and longer than an open loop should
+_PAUSE_S: Final = 0.01  # after a request that failed: a connection that is refused at once would be tried without end
 _CLIENTS: Final = 128  # of an open loop: more requests than this are never under way
 
 
@@ -49,10 +54,12 @@ class Outcome:
     Attributes:
         status: HTTP's; 0: the connection failed.
         right: whether the answer is what it has to be.
+        text: of a failure or a refusal: what the server said.
     """
 
     status: int
     right: bool = True
+    text: str = ""
 
 
 @dataclass
@@ -127,6 +134,9 @@ def in_turns(clients: Sequence[Client], *, window_s: float = 1.0, most_windows: 
     """Let clients ask alone, one after the other and again, so that noise affects all alike, until all are steady.
 
     Before each turn is a rest, and its first request does not count, as in `timing.time_steady`.
+
+    Raises:
+        BackendError: no request of a client was answered for `_PATIENCE_S` seconds.
     """
     windows: list[list[Load]] = [[] for _ in clients]
     while len(windows[0]) < most_windows and not all(_agree(each) for each in windows):
@@ -135,7 +145,13 @@ def in_turns(clients: Sequence[Client], *, window_s: float = 1.0, most_windows: 
             client.ask()
             begin, window = perf_counter(), Load("closed", 1)
             while perf_counter() - begin < window_s or not window.answers:
-                window.add(*_ask(client, perf_counter()))
+                outcome, seconds = _ask(client, perf_counter())
+                window.add(outcome, seconds)
+                if not window.answers and perf_counter() - begin > window_s + _PATIENCE_S:
+                    raise BackendError(
+                        f"no request was answered in {perf_counter() - begin:.0f} s; check that the server runs, and "
+                        f"that it has no other clients. It said: {outcome.text or f'HTTP status {outcome.status}'}"
+                    )
             window.seconds = perf_counter() - begin
             found.append(window)
     return [_joined(each) for each in windows]
@@ -149,7 +165,8 @@ def open_loop(
     Args:
         open_client: opens one; each is used by a thread of its own.
         rate: requests a second.
-        seconds: how long. Requests that are due then are still waited for.
+        seconds: how long. Requests that are due then are still sent, for as long again and `_PATIENCE_S` more; what
+            is left then counts as failed.
         clients: how many may wait at a time. If all do, the next request is late, which its latency shows.
         seed: of the times.
     """
@@ -163,6 +180,8 @@ def open_loop(
             at = next(due, None)
         if at is None:
             return None
+        if perf_counter() - begin > 2 * seconds + _PATIENCE_S:
+            return Outcome(_FAILED), 0.0
         sleep(max(0.0, begin + at - perf_counter()))
         return _ask(client, begin + at)
 
@@ -185,7 +204,10 @@ def _times(rate: float, seconds: float, seed: int) -> Iterator[float]:
 def _ask(client: Client, since: float) -> tuple[Outcome, float]:
     """The outcome of a request, and the seconds until now."""
     outcome = client.ask()
-    return outcome, perf_counter() - since
+    seconds = perf_counter() - since
+    if outcome.status not in {OK, BUSY}:
+        sleep(_PAUSE_S)
+    return outcome, seconds
 
 
 def _agree(windows: Sequence[Load]) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ..documents import to_json
 from ..errors import GateError
 from ..files import write_text
 from ..pipeline.served import ServerBench, ServerOptions, find_served, measure_server
@@ -60,7 +59,7 @@ def bench_server(
     if found.same is False:
         err.print(f"the server serves another file than {target}: latency here is not its engine's", style="yellow")
     if json_file is not None:
-        write_text(json_file, json.dumps(_document(found), indent=1) + "\n")
+        write_text(json_file, to_json(_document(found)))
     if markdown_file is not None:
         text = [f"| {' | '.join(_HEADINGS)} |", "|---" + "|---:" * (len(_HEADINGS) - 1) + "|"]
         text += [f"| {' | '.join(row)} |" for row in rows]
@@ -98,7 +97,7 @@ def _sentences(found: ServerBench) -> list[str]:
     lines = [
         f"the wire adds {found.overhead_ms:.2f} ms to the median; at most {most:.1f} answers/s, "
         f"{most / found.here.rate:.2f} times one session in this process",
-        f"parity over the wire on {found.parity.frames} frames: max |Δ| {found.parity.max_abs_mm:.3g} mm, worst SSIM "
+        f"parity over the wire on {found.parity.frames} frames: max |Δ| {found.parity.difference}, worst SSIM "
         f"{found.parity.worst_ssim:.5f}",
     ]
     if found.accuracy is not None:
@@ -111,12 +110,11 @@ def _sentences(found: ServerBench) -> list[str]:
 
 
 def _document(found: ServerBench) -> dict[str, Any]:
-    """All figures. Times are in milliseconds."""
+    """All figures; what is not finite becomes null. Times are in milliseconds."""
 
     def load(each: Load) -> dict[str, Any]:
         samples = asdict(each) | {"others": {str(status): count for status, count in each.others.items()}}
-        figures = {"rate": each.rate, "p50": each.percentile(50), "p99": each.percentile(99)}
-        return samples | {name: value if isfinite(value) else None for name, value in figures.items()}
+        return samples | {"rate": each.rate, "p50": each.percentile(50), "p99": each.percentile(99)}
 
     return {
         "server": found.model.url,

@@ -154,16 +154,24 @@ class Cluster:
         """Compute and write all pictures; one answer for each, as they are done.
 
         Raises:
-            UserError: a worker cannot open the engine, or cannot write.
+            UserError: a worker cannot open the engine, or cannot write; or Ray cannot start the workers.
         """
+        from ray.exceptions import RayError
+
         left = dict(enumerate(pictures))
         count, _ = self.workers(engine)
         # What is missing after the first round was in a block that killed its workers: its pictures go alone then.
-        for size in (max(1, min(_BLOCK, len(pictures) // (count * _BLOCKS))), 1):
-            for row in self._rows(left, size, engine, options, record) if left else ():
-                if row["state"] == "refused":
-                    raise BackendError(str(row["text"]))
-                yield left.pop(row["index"]), Answer(row["state"], str(row["text"]))
+        try:
+            for size in (max(1, min(_BLOCK, len(pictures) // (count * _BLOCKS))), 1):
+                for row in self._rows(left, size, engine, options, record) if left else ():
+                    if row["state"] == "refused":
+                        raise BackendError(str(row["text"]))
+                    yield left.pop(row["index"]), Answer(row["state"], str(row["text"]))
+        except RayError as error:  # its text is a traceback, which ends with the reason
+            raise BackendError(
+                f"Ray's workers ended ({str(error).strip().splitlines()[-1]}); check that every machine has the same "
+                "versions of depthkit, Ray and Python"
+            ) from error
         for picture in left.values():
             yield picture, Answer("failed", f"{picture.place}: every worker died of it, perhaps out of memory")
         _remove_unfinished(options, {picture.name for picture in pictures})
@@ -211,7 +219,7 @@ def connected(address: str | None, timeout: float) -> Iterator[Cluster]:
         timeout: seconds to wait for an address to answer.
 
     Raises:
-        BackendError: there is no cluster at that address.
+        BackendError: there is no cluster at that address, or Ray does not start.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if ":" in address:
@@ -219,8 +227,6 @@ def connected(address: str | None, timeout: float) -> Iterator[Cluster]:
     import ray
     import ray.data
 
-    logger, level = logging.getLogger("ray.data"), logging.getLogger("ray.data").level
-    logger.setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # a block that kills its workers does not end the others
@@ -230,11 +236,19 @@ def connected(address: str | None, timeout: float) -> Iterator[Cluster]:
     try:
         with _environment(_SWITCHES | token), _quiet():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **alone)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises errors of no common type, and plain ones
+        if alone:
+            raise BackendError(
+                f"Ray did not start on this machine ({first_line(error)}); try again when it is less busy, or predict "
+                "without --ray"
+            ) from error
         raise BackendError(
             f"no Ray cluster takes us at {address} ({first_line(error)}); start one with `ray start --head`, set "
             "RAY_AUTH_MODE=token if it has a token, or leave the address out for this machine alone"
         ) from error
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield Cluster(tuple((int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in alive if each.get("CPU")))

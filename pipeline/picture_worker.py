@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..data.colours import describe_span
-from ..errors import DataError, UserError
+from ..errors import DataError, UserError, first_line
 from ..files import atomic_write
 from .clip import Watch, write_source
 from .inputs import Input
 from .outputs import OUTPUTS
 from .prediction import Options, Prediction
 from .predictor import Predictor
-from .remote import fetch, is_remote
+from .remote import changed, fetch, is_remote
 from .shot import Shot
 
 __all__ = ["Answer", "Engine", "Picture", "PictureWorker", "State"]
@@ -86,7 +86,8 @@ class PictureWorker:
     Args:
         engine: what computes.
         options: of all pictures.
-        since: a file. A picture is computed again if one of its results is older than this file or than the picture.
+        since: a file. A picture is computed again if one of its results is older than this file or than the picture;
+            of a picture in a store that does not say how old it is, only this file counts.
     """
 
     def __init__(self, engine: Engine, options: Options, since: Path) -> None:
@@ -98,11 +99,14 @@ class PictureWorker:
             self._refusal = f"a worker does not see {options.out}; name a folder with --out that all machines share"
         except UserError as error:
             self._refusal = str(error)
+        except Exception as error:  # noqa: BLE001 - Ray would show its own traceback
+            self._refusal = f"a worker cannot open {engine.name}: {_unexpected(error)}"
 
     def __call__(self, batch: Mapping[str, Iterable[Any]]) -> dict[str, list[Any]]:
         """Ray Data's form of `answer`: columns "index", "place" and "name" become "index", "state" and "text"."""
         pictures = [Picture(*row) for row in zip(batch["place"], batch["name"], strict=True)]
-        answers = [self.answer(pictures)[picture] for picture in pictures]
+        found = self.answer(pictures)
+        answers = [found[picture] for picture in pictures]
         return {
             "index": list(batch["index"]),
             "state": [answer.state for answer in answers],
@@ -117,7 +121,9 @@ class PictureWorker:
             return dict(self._answers(pictures))
         except UserError as error:  # not about a picture: the disk is full, or --out cannot be written
             self._refusal = str(error)
-            return self.answer(pictures)
+        except Exception as error:  # noqa: BLE001 - Ray would only say that the block failed
+            self._refusal = f"a worker cannot go on: {_unexpected(error)}"
+        return self.answer(pictures)
 
     def _answers(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Answer]]:
         with ExitStack() as held:
@@ -139,7 +145,7 @@ class PictureWorker:
     def _written(self, here: Mapping[Picture, Path]) -> Iterator[tuple[Picture, Answer]]:
         """Compute a block; one that holds a bad picture is computed again picture by picture."""
         done: dict[Picture, Answer] = {}
-        pictures = list(here)
+        pictures, reason = list(here), ""
 
         def watch(shot: Shot) -> None:
             text = describe_span(shot.span, is_metric=self._predictor.spec.is_metric)
@@ -148,8 +154,13 @@ class PictureWorker:
         try:
             self._write(here, watch)
         except DataError as error:
-            if len(here) == 1:
-                done[pictures[0]] = Answer("failed", str(error))
+            reason = str(error)
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - of a decoder, or ours
+            reason = f"{pictures[0].place}: {_unexpected(error)}"
+        if reason and len(here) == 1:
+            done[pictures[0]] = Answer("failed", reason)
         yield from done.items()
         for picture in pictures:
             if picture not in done:
@@ -173,12 +184,19 @@ class PictureWorker:
 
     def _is_written(self, picture: Picture) -> bool:
         """Whether all its results are there, and newer than the start and the picture."""
+        goals = [self._options.out / f"{picture.name}{OUTPUTS[name].ending}" for name in self._options.chosen]
         try:
-            newest = self._started
-            if not is_remote(picture.place):
-                newest = max(newest, Path(picture.place).stat().st_mtime_ns)
-            outputs = self._options.chosen
-            goals = [self._options.out / f"{picture.name}{OUTPUTS[name].ending}" for name in outputs]
-            return all(goal.stat().st_mtime_ns >= newest for goal in goals)
-        except OSError:
+            oldest = min(goal.stat().st_mtime_ns for goal in goals)
+            return oldest >= self._started and oldest >= _changed(picture.place)
+        except (OSError, DataError):  # the latter is said when the picture is read
             return False
+
+
+def _changed(place: str) -> int:
+    """When a picture was last written, in nanoseconds since the epoch; 0: unknown. Raises OSError, DataError."""
+    return changed(place) or 0 if is_remote(place) else Path(place).stat().st_mtime_ns
+
+
+def _unexpected(error: Exception) -> str:
+    """An error that nobody foresaw, in one line."""
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -16,7 +16,7 @@ from ..data.images import looks_like_picture
 from ..errors import DataError
 from ..files import atomic_write
 
-__all__ = ["SCHEMES", "fetch", "find_remote", "is_remote"]
+__all__ = ["SCHEMES", "changed", "fetch", "find_remote", "is_remote"]
 
 SCHEMES: Final = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
 """Schemes of `pyarrow.fs.FileSystem.from_uri`."""
@@ -70,6 +70,25 @@ def fetch(place: str, folder: Path) -> Path:
     return goal
 
 
+def changed(place: str) -> int | None:
+    """When the store says that a picture was last written, in nanoseconds since the epoch; None: it does not say.
+
+    Raises:
+        DataError: it is not there, or the store refuses.
+    """
+    from pyarrow import fs
+
+    try:
+        system, _, path = _opened(place)
+        (info,) = system.get_file_info([path])
+    except (OSError, ValueError) as error:
+        raise _unreadable(place, _line(error)) from error
+    if info.type == fs.FileType.NotFound:
+        raise _unreadable(place, "there is no such file")
+    found: int | None = info.mtime_ns
+    return found
+
+
 def _pieces(place: str) -> Iterator[bytes]:
     try:
         system, _, path = _opened(place)
@@ -77,7 +96,11 @@ def _pieces(place: str) -> Iterator[bytes]:
             while piece := source.read(_PIECE):
                 yield piece
     except (OSError, ValueError) as error:
-        raise DataError(f"{place} cannot be read ({_line(error)}); check that it is still there") from error
+        raise _unreadable(place, _line(error)) from error
+
+
+def _unreadable(place: str, reason: str) -> DataError:
+    return DataError(f"{place} cannot be read ({reason}); check that it is still there")
 
 
 def _authority(place: str) -> str:

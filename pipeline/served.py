@@ -19,7 +19,6 @@ from ..engines.manifest import read_manifest
 from ..errors import ProtocolError, UserError
 from ..onnx_graph import describe_onnx
 from ..parity import gate_faults
-from ..runtime import kserve
 from ..runtime.remote import RemoteModel, RemoteSession
 from ..train.shipped import shipped_names, shipped_run
 from .proven import prove
@@ -87,8 +86,11 @@ def find_served(model: RemoteModel, runs: Path) -> Path:
     """The engine that a server of depthkit serves, by its hash: in the runs, or built-in weights. Raises UserError."""
     hashes = model.parameters.get("sha256")
     wanted = hashes if isinstance(hashes, dict) else {}
-    with suppress(UserError):
-        for path in find_engines(runs, silent):
+    engines: list[Path] = []
+    with suppress(UserError):  # there is none
+        engines = find_engines(runs, silent)
+    for path in engines:
+        with suppress(UserError):  # it was changed or removed since it was listed
             if read_manifest(path).engine_sha256 == wanted.get("engine"):
                 return path
     for name in shipped_names():
@@ -231,9 +233,9 @@ class _Wire:
         image, expected = next(self._inputs)
         reply = self._session.ask(image)
         if reply.status != OK:
-            return Outcome(reply.status)
+            return Outcome(reply.status, text=reply.error)
         try:
-            found = kserve.read_response(reply.body, reply.header_length, self._session.spec.output)
+            found = self._session.read(reply, len(image))
         except ProtocolError:
             return Outcome(OK, right=False)
         return Outcome(OK, right=found.tobytes() == expected)

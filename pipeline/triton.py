@@ -167,8 +167,9 @@ def _facts(engine: Path, manifest: Manifest, reference: Reference) -> dict[str, 
     asked = manifest.precision_asked
     with load(engine) as session:
         parity, _ = measure_parity(session, reference)
+    allowed = describe_gate(asked, is_metric=parity.is_metric)
     if faults := gate_faults(parity, asked):
-        raise GateError(f"{engine}: {', '.join(faults)} ({describe_gate(asked)} allowed)")
+        raise GateError(f"{engine}: {', '.join(faults)} ({allowed} allowed)")
     facts = {
         "weights_sha256": manifest.weights_sha256,
         "onnx_sha256": manifest.onnx_sha256,
@@ -179,7 +180,7 @@ def _facts(engine: Path, manifest: Manifest, reference: Reference) -> dict[str, 
         "precision_found": manifest.precision_found,
         **({"int8_arithmetic": manifest.arithmetic} if manifest.arithmetic else {}),
         "model_spec": json.dumps(json.loads(to_json(manifest.model))),  # in one line
-        "gate": f"PASS: {describe_parity(parity, asked)}; limits: {describe_gate(asked)}",
+        "gate": f"PASS: {describe_parity(parity, asked)}; limits: {allowed}",
         **{f"gate.{key}": str(value) for key, value in asdict(parity).items()},
     }
     return {f"depthkit.{key}": text for key, text in facts.items()}

@@ -110,6 +110,23 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize(
+    "path", [*sorted(DOCS.rglob("*.md")), *ROOT.glob("*.md")], ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+def test_no_placeholder_is_left(path: Path) -> None:
+    """`@@NAME@@` stands for figures that are still to be measured."""
+    assert re.findall(r"@@\w*@@", path.read_text(encoding="utf-8")) == []
+
+
+def test_the_documented_line_for_nginx_lets_the_page_ask() -> None:
+    """nginx sends its own name for the server as `Host` otherwise, and the guard takes the page for another site's."""
+    guard = pytest.importorskip("depthkit.serve.guard", reason="pip install 'depthkit[serve]'")
+    assert "`proxy_set_header Host $http_host;`" in (DOCS / "serve.md").read_text(encoding="utf-8")
+    assert guard.refusal("depth.example", "https://depth.example", None) is None  # with a token: any name
+    assert guard.refusal("127.0.0.1:8000", "https://depth.example", None) is not None
+    assert guard.refusal("depth.example", "https://depth.example", "127.0.0.1") is not None
+
+
 def test_the_site_shows_mkdocstrings_the_package_and_nothing_else() -> None:
     """By the hook's own rule; it must find what pyproject.toml ships."""
     code = (DOCS / "hooks.py").read_text(encoding="utf-8")

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from depthkit.bench import load as loads
 from depthkit.bench.load import BUSY, OK, Load, Outcome, closed_loop, in_turns, open_loop
+from depthkit.errors import BackendError
 
 
 class Fake:
@@ -90,6 +92,37 @@ def test_turns_give_every_client_the_same_time() -> None:
     assert first.seconds == pytest.approx(second.seconds, rel=0.3)
     assert first.percentile(50) < second.percentile(50)
     assert made[0].asked > len(first.answers)  # the first request of each turn does not count
+
+
+@pytest.mark.parametrize("outcome", [Outcome(BUSY, text="the queue is full"), Outcome(0, text="Connection refused")])
+def test_turns_of_a_server_that_never_answers_end(monkeypatch: pytest.MonkeyPatch, outcome: Outcome) -> None:
+    monkeypatch.setattr(loads, "_PATIENCE_S", 0.1)
+    begin = time.perf_counter()
+    with pytest.raises(BackendError, match=f"no request was answered in 0 s; .* It said: {outcome.text}$"):
+        in_turns([Fake(), Fake(ask=lambda _: outcome)], window_s=0.05)
+    assert time.perf_counter() - begin < 3
+
+
+def test_turns_outlast_a_server_that_is_busy_for_a_while() -> None:
+    (load,) = in_turns([Fake(ask=lambda number: Outcome(BUSY if number < 100 else OK))], window_s=0.02)
+    assert load.refusals
+    assert load.answers
+
+
+def test_connections_that_fail_at_once_are_not_tried_without_pause() -> None:
+    made: list[Fake] = []
+    load = closed_loop(opener(made, seconds=0.0, ask=lambda _: Outcome(0)), 2, window_s=0.05, most_windows=2)
+    assert not load.answers
+    assert 0 < load.others[0] <= sum(client.asked for client in made) < 100
+
+
+def test_an_open_loop_ends_although_the_server_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loads, "_PATIENCE_S", 0.0)
+    made: list[Fake] = []
+    load = open_loop(opener(made, seconds=0.3), 100, seconds=0.3, clients=1)
+    assert load.seconds < 2
+    assert len(load.answers) == made[0].asked < 5
+    assert load.others[0] > 10  # were never sent
 
 
 def test_latency_in_an_open_loop_begins_when_a_request_is_due() -> None:

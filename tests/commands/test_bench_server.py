@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from depthkit.bench import load as loads
+from depthkit.engines.manifest import manifest_path
+from depthkit.errors import BackendError
+from depthkit.pipeline import served as pipeline
 from depthkit.pipeline.proven import Proven, prove
 from depthkit.pipeline.served import find_served
 from depthkit.runtime.remote import RemoteModel
@@ -54,6 +59,16 @@ def test_the_engine_is_found_by_its_hash(served: Served, exports: Path) -> None:
     assert find_served(model, exports.parent) == exports / f"{STEM}.fp32.ort.onnx"
 
 
+def test_an_engine_that_is_damaged_while_it_is_looked_for_is_skipped(
+    served: Served, exports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, damaged = exports / f"{STEM}.fp32.ort.onnx", exports / "a.ort.onnx"
+    shutil.copyfile(good, damaged)
+    manifest_path(damaged).write_text("{")
+    monkeypatch.setattr(pipeline, "find_engines", lambda *_: [damaged, good])
+    assert find_served(RemoteModel.find(served.address, None), exports.parent) == good
+
+
 def test_an_engine_that_is_not_here_is_asked_for(served: Served, tmp_path: Path, cli: Cli) -> None:
     message = cli("bench", "--server", served.address, "--runs", tmp_path, *FAST, code=2).message
     assert "the engine of model a is neither in" in message
@@ -93,6 +108,38 @@ def test_answers_that_change_under_load_fail(engine: Path, cli: Cli) -> None:
     with serving({"a": whole}) as served:
         message = cli("bench", "--server", served.address, "--engine", engine, *FAST, code=3).message
     assert "answers under load differ from the first ones" in message
+
+
+def test_a_server_that_fails_under_load_ends_the_bench(engine: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loads, "_PATIENCE_S", 0.2)
+    whole = worse(engine, 0.0)
+    (session,) = whole.sessions
+    assert isinstance(session, Recorded)
+    honest = session.answer
+    assert honest is not None
+
+    def fail_later(frame: np.ndarray) -> np.ndarray:
+        if len(session.log) > 12:
+            raise BackendError("the device was removed")
+        return honest(frame)
+
+    session.answer = fail_later
+    with serving({"a": whole}) as served:
+        message = cli("bench", "--server", served.address, "--engine", engine, *FAST, code=2).message
+    assert "no request was answered in 0 s" in message
+    assert "It said: the engine of model a has failed" in message
+
+
+def test_depth_without_metres_has_no_millimetres(inverse: Path, cli: Cli) -> None:
+    def refuse(name: str) -> None:
+        pytest.fail(f"{name} is not JSON")
+
+    out = inverse.parent / "server.json"
+    with serving({"a": partial(prove, inverse, 1)}) as served:
+        printed = cli("bench", "--server", served.address, "--engine", inverse, *FAST, "--json", out).out
+    assert " %, worst SSIM" in printed
+    assert "nan" not in printed
+    assert json.loads(out.read_text(), parse_constant=refuse)["parity"]["max_abs_mm"] is None
 
 
 @pytest.mark.parametrize(

@@ -94,12 +94,29 @@ def test_what_starts_is_what_is_watched(stages: list[Stage]) -> None:
     assert health.rest.startswith("CMD [")
 
 
-def test_only_known_places_are_written(stages: list[Stage]) -> None:
-    """So that the root file system may be read-only."""
+def test_only_known_places_are_written(stages: list[Stage], tmp_path: Path) -> None:
+    """So that the root file system may be read-only. They are open to any user, as `docker run --user` names one."""
     variables = stages[-1].environment()
-    owned = [step for step in stages[-1].all("COPY") if step.flags.get("chown") == stages[-1].all("USER")[-1].rest]
-    assert [step.rest.split()[-1] for step in owned] == [variables[VARIABLE]]
     assert variables["HOME"] == "/tmp"
+    assert not any("chown" in step.flags for step in stages[-1].all("COPY"))
+    (make,) = (step.rest for step in stages[0].all("RUN") if step.rest.startswith("mkdir "))
+    subprocess.run(["/bin/sh", "-euc", make.replace("/opt/", f"{tmp_path}/")], check=True)
+    open_to_all = [path for path in tmp_path.rglob("*") if path.stat().st_mode & 0o7777 == 0o1777]
+    copied = dict(step.rest.split() for step in stages[-1].all("COPY"))
+    (source,) = (source for source in copied if source in make)
+    # In the copied folder: COPY gives that one itself the mode 755.
+    places = [f"{copied[source]}{path.relative_to(tmp_path / source.removeprefix('/opt/'))}" for path in open_to_all]
+    assert places == [variables[VARIABLE]]
+
+
+def test_commands_on_mounted_folders_run_as_their_owner() -> None:
+    """The image's own user could not write there."""
+    text = (ROOT / "docs" / "containers.md").read_text(encoding="utf-8")
+    lines = re.findall(r"docker run [^`\n]*", text)
+    assert len(lines) >= 4
+    mounting = [line for line in lines if "$PWD" in line]
+    assert mounting
+    assert [line for line in mounting if '--user "$(id -u):$(id -g)"' not in line] == []
 
 
 def services() -> dict[str, Any]:

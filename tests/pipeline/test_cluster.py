@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +19,12 @@ from depthkit.pipeline.prediction import Options
 from ..support import STEM, save_noise
 
 ENGINE = Engine("e.ov.blob", {}, 0, False, "1")
+
+
+@pytest.fixture(scope="module")
+def ray() -> Any:
+    """The package, which sets a variable of the environment when it is imported."""
+    return pytest.importorskip("ray", reason="pip install 'depthkit[ray]'")
 
 
 def on(threads: int) -> Engine:
@@ -62,6 +71,12 @@ def test_pictures_of_disk_and_store_have_names_of_their_own(tmp_path: Path, monk
         str(tmp_path / "here" / "b.png"): "b",
         f"file://{tmp_path}/store/a.png": "store_a.png",
     }
+
+
+def save_one(folder: Path) -> Path:
+    """A picture."""
+    save_noise(folder / "a.png", 20, 30)
+    return folder / "a.png"
 
 
 def test_clips_and_missing_pictures_are_refused(tmp_path: Path) -> None:
@@ -113,6 +128,46 @@ def test_address_that_nobody_has_is_refused_at_once() -> None:
         ):
             pass
     assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("local", r"Ray did not start on this machine \(The current node timed out during startup\.\)"),
+        ("auto", r"no Ray cluster takes us at auto \(The current node timed out during startup\.\)"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Exception, TypeError, TimeoutError, "RayError", "AuthenticationError"])
+def test_whatever_ray_raises_at_its_start_is_one_sentence(
+    ray: Any, monkeypatch: pytest.MonkeyPatch, address: str, words: str, kind: type[Exception] | str
+) -> None:
+    error = getattr(ray.exceptions, kind) if isinstance(kind, str) else kind
+
+    def fail(*_: object, **__: object) -> None:
+        raise error("The current node timed out during startup.\nThis could happen because …")
+
+    monkeypatch.setattr(ray, "init", fail)
+    before = dict(os.environ)
+    with pytest.raises(BackendError, match=words), connected(address, 5):
+        pass
+    assert dict(os.environ) == before
+
+
+def test_workers_that_ray_cannot_start_are_one_sentence(
+    ray: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ray's error is the traceback of the worker."""
+
+    def rows(*_: object) -> Iterator[Any]:
+        traceback = "The actor died because of …\n  File …\nModuleNotFoundError: No module named 'depthkit'\n\n"
+        raise ray.exceptions.RayError(traceback)
+
+    monkeypatch.setattr(Cluster, "_rows", rows)
+    predicting = Cluster(((1, 0),)).predict(
+        find_pictures([str(save_one(tmp_path))], ()), ENGINE, Options(tmp_path, ("npy",)), tmp_path / "record"
+    )
+    with pytest.raises(BackendError, match=r"ended \(ModuleNotFoundError: No module named 'depthkit'\); check that"):
+        list(predicting)
 
 
 def test_address_of_the_environment_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from depthkit.cli import run as depthkit
+from depthkit.pipeline import picture_worker
+from depthkit.pipeline.clip import write_source
 from depthkit.pipeline.cluster import pack_engine, start_record
 from depthkit.pipeline.outputs import FOR_PICTURES
 from depthkit.pipeline.picture_worker import Picture, PictureWorker
@@ -121,11 +125,81 @@ def test_worker_that_cannot_go_on_says_so(engine: Path, pictures: list[Picture],
     assert "SHA-256 differs" in broken.answer(pictures)[pictures[0]].text
 
 
+def test_picture_that_a_store_changed_is_computed_again(
+    engine: Path, pictures: list[Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = [Picture(f"file://{picture.place}", picture.name) for picture in pictures[:2]]
+    assert states(worker(engine, tmp_path / "ray"), remote) == ["written", "written"]
+    save_noise(Path(pictures[0].place), 44, 60, seed=9)
+    later = Path(pictures[0].place).stat().st_mtime_ns + 1_000_000_000
+    os.utime(pictures[0].place, ns=(later, later))
+    assert states(worker(engine, tmp_path / "ray"), remote) == ["written", "kept"]
+    monkeypatch.setattr(picture_worker, "changed", lambda _: None)  # a store that does not say when
+    assert states(worker(engine, tmp_path / "ray"), remote) == ["kept", "kept"]
+    monkeypatch.undo()
+    Path(pictures[1].place).unlink()
+    assert states(worker(engine, tmp_path / "ray"), remote)[1] == "failed"  # as of the disk
+
+
+def test_a_store_is_not_asked_about_pictures_without_results(
+    engine: Path, pictures: list[Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picture_worker, "changed", lambda place: pytest.fail(f"{place} was asked for"))
+    assert states(worker(engine, tmp_path / "ray"), [Picture(f"file://{pictures[0].place}", "0")]) == ["written"]
+
+
+def failing(name: str, error: Exception) -> Callable[..., Any]:
+    """`write_source`, but the picture of this name fails as nobody foresaw."""
+
+    def write(source: Any, predictor: Any, plan: Any, watch: Any) -> Any:
+        def watched(shot: Any) -> None:
+            if plan.name(shot.result.frame) == name:
+                raise error
+            watch(shot)
+
+        return write_source(source, predictor, plan, watched)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("no such mode\nat line 3"), "ValueError: no such mode"),
+        (MemoryError(), "MemoryError: MemoryError"),
+    ],
+)
+def test_error_that_nobody_foresaw_is_the_pictures(
+    engine: Path, pictures: list[Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    monkeypatch.setattr(picture_worker, "write_source", failing("1", error))
+    three = [pictures[index] for index in (0, 1, 3)]
+    found = worker(engine, tmp_path / "ray").answer(three)
+    assert [found[picture].state for picture in three] == ["written", "failed", "written"]
+    assert found[pictures[1]].text == f"{pictures[1].place}: {words}"
+
+
+def test_error_that_nobody_foresaw_beside_pictures_is_a_refusal(
+    engine: Path, pictures: list[Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Any:
+        raise RuntimeError("out of handles")
+
+    found = worker(engine, tmp_path / "ray")
+    monkeypatch.setattr(picture_worker, "fetch", fail)
+    remote = [Picture(f"file://{picture.place}", picture.name) for picture in pictures]
+    assert states(found, remote) == ["refused"] * 5
+    assert found.answer(remote)[remote[0]].text == "a worker cannot go on: RuntimeError: out of handles"
+    monkeypatch.setattr(picture_worker.Engine, "open", fail)
+    answer = worker(engine, tmp_path / "ray").answer(remote)[remote[0]]
+    assert answer.text == f"a worker cannot open {engine.name}: RuntimeError: out of handles"
+
+
 def test_rows_of_ray_data(engine: Path, pictures: list[Picture], tmp_path: Path) -> None:
     columns = {
-        "index": np.array([7, 8]),
-        "place": np.array([picture.place for picture in pictures[1:3]], object),
-        "name": np.array(["1", "2"], object),
+        "index": np.array([7, 8, 9]),
+        "place": np.array([picture.place for picture in pictures[:3]], object),
+        "name": np.array(["0", "1", "2"], object),
     }
     rows = worker(engine, tmp_path / "ray")(columns)
-    assert (rows["index"], rows["state"]) == ([7, 8], ["written", "failed"])
+    assert (rows["index"], rows["state"]) == ([7, 8, 9], ["written", "written", "failed"])

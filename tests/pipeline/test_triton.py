@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,18 @@ def test_engine_that_fails_its_gate_is_not_served(
     with pytest.raises(GateError, match=r"max \|Δ\| 700 mm > 1 mm"):
         add(engine, tmp_path / "models")
     assert not list(tmp_path.glob("models/*"))
+
+
+def test_limits_of_depth_without_metres_are_in_percent(
+    inverse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(inverse, tmp_path / "models")
+    (model,) = (tmp_path / "models").iterdir()
+    assert read_config(model).parameters["depthkit.gate"].string_value.endswith("limits: max |Δ| ≤ 0.01 %")
+    far = Parity(0.1, 0.5, 0.4, nan, 0, 0, finite=True, frames=8, is_metric=False, max_abs_percent=7.0)
+    monkeypatch.setattr("depthkit.pipeline.triton.measure_parity", lambda *_: (far, None))
+    with pytest.raises(GateError, match=r"max \|Δ\| 7 % > 0\.01 % \(max \|Δ\| ≤ 0\.01 % allowed\)"):
+        add(inverse, tmp_path / "others")
 
 
 def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
