@@ -259,7 +259,7 @@ def _from_json(data: Any, spec: TensorSpec, shape: Sequence[int]) -> np.ndarray:
     if whole and not (min(numbers, default=0) >= 0 and max(numbers, default=0) <= 255):
         raise ProtocolError(f"data of {spec.name} has numbers outside 0 to 255")
     try:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"):  # a number that is too large for FP32 becomes infinite, which no gate passes
             return np.array(numbers, spec.dtype).reshape(shape)
     except OverflowError as error:
         raise ProtocolError(f"data of {spec.name} has numbers beyond the range of float64") from error

@@ -107,7 +107,9 @@ class DepthApi:
         record.api = "depth"
         wish = Wish.of(request.query_params, request.headers.get("accept", "*/*"))
         name = wish.model if wish.model is not None else next(iter(self._repository.models())).name
-        _require_metres(self._repository.find(name, wish.version), wish)  # before the picture is read
+        model = self._repository.find(name, wish.version)
+        _require_metres(model, wish)  # before the picture is read
+        model.require_place()
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise HTTPException(415, "the body is a form; send the picture itself (curl --data-binary @photo.jpg)")
         async with self._bodies.read(request) as body:

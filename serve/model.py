@@ -70,16 +70,17 @@ class Model:
         """How many sessions compute now."""
         return sum(session.busy for session in self._sessions)
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place among the accepted requests, which keeps this version open until the block ends.
-
-        Raises HTTPException: 503, if all places are taken or the engine has failed.
-        """
+    def require_place(self) -> None:
+        """Raise HTTPException, 503, if all places are taken or the engine has failed."""
         if self.fault:
             raise self._refusal("engine", f"the engine of model {self.name} has failed, and is being opened again")
         if self.accepted >= self.most:
             raise self._refusal("queue", f"model {self.name} has {self.accepted} requests, as many as it accepts")
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among the accepted requests, which keeps this version open until the block ends. Raises as above."""
+        self.require_place()
         self.accepted += 1
         try:
             yield

@@ -62,7 +62,7 @@ class V2:
         begin = perf_counter()
         record = record_of(request.scope)
         record.api = "infer"
-        self._find(request)  # before the body is read
+        self._find(request).require_place()  # before the body is read: in an overload, most of them are not
         async with self._bodies.read(request) as body:
             record.received = len(body)
             model = self._find(request)

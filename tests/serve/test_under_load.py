@@ -77,6 +77,16 @@ def test_beyond_the_queue_is_503_at_once_and_all_others_are_answered(sessions: i
         assert served.metric("depthkit_queue_length") == 0
 
 
+@pytest.mark.parametrize("path", [POST, "/v1/depth"])
+def test_beyond_the_queue_no_body_is_waited_for(path: str) -> None:
+    gate = Gate()
+    with serving({"a": fake(1, gate)}, queue=0) as served, crowded(served, gate, 1), served.raw() as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 503")
+        connection.sendall(bytes(5000) + b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        until(lambda: b"HTTP/1.1 200" in connection.recv(5000))  # over the same connection
+
+
 def test_a_queue_of_none_accepts_what_sessions_compute() -> None:
     gate = Gate()
     with serving({"a": fake(1, gate)}, queue=0) as served, crowded(served, gate, 1):
