@@ -264,7 +264,10 @@ def find_divergence(contender: Contender) -> str:
     )
     images, fp32 = contender.reference.images[:BISECTED], _beside(contender.onnx)
     found = first_divergence(contender.onnx, fp32, backend, contender.precision, images, options)
-    return found.describe() if found else "no layer exceeds the limit of its precision"
+    sentence = found.describe() if found else "no layer exceeds the limit of its precision"
+    if fp32.is_file():
+        return sentence
+    return f"{sentence}, but {fp32.name} is missing, so faults of the ONNX file itself are not seen"
 
 
 def _beside(onnx: Path) -> Path:

@@ -56,6 +56,8 @@ class Connection(H11Protocol):
         """Forget the limits; whoever computes an answer to this client is told."""
         self._head.stop()
         self._reading.stop()
+        # After a reset, uvicorn leaves this timer, which would keep the connection and its last body for 75 s.
+        self._unset_keepalive_if_required()
         if self.cycle is not None and not self.cycle.response_complete:
             record_of(cast("Scope", self.cycle.scope)).leave()
         super().connection_lost(exc)

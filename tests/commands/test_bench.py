@@ -92,6 +92,9 @@ def test_bisection_names_the_layer(exports: Path, bench: RunBench) -> None:
     result, _, err = bench("--engine", path, "--bisect", "--no-torch", code=3)
     assert layer in result.rows[0].diverges
     assert "the ONNX file itself is wrong" in err
+    path.with_name(f"{STEM}.fp32.onnx").unlink()
+    result, _, _ = bench("--engine", path, "--bisect", "--no-torch", code=3)
+    assert "fp32.onnx is missing, so faults of the ONNX file itself are not seen" in result.rows[0].diverges
 
 
 def test_pictures_without_depth_leave_accuracy_empty(exports: Path, tmp_path: Path, cli: Cli, bench: RunBench) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import socket
+import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -187,6 +191,24 @@ def test_a_head_that_never_ends_is_cut_off(text: bytes, monkeypatch: pytest.Monk
         depth_of(client.infer(images()))
         time.sleep(0.4)
         depth_of(client.infer(images()))  # between two requests, a client has longer
+
+
+def test_nothing_is_kept_of_a_connection_that_was_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Connection]] = []
+    begin = Connection.connection_made
+
+    def connection_made(self: Connection, transport: asyncio.Transport) -> None:
+        made.append(weakref.ref(self))
+        begin(self, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", connection_made)
+    with serving({"a": fake()}) as served:
+        made.clear()
+        with served.raw() as rude:
+            rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            rude.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            rude.recv(10)
+        until(lambda: gc.collect() >= 0 and made[0]() is None)
 
 
 def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
