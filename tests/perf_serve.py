@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -247,7 +247,8 @@ def perf_overload() -> None:
         load = open_loop(open_client, rate, seconds=OVERLOAD_S, clients=96)
         grown = server.state()["MB"] - rss
         accepted, refused = ([each for client in made for each in client.took[status]] for status in (OK, BUSY))
-        slowest = min(_per_second(each for client in made for each in client.ends))
+        ends = np.array([each for client in made for each in client.ends])
+        slowest = np.histogram(ends, np.arange(ends.min(), ends.max()))[0].min()  # of whole seconds
         bound = (QUEUE + 1) * 1000 / slowest  # all places before it, in the slowest second
         print(
             f"      {most.rate:.0f} answers/s at saturation; {rate:.0f} requests/s due for {OVERLOAD_S} s: "
@@ -265,13 +266,6 @@ def perf_overload() -> None:
             (after,) = in_turns([client], window_s=1, most_windows=5)
         ratio = after.percentile(50) / before.percentile(50)
         report("overload: p50 of one client afterwards over before", ratio, "", "<= 1.2", holds=ratio <= 1.2)
-
-
-def _per_second(times: Iterable[float]) -> list[int]:
-    """How many of these times are in each whole second from the first to the last."""
-    seconds = np.array(sorted(times))
-    counts, _ = np.histogram(seconds, np.arange(seconds[0], seconds[-1]))
-    return [int(count) for count in counts]
 
 
 def perf_mixed(engine: Path) -> None:
