@@ -34,7 +34,9 @@ def engine(exports: Path) -> Path:
 
 
 @pytest.fixture
-def served(engine: Path) -> Iterator[Served]:
+def served(engine: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A server that looks at its files more often than others."""
+    monkeypatch.setattr("depthkit.serve.repository._LOOK_S", 0.4)
     with serving({f"a={engine}": partial(prove, engine, 1)}) as server:
         yield server
 
@@ -110,7 +112,7 @@ def test_half_a_file_is_refused_and_the_whole_one_taken(served: Served, engine: 
 def test_a_file_that_disappears_changes_nothing(served: Served, engine: Path) -> None:
     engine.unlink()
     manifest_path(engine).unlink()
-    time.sleep(2.5)
+    time.sleep(1.2)  # several looks
     infer(served)
     assert served.metric("depthkit_reloads_total") == 0
 
