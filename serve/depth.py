@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import isfinite, nan, prod
+from math import inf, isfinite, nan, prod
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -45,7 +45,7 @@ class Wish:
     Attributes:
         format: of the answer.
         model, version: None: the server's first model; the model's last version.
-        timeout_s: within which computing has to begin; None: any time.
+        timeout_s: within which computing has to begin; `inf`: any time.
         at_engine: whether depth is wanted at the engine's size.
         intrinsics: see `read_intrinsics`; empty: unknown.
         colormap: one of matplotlib's; empty: no colours are wanted.
@@ -55,7 +55,7 @@ class Wish:
     format: Format
     model: str | None = None
     version: str | None = None
-    timeout_s: float | None = None
+    timeout_s: float = inf
     at_engine: bool = False
     intrinsics: str = ""
     colormap: str = ""
@@ -77,7 +77,7 @@ class Wish:
             wanted,
             query.get("model"),
             query.get("version"),
-            _timeout(query.get("timeout_ms")),
+            _timeout(query.get("timeout_ms", "0")),
             size == "engine" and not wanted.needs_camera,
             query.get("intrinsics", ""),
             colormap,
@@ -116,7 +116,7 @@ class DepthApi:
             record.received = len(body)
             model = self._repository.find(name, wish.version)
             record.model, record.version = model.name, model.version
-            deadline = None if wish.timeout_s is None else begin + wish.timeout_s
+            deadline = begin + wish.timeout_s
             _require_metres(model, wish)
             with model.place():
                 return await self._answer(model, Upload(body), wish, deadline, record)
@@ -125,9 +125,7 @@ class DepthApi:
         """End the threads."""
         self._threads.shutdown()
 
-    async def _answer(
-        self, model: Model, upload: Upload, wish: Wish, deadline: float | None, record: Record
-    ) -> Response:
+    async def _answer(self, model: Model, upload: Upload, wish: Wish, deadline: float, record: Record) -> Response:
         loop = asyncio.get_running_loop()
         spec, scale, spent = model.proven.spec, model.proven.scale, record.spent
         start = perf_counter()
@@ -193,17 +191,15 @@ def _decoded(upload: Upload, spec: ModelSpec, wish: Wish) -> Decoded:
     return Decoded((height, width), frames, camera, image if wish.format.needs_camera else None)
 
 
-def _timeout(text: str | None) -> float | None:
-    """Seconds of a parameter in milliseconds."""
-    if text is None:
-        return None
+def _timeout(text: str) -> float:
+    """Seconds of a parameter in milliseconds, of which 0 is any time."""
     try:
         milliseconds = float(text)
     except ValueError:
         milliseconds = nan
     if not (isfinite(milliseconds) and milliseconds >= 0):
         raise HTTPException(400, f"timeout_ms is {text[:80]!r}; give milliseconds, or 0 for any time")
-    return milliseconds / 1000 or None
+    return milliseconds / 1000 or inf
 
 
 def _span(text: str) -> Span | None:

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from ..spec import ModelSpec
     from .telemetry import Record
 
-__all__ = ["RETRY", "Model", "unit_of"]
+__all__ = ["REASONS", "RETRY", "Model", "unit_of"]
 
 RETRY: Final = {"Retry-After": "1"}
 """Header of every 503: whole seconds are the finest that HTTP has."""
+
+REASONS: Final = ("queue", "timeout", "engine")
+"""Why requests are refused with 503."""
 
 _POLL_S: Final = 0.02  # while the last answers of a replaced version are waited for
 
@@ -38,24 +41,21 @@ class Model:
         proven: its sessions, and what is known about them.
         queue: how many requests may wait for a session.
         tell: is told if the engine fails.
-        drops: goes on counting what another model of this name has refused.
+        drops: counts what is refused, by `REASONS`; of all engines that this version has had.
 
     Attributes:
         most: how many requests it accepts at a time.
         accepted: how many it has accepted and not answered yet.
         fault: why it computes no more; empty if it does.
-        drops: how many requests were refused, by reason: "queue", "timeout" or "engine".
+        drops: see above.
     """
 
-    def __init__(
-        self, name: str, version: str, proven: Proven, queue: int, tell: Tell, drops: Counter[str] | None = None
-    ) -> None:
+    def __init__(self, name: str, version: str, proven: Proven, queue: int, tell: Tell, drops: Counter[str]) -> None:
         self.name, self.version, self.proven = name, version, proven
         self.most = queue + len(proven.sessions)
         self.accepted = 0
         self.fault = ""
-        self.drops: Counter[str] = Counter() if drops is None else drops
-        self._tell = tell
+        self.drops, self._tell = drops, tell
         self._sessions = [_Bound(session) for session in proven.sessions]
         # Each thread keeps its session: memory that one thread has bound is not what another one computes with.
         self._own, free = threading.local(), iter(self._sessions)
@@ -79,7 +79,10 @@ class Model:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A place among the accepted requests, which keeps this version open until the block ends. Raises as above."""
+        """A place among the accepted requests, which keeps this version open until the block ends.
+
+        Raises HTTPException: see `require_place`.
+        """
         self.require_place()
         self.accepted += 1
         try:
@@ -87,12 +90,12 @@ class Model:
         finally:
             self.accepted -= 1
 
-    async def run(self, images: np.ndarray, deadline: float | None, record: Record) -> np.ndarray:
+    async def run(self, images: np.ndarray, deadline: float, record: Record) -> np.ndarray:
         """Depth of N x H x W x 3 uint8 images, as the session gives it: N x H x W float32, a new array.
 
         Args:
             images: of a shape that the engine takes; only read.
-            deadline: the value of `perf_counter` until which computing has to begin; None: any time.
+            deadline: the value of `perf_counter` until which computing has to begin; `inf`: any time.
             record: gets the seconds of "queue" and "run". If its client leaves before computing begins, nothing is
                 computed.
 
@@ -103,6 +106,9 @@ class Model:
         if record.left:
             raise ClientDisconnect
         begin, waiting = perf_counter(), [images]
+        too_late = "the request's timeout passed before a session was free"
+        if begin > deadline:
+            raise self._refusal("timeout", too_late)
         job = self._threads.submit(self._compute, waiting, begin, record.spent)
         record.on_leave = job.cancel
         late = False
@@ -111,14 +117,12 @@ class Model:
             nonlocal late
             late = job.cancel()  # False: it computes already, and the answer is as good as any
 
-        timer = None
-        if deadline is not None:
-            timer = asyncio.get_running_loop().call_later(max(0.0, deadline - begin), give_up)
+        timer = asyncio.get_running_loop().call_later(deadline - begin, give_up)
         try:
             return await asyncio.wrap_future(job)
         except asyncio.CancelledError:
             if late:
-                raise self._refusal("timeout", "the request's timeout passed before a session was free") from None
+                raise self._refusal("timeout", too_late) from None
             if record.left:
                 raise ClientDisconnect from None
             raise
@@ -130,8 +134,7 @@ class Model:
         finally:
             waiting.clear()  # a job that was cancelled stays in the threads' queue until one of them passes it
             record.on_leave = None
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
 
     def _refusal(self, reason: str, sentence: str) -> HTTPException:
         self.drops[reason] += 1

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from ..engines.manifest import manifest_path
 from ..errors import UserError
 from ..pipeline.scaling import scale_path
-from .model import Model
+from .model import REASONS, Model
 
 if TYPE_CHECKING:
     from ..pipeline.proven import Proven
@@ -97,7 +97,7 @@ class Repository:
         self._signatures: dict[Entry, Signature] = {}
         self._reloading = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
-        self._drops: dict[tuple[str, str], Counter[str]] = {}
+        self._drops = {(entry.name, entry.version): Counter(dict.fromkeys(REASONS, 0)) for entry in entries}
         self.reloads: Counter[tuple[str, str, bool]] = Counter()
 
     def load(self) -> None:
@@ -181,7 +181,7 @@ class Repository:
 
     def _opened(self, entry: Entry) -> Model:
         proven, key = self._open_engine(entry.target), (entry.name, entry.version)
-        model = Model(*key, proven, self._queue, self._tell, self._drops.setdefault(key, Counter()))
+        model = Model(*key, proven, self._queue, self._tell, self._drops[key])
         self._tell("pass", f"{entry.name} {entry.version}: {describe(proven)}")
         return model
 

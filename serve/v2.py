@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
-from math import isfinite
+from math import inf, isfinite
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -74,19 +74,20 @@ class V2:
         self, model: Model, body: bytes, header_length: int | None, begin: float, record: Record
     ) -> Response:
         spec, spent = model.proven.sessions[0].spec, record.spent
-        if (header_length or len(body)) > kserve.most_json(spec.input):
+        json_length = header_length or len(body)
+        if json_length > kserve.most_json(spec.input):
             raise HTTPException(413, f"the JSON has more bytes than any request of {spec.input.describe()} needs")
         start = perf_counter()
-        large = (len(body) if header_length is None else header_length) > _LARGE
-        asked = await _called(kserve.read_request, body, header_length, spec.input, spec.output, in_thread=large)
+        question = (body, header_length, spec.input, spec.output)
+        asked = await _called(kserve.read_request, *question, in_thread=json_length > _LARGE)
         spent["decode"] = perf_counter() - start
-        deadline = None if asked.timeout_us is None else begin + asked.timeout_us / 1e6
+        deadline = inf if asked.timeout_us is None else begin + asked.timeout_us / 1e6
         with self._memory.hold(kserve.most_response(asked)):
             depth = await model.run(asked.image, deadline, record)
             start = perf_counter()
             large = not asked.binary and depth.nbytes > _LARGE // 4
-            named = (model.name, model.version, asked, spec.output, depth)
-            length, parts = await _called(kserve.write_response, *named, in_thread=large)
+            answer = (model.name, model.version, asked, spec.output, depth)
+            length, parts = await _called(kserve.write_response, *answer, in_thread=large)
             spent["encode"] = perf_counter() - start
         kind = "application/json" if length is None else "application/octet-stream"
         headers = {} if length is None else {kserve.HEADER_LENGTH: str(length)}

@@ -19,6 +19,7 @@ import pytest
 from depthkit.errors import BackendError
 from depthkit.runtime import kserve
 from depthkit.serve.connection import Connection
+from depthkit.serve.model import REASONS
 from depthkit.serve.service import Limits
 from depthkit.spec import Dim
 
@@ -131,6 +132,17 @@ def test_a_request_is_refused_when_its_time_has_passed() -> None:
         assert len(recorded.log) == 1
         depth_of(served.client().infer(images(), timeout_us=20_000_000))
         assert served.metric("depthkit_dropped_total", reason="timeout") == 1
+
+
+def test_a_time_that_has_passed_before_a_session_is_asked_is_refused_too() -> None:
+    recorded = Recorded([])
+    with serving({"a": proven(recorded)}) as served:
+        assert served.metric("depthkit_dropped_total", reason="timeout") == 0
+        for _ in range(20):
+            assert served.client().post("/v1/depth?timeout_ms=0.001", png_of(4, 4)).status == 503
+        assert recorded.log == []
+        metrics = served.client().get("/metrics").body.decode()
+        assert all(f'reason="{reason}"' in metrics for reason in REASONS)  # also those that never happened
 
 
 def test_a_body_that_comes_slowly_holds_no_session_and_ends() -> None:
