@@ -71,15 +71,19 @@ export class Stage {
   /* Show no depth until the next `show`. The range will follow that, and not the scenes so far. */
   clear() {
     this.depth = null;
-    this.#auto = new AutoRange(this.#metric ? LEAST_REACH : 0);
+    this.#forgetScenes();
     delete this.#pictures.dataset.depth;
     $("metres").textContent = "–";
     $("where").textContent = "";
   }
 
+  #forgetScenes() {
+    this.#auto = new AutoRange(this.#metric ? LEAST_REACH : 0);
+  }
+
   #restartRange() {
     this.#refuseRange("");
-    this.#auto = new AutoRange(this.#metric ? LEAST_REACH : 0);
+    this.#forgetScenes();
     if (this.depth && $("auto").checked) this.#follow();
     this.#draw();
   }

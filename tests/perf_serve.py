@@ -191,9 +191,7 @@ def perf_saturated() -> None:
 
     Two cores make one session of two threads, which waits whenever something else takes a core; or two of one thread.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(shutil.copytree(shipped_run("compact"), Path(folder) / "compact"))
-        onnx = export_onnx(open_source(run), ExportOptions(size=(96, 128))).path
+    with exported((96, 128)) as onnx:
         for sessions, threads in ((2, 1), (1, 2)):
             engine = build(onnx, BuildOptions("openvino", {"threads": threads})).path
             with serving(engine, "--sessions", str(sessions)) as server, closing(prove(engine, sessions)) as proven:
@@ -374,12 +372,11 @@ def perf_mutated(engine: Path) -> None:
 
 
 @contextmanager
-def small_engine() -> Iterator[Path]:
-    """Built-in compact at 32x48."""
+def exported(size: tuple[int, int]) -> Iterator[Path]:
+    """Built-in compact as an ONNX file, until the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(shutil.copytree(shipped_run("compact"), Path(folder) / "compact"))
-        onnx = export_onnx(open_source(run), ExportOptions(size=(32, 48))).path
-        yield build(onnx, BuildOptions("onnxruntime", {"threads": 1})).path
+        yield export_onnx(open_source(run), ExportOptions(size=size)).path
 
 
 def main() -> int:
@@ -388,7 +385,8 @@ def main() -> int:
     parts: dict[str, Callable[[], object]] = {
         "wire": perf_wire, "saturated": perf_saturated, "overload": perf_overload, "restart": perf_restart,
     }  # fmt: skip
-    with small_engine() as engine:
+    with exported((32, 48)) as onnx:
+        engine = build(onnx, BuildOptions("onnxruntime", {"threads": 1})).path
         parts |= {"mixed": lambda: perf_mixed(engine), "mutated": lambda: perf_mutated(engine)}
         for name in sys.argv[1:] or parts:
             parts[name]()
