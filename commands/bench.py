@@ -277,7 +277,7 @@ def bench(
     rows = [read_trtexec(path) for path in traces]
     chosen = contenders(found, tell, with_torch=with_torch, batch=batch, found=not engines)
     if vendors:
-        chosen = _in_groups([*chosen, *peers(chosen, vendors)])
+        chosen = _in_groups([*chosen, *peers(chosen, vendors, tell)])
     options = SuiteOptions(
         protocol=cast("Literal['steady', 'paper']", protocol),
         steady=Steady(duration_s=seconds, until=until),

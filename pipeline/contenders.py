@@ -203,8 +203,10 @@ def open_at(path: Path, batch: int) -> Session:
     return session
 
 
-def peers(beside: list[Contender], names: list[str]) -> list[Contender]:
+def peers(beside: list[Contender], names: list[str], tell: Tell) -> list[Contender]:
     """The raw vendor APIs on the FP32 models of these engines: each one for every run, size and batch.
+
+    An adopted ONNX file has no network in torch: that is told, unless no other model is there to compare.
 
     Raises:
         UserError: the run or FP32 ONNX file that they read is missing or has other weights.
@@ -213,7 +215,14 @@ def peers(beside: list[Contender], names: list[str]) -> list[Contender]:
     models = {engine.model: engine for engine in engines}
     if not models:
         raise UserError("--vs needs the ONNX file beside an engine, but there is none; run `depthkit export`")
-    return [_peer(name, Path(engine.target).parent, engine) for engine in models.values() for name in names]
+    found = []
+    for folder, engine in ((Path(engine.target).parent, engine) for engine in models.values()):
+        for name in names:
+            if name not in GRAPH_RUNNERS and (folder / ORIGINAL).is_file() and len(models) > 1:
+                tell("skipped", f"--vs {name} of {folder}: it is an ONNX file, which torch does not compute")
+            else:
+                found.append(_peer(name, folder, engine))
+    return found
 
 
 def _peer(name: str, folder: Path, beside: Contender) -> Contender:

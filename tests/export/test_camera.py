@@ -190,7 +190,7 @@ def test_bench_compares_it_with_torch_that_resizes_too(files: Files) -> None:
     chosen = contenders([whole, shrunk], silent, with_torch=True)
     assert [each.backend for each in chosen] == ["torch", "ONNX file"] * 2
     assert len({each.model for each in chosen}) == 2
-    for contender in (*chosen, *peers(chosen, ["torch"])):
+    for contender in (*chosen, *peers(chosen, ["torch"], silent)):
         with contender.open() as session:
             assert session.spec.size == contender.reference.size
             assert session.spec.network_size == contender.reference.network_size

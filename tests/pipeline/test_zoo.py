@@ -27,6 +27,8 @@ from depthkit.precisions import Precision
 from depthkit.spec import Answers, Preprocessing
 from depthkit.train.document import read_document
 
+from ..support import STEM
+
 HALF: Final = Preprocessing("RGB", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PLAIN: Final = Preprocessing("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -90,6 +92,21 @@ def test_engines_are_benched_beside_their_gate(adopted: Adopted, name: str) -> N
     rows: list[dict[str, Any]] = json.loads((run / "bench.json").read_text())["rows"]
     assert len(rows) == len(engines)
     assert not any(row["faults"] or row["error"] for row in rows)
+
+
+def test_torch_beside_an_adopted_file_is_skipped_for_that_alone(
+    adopted: Adopted, pristine_exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (engine,) = _export(adopted("fastdepth-small"), "fp32", ("onnxruntime",))
+    bench = ["bench", "--no-torch", "--duration", "0.05", "--no-memory", "--no-roofline", "--vs", "torch"]
+    one, other = ["--engine", str(engine)], ["--engine", str(pristine_exports / f"{STEM}.fp32.ort.onnx")]
+    assert depthkit([*bench, *one, *other, "--json", str(tmp_path / "bench.json")]) == 0
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert sorted(row["backend"] for row in rows) == ["onnxruntime", "onnxruntime", "torch (vendor)"]
+    told = " ".join(capsys.readouterr().err.split())
+    assert "fastdepth-small: it is an ONNX file, which torch does not compute" in told
+    assert depthkit([*bench, *one]) == 2
+    assert "leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["dav2s-small", "fastdepth-small"])
